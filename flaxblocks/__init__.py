@@ -1,0 +1,32 @@
+"""PyTorch CNNs in Flax NNX, proven identical: blocks, models, a converter that goes both ways."""
+
+from flaxblocks import blocks, nn, parity
+from flaxblocks.convert import (
+    CheckpointError,
+    ConversionError,
+    LoadReport,
+    load_torch,
+    read_checkpoint,
+    to_torch,
+    write_checkpoint,
+)
+from flaxblocks.create import create_model
+from flaxblocks.inference import compile_inference, fold_batch_norm
+from flaxblocks.registry import list_models
+
+__all__ = [
+    "CheckpointError",
+    "ConversionError",
+    "LoadReport",
+    "blocks",
+    "compile_inference",
+    "create_model",
+    "fold_batch_norm",
+    "list_models",
+    "load_torch",
+    "nn",
+    "parity",
+    "read_checkpoint",
+    "to_torch",
+    "write_checkpoint",
+]

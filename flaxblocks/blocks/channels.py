@@ -1,0 +1,21 @@
+"""Rounding of channel counts."""
+
+from flaxblocks.nn.arguments import check_positive
+
+__all__ = ["make_divisible"]
+
+
+def make_divisible(value: float, divisor: int = 8, minimum: int | None = None) -> int:
+    """The multiple of `divisor` nearest to `value`, never below 90% of it: 11.2 -> 16, 18 -> 24,
+    33.6 -> 32.
+
+    Args:
+        value: a channel count, as a width multiplier left it.
+        divisor: what the result is a multiple of.
+        minimum: the least result; `divisor` unless given.
+
+    Source: the TensorFlow MobileNet code, which torchvision and timm follow.
+    """
+    check_positive(divisor=divisor)
+    nearest = max(minimum or divisor, int(value + divisor / 2) // divisor * divisor)
+    return nearest + divisor if nearest < 0.9 * value else nearest

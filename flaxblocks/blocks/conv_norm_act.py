@@ -1,0 +1,94 @@
+"""Convolution, norm, activation: the unit that everything else is built of."""
+
+from functools import partial
+
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from flaxblocks.nn.activation import Activation, get_activation
+from flaxblocks.nn.arguments import pair
+from flaxblocks.nn.conv import Conv, Initializer, uniform_fan_in
+from flaxblocks.nn.norm import Norm, make_norm
+
+__all__ = ["Conv1X1BnReLU", "Conv3X3BnReLU", "ConvNormAct"]
+
+
+def _sequential(block: nnx.Module):
+    yield "conv", "0"
+    yield "norm", "1"
+
+
+class ConvNormAct(nnx.Module):
+    """activation(norm(conv(x))). Every argument of the convolution reaches it."""
+
+    dialects = {"article": _sequential, "torchvision": _sequential}
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        kernel_size: int | tuple[int, int],
+        *,
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] | None = None,
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        norm: Norm = "batch_norm",
+        activation: Activation = "relu",
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        kernel_init: Initializer = uniform_fan_in,
+        rngs: nnx.Rngs,
+    ):
+        """Build the three layers.
+
+        Args:
+            in_features: channels of the input.
+            out_features: channels of the output.
+            kernel_size: pixels.
+            stride: pixels between windows.
+            padding: zeros on each side; None is `kernel_size // 2`, whatever the dilation.
+            dilation: pixels between taps.
+            groups: channel groups of the convolution.
+            bias: of the convolution. The article keeps it; papers leave it out before a norm.
+            norm: a name in `nn.NORMS`, what builds a norm (`partial(BatchNorm, eps=1e-3)`), or
+                None.
+            activation: a name in `nn.ACTIVATIONS`, a function, or None.
+            dtype: of the computation; None takes the widest of input and parameters.
+            param_dtype: of the parameters and running statistics.
+            kernel_init: draws the kernel; PyTorch's default unless given.
+            rngs: `params` is drawn from.
+
+        Raises: ValueError if a number is out of range or a name is unknown.
+        """
+        height, width = pair("kernel_size", kernel_size)
+        self.conv = Conv(
+            in_features,
+            out_features,
+            (height, width),
+            stride=stride,
+            padding=(height // 2, width // 2) if padding is None else padding,
+            dilation=dilation,
+            groups=groups,
+            bias=bias,
+            dtype=dtype,
+            param_dtype=param_dtype,
+            kernel_init=kernel_init,
+            rngs=rngs,
+        )
+        self.norm = make_norm(norm, out_features, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+        self.activation = get_activation(activation)
+
+    def __call__(self, x: Float[Array, "N H W I"]) -> Float[Array, "N Ho Wo O"]:
+        """`(N, H, W, in_features)` to `(N, Ho, Wo, out_features)`."""
+        x = self.conv(x)
+        if self.norm is not None:
+            x = self.norm(x)
+        return self.activation(x)
+
+
+Conv1X1BnReLU = partial(ConvNormAct, kernel_size=1)
+Conv3X3BnReLU = partial(ConvNormAct, kernel_size=3)

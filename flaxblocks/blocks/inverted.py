@@ -1,0 +1,180 @@
+"""Inverted bottlenecks: widen, convolve, narrow. Four blocks that differ in their middle and their
+skip.
+
+| block | middle | skip |
+|---|---|---|
+| InvertedResidual | dense 3x3 | identity, or a 1x1 `ConvNormAct` where the shape changes |
+| MobileNetLikeBlock | dense 3x3 | identity, or none where the shape changes |
+| MBConv | depthwise 3x3 | as MobileNetLikeBlock |
+| FusedMBConv | expansion and middle in one dense 3x3 | as MobileNetLikeBlock |
+
+The defaults are the article's, which ends each block in a ReLU and keeps biases; MobileNetV2's
+block is `MBConv(..., expansion=6, bias=False, final_activation=None, always_expand=False)`.
+
+Source: Sandler et al. 2018, https://arxiv.org/abs/1801.04381, table 1 and figure 4; Tan and Le
+2021, https://arxiv.org/abs/2104.00298, figure 2 (the fused form).
+"""
+
+from functools import partial
+
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from flaxblocks.blocks.conv_norm_act import ConvNormAct
+from flaxblocks.blocks.squeeze_excite import SqueezeExcite
+from flaxblocks.nn.activation import Activation, get_activation
+from flaxblocks.nn.arguments import check_positive, with_defaults
+from flaxblocks.nn.conv import Initializer, uniform_fan_in
+from flaxblocks.nn.norm import Norm
+
+__all__ = ["FusedMBConv", "InvertedResidual", "MBConv", "MobileNetLikeBlock"]
+
+BRANCH = ("expand", "conv", "squeeze_excite", "project")
+
+
+def _article(block: "InvertedResidual"):
+    """A residual block is a `ResidualAdd` in two Sequentials, one without a skip three
+    Sequentials.
+    """
+    branch = "0.0.block" if block.residual else "0.0.0"
+    layers = [name for name in BRANCH if getattr(block, name) is not None]
+    for i, name in enumerate(layers):
+        yield name, f"{branch}.{i}"
+    yield "shortcut", "0.0.shortcut"
+
+
+class InvertedResidual(nnx.Module):
+    """final_activation(project(squeeze_excite(conv(expand(x)))) + skip(x)); absent layers are
+    None.
+    """
+
+    dialects = {"article": _article}
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        expansion: float = 4,
+        kernel_size: int = 3,
+        stride: int = 1,
+        bias: bool = True,
+        norm: Norm = "batch_norm",
+        activation: Activation = "relu",
+        final_activation: Activation = "relu",
+        shortcut_activation: Activation = "relu",
+        squeeze_excite: int | None = None,
+        depthwise: bool = False,
+        fused: bool = False,
+        shortcut: bool = True,
+        always_expand: bool = True,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        kernel_init: Initializer = uniform_fan_in,
+        rngs: nnx.Rngs,
+    ):
+        """Build the branch and the skip.
+
+        Args:
+            in_features: channels of the input.
+            out_features: channels of the output.
+            expansion: the hidden width is `round(in_features * expansion)`, halves to even.
+            kernel_size: pixels of the middle convolution.
+            stride: of the middle convolution.
+            bias: of the convolutions. The article keeps it; the papers leave it out before a norm.
+            norm: after each convolution; a name, what builds a norm, or None.
+            activation: after `expand` and `conv`.
+            final_activation: at the end; the article has a ReLU, MobileNetV2 and EfficientNet none.
+            shortcut_activation: at the end of the shortcut's 1x1, where there is one.
+            squeeze_excite: reduction of a `SqueezeExcite` of the hidden channels after `conv`; None
+                for none.
+            depthwise: the middle convolution sees each channel by itself. `MBConv(depthwise=False)`
+                is the article's literal code, whose `ConvNormAct` drops `groups`.
+            fused: leave out `expand` and let the middle convolution widen.
+            shortcut: where the shape changes, skip by a 1x1 `ConvNormAct` rather than not at all.
+            always_expand: keep `expand` at expansion 1, as the article does; MobileNetV2 leaves it
+                out.
+            dtype: of the computation; None takes the widest of input and parameters.
+            param_dtype: of the parameters.
+            kernel_init: draws the kernels; PyTorch's default unless given.
+            rngs: `params` is drawn from.
+
+        Raises: ValueError if a number is out of range, `expansion` or `squeeze_excite` leaves no
+            channel, or a depthwise block is to be fused.
+        """
+        check_positive(in_features=in_features, out_features=out_features, stride=stride)
+        hidden = round(in_features * expansion)
+        if hidden < 1:
+            raise ValueError(
+                f"`expansion` (={expansion}) leaves no channel of `in_features` (={in_features}): "
+                "`round(in_features * expansion)` must be at least 1"
+            )
+        if depthwise and fused:
+            raise ValueError("`depthwise` (=True) and `fused` (=True) exclude each other")
+        types = {
+            "dtype": dtype,
+            "param_dtype": param_dtype,
+            "kernel_init": kernel_init,
+            "rngs": rngs,
+        }
+        layer = partial(ConvNormAct, bias=bias, norm=norm, **types)
+        widen = not fused and (always_expand or expansion != 1)
+        same_shape = in_features == out_features and stride == 1
+        skip = partial(
+            layer, in_features, out_features, 1, stride=stride, activation=shortcut_activation
+        )
+        self.expand = layer(in_features, hidden, 1, activation=activation) if widen else None
+        self.conv = layer(
+            hidden if widen else in_features,
+            hidden,
+            kernel_size,
+            stride=stride,
+            groups=hidden if depthwise else 1,
+            activation=activation,
+        )
+        self.squeeze_excite = (
+            None
+            if squeeze_excite is None
+            else SqueezeExcite(hidden, reduction=squeeze_excite, **types)
+        )
+        self.project = layer(hidden, out_features, 1, activation=None)
+        self.shortcut = skip() if shortcut and not same_shape else None
+        self.residual = shortcut or same_shape
+        self.final_activation = get_activation(final_activation)
+
+    def __call__(self, x: Float[Array, "N H W I"]) -> Float[Array, "N Ho Wo O"]:
+        """`(N, H, W, in_features)` to `(N, H / stride, W / stride, out_features)`, sizes rounded
+        up.
+        """
+        y = x if self.expand is None else self.expand(x)
+        y = self.conv(y)
+        if self.squeeze_excite is not None:
+            y = self.squeeze_excite(y)
+        y = self.project(y)
+        if self.residual:
+            y = y + (x if self.shortcut is None else self.shortcut(x))
+        return self.final_activation(y)
+
+
+class MobileNetLikeBlock(InvertedResidual):
+    """`InvertedResidual` that skips only where the shape stays: `shortcut=False`."""
+
+    __init__ = with_defaults(InvertedResidual.__init__, shortcut=False)
+
+
+class MBConv(InvertedResidual):
+    """MobileNetV2's block: `shortcut=False, depthwise=True, activation="relu6"`."""
+
+    __init__ = with_defaults(
+        InvertedResidual.__init__, shortcut=False, depthwise=True, activation="relu6"
+    )
+
+
+class FusedMBConv(InvertedResidual):
+    """EfficientNetV2's block: `shortcut=False, fused=True, activation="relu6"`."""
+
+    __init__ = with_defaults(
+        InvertedResidual.__init__, shortcut=False, fused=True, activation="relu6"
+    )

@@ -1,0 +1,85 @@
+"""Squeeze-and-excitation."""
+
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from flaxblocks.nn.activation import Activation, get_activation
+from flaxblocks.nn.arguments import check_positive
+from flaxblocks.nn.conv import Conv, Initializer, uniform_fan_in
+from flaxblocks.nn.norm import Norm, make_norm
+from flaxblocks.nn.pool import global_avg_pool
+
+__all__ = ["SqueezeExcite"]
+
+
+def _torchvision(block: nnx.Module):
+    yield "reduce", "fc1"
+    yield "norm", "bn"
+    yield "expand", "fc2"
+
+
+class SqueezeExcite(nnx.Module):
+    """Scale each channel by a gate computed from its spatial mean.
+
+    x * gate(expand(activation(norm(reduce(mean(x)))))), `reduce` and `expand` being 1x1
+    convolutions with bias.
+
+    Source: Hu et al. 2018, https://arxiv.org/abs/1709.01507, equations 2 to 4.
+    """
+
+    dialects = {"article": _torchvision, "torchvision": _torchvision}
+
+    def __init__(
+        self,
+        features: int,
+        *,
+        reduction: int = 4,
+        squeezed_features: int | None = None,
+        activation: Activation = "relu",
+        gate: Activation = "sigmoid",
+        norm: Norm = None,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        kernel_init: Initializer = uniform_fan_in,
+        rngs: nnx.Rngs,
+    ):
+        """Build the gate.
+
+        Args:
+            features: channels of input and output.
+            reduction: the gate's hidden width is `features // reduction`.
+            squeezed_features: the hidden width itself, in place of `reduction`.
+            activation: after the first convolution.
+            gate: after the second; a name, a function or None.
+            norm: between the first convolution and its activation; ReXNet has a batch norm there.
+            dtype: of the computation; None takes the widest of input and parameters.
+            param_dtype: of the parameters.
+            kernel_init: draws the kernels; PyTorch's default unless given.
+            rngs: `params` is drawn from.
+
+        Raises: ValueError if `reduction` leaves no channel.
+        """
+        check_positive(features=features, reduction=reduction)
+        squeezed = features // reduction if squeezed_features is None else squeezed_features
+        if squeezed < 1:
+            raise ValueError(
+                f"`reduction` (={reduction}) leaves no channel of `features` (={features}): "
+                "`features // reduction` must be at least 1"
+            )
+        types = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        self.reduce = Conv(features, squeezed, 1, kernel_init=kernel_init, **types)
+        self.norm = make_norm(norm, squeezed, **types)
+        self.activation = get_activation(activation)
+        self.expand = Conv(squeezed, features, 1, kernel_init=kernel_init, **types)
+        self.gate = get_activation(gate)
+
+    def __call__(self, x: Float[Array, "N H W C"]) -> Float[Array, "N H W C"]:
+        """`(N, H, W, features)` to the same shape: `x` times a gate that is constant over H and
+        W.
+        """
+        s = self.reduce(global_avg_pool(x)[:, None, None, :])
+        if self.norm is not None:
+            s = self.norm(s)
+        return x * self.gate(self.expand(self.activation(s)))

@@ -1,0 +1,14 @@
+"""Weights between PyTorch and Flax: files to arrays, names to names, arrays to variables, and back."""
+
+from flaxblocks.convert.checkpoint import CheckpointError, read_checkpoint, write_checkpoint
+from flaxblocks.convert.convert import ConversionError, LoadReport, load_torch, to_torch
+
+__all__ = [
+    "CheckpointError",
+    "ConversionError",
+    "LoadReport",
+    "load_torch",
+    "read_checkpoint",
+    "to_torch",
+    "write_checkpoint",
+]

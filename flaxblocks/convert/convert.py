@@ -1,0 +1,218 @@
+"""Weights from PyTorch into a Flax module, and back."""
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+from flax import nnx
+
+from flaxblocks.convert.checkpoint import read_checkpoint
+from flaxblocks.convert.fit import AUTO, COUNT, ConversionError, fit
+from flaxblocks.convert.keymap import Entry, dialects_of, key_map, variables_of
+from flaxblocks.convert.orbax_folder import read_orbax
+
+__all__ = ["ConversionError", "LoadReport", "as_arrays", "load_torch", "to_torch", "translate"]
+
+LOADED_FROM = "torch_dialect"  # the attribute of a module that remembers what it was loaded from
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What `load_torch` did.
+
+    Attributes:
+        dialect: the layout that the source was in.
+        loaded: variables filled from the source.
+        missing: keys that the source lacked (with `strict=False`); their variables are as they
+            were.
+        unexpected: keys of the source that were not used (with `strict=False`).
+        uncounted: batch counts that the source, older than PyTorch 0.4.1, lacked, and which are 0
+            now.
+        cast: (key, dtype in the source, dtype of the variable) wherever the two differ.
+    """
+
+    dialect: str
+    loaded: int
+    missing: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+    uncounted: tuple[str, ...] = ()
+    cast: tuple[tuple[str, str, str], ...] = ()
+
+    def __str__(self) -> str:
+        """One line: `314 variables loaded in dialect 'torchvision'`, and what is worth knowing
+        besides.
+        """
+        extras = {
+            "missing": self.missing,
+            "unexpected": self.unexpected,
+            "batch counts set to 0": self.uncounted,
+            "cast to another dtype": self.cast,
+        }
+        notes = [f"{len(names)} {what}" for what, names in extras.items() if names]
+        return ", ".join([f"{self.loaded} variables loaded in dialect {self.dialect!r}", *notes])
+
+
+def load_torch(
+    model: nnx.Module,
+    source: str | os.PathLike[str] | Mapping[str, Any],
+    dialect: str = AUTO,
+    strict: bool = True,
+) -> LoadReport:
+    """Fill a module, in place, from a PyTorch state dict.
+
+    Every key is used once, every variable filled once, every shape equal; otherwise nothing is
+    changed.
+
+    Args:
+        model: any module with a key map: a registered model, or a lone block. An abstract one from
+            `nnx.eval_shape` is filled too.
+        source: a `.pth`, `.pt` or `.safetensors` file, or a mapping of keys to NumPy arrays or
+            torch tensors.
+        dialect: the layout of the source; "auto" takes the one whose keys match.
+        strict: refuse missing and unexpected keys; with False they are left alone and reported.
+
+    Raises:
+        CheckpointError: the file cannot be read.
+        ConversionError: keys, shapes or kinds of number do not fit; every fault is listed.
+    """
+    arrays = as_arrays(source)
+    found = fit(model, arrays, dialect, strict)
+    variables = variables_of(model)
+    values, cast = {}, []
+    for entry in found.keys.entries:
+        variable = variables[entry.native]
+        if entry.foreign in arrays:
+            value = _to_variable(entry, arrays[entry.foreign], variable)
+            if value.dtype != arrays[entry.foreign].dtype and not entry.foreign.endswith(COUNT):
+                cast.append((entry.foreign, str(arrays[entry.foreign].dtype), str(value.dtype)))
+        elif entry.foreign in found.uncounted:
+            value = np.zeros(entry.shape, variable.dtype)
+        else:
+            continue
+        values[entry.native] = value
+    for path, value in values.items():
+        _assign(variables[path], value)
+    setattr(model, LOADED_FROM, found.keys.dialect)
+    return LoadReport(
+        found.keys.dialect,
+        len(values) - len(found.uncounted),
+        found.missing,
+        found.unexpected,
+        found.uncounted,
+        tuple(cast),
+    )
+
+
+def to_torch(model: nnx.Module, dialect: str = AUTO) -> dict[str, np.ndarray]:
+    """The PyTorch state dict of a module: its keys, order, shapes and dtypes.
+
+    Args:
+        model: any module with a key map.
+        dialect: the layout; "auto" is the one that the module was loaded from, else its own.
+
+    Raises: ValueError if the module has no such dialect.
+    """
+    if dialect == AUTO:
+        dialect = getattr(model, LOADED_FROM, dialects_of(model)[0])
+    keys = key_map(model, dialect)
+    values = jax.device_get({path: variable[...] for path, variable in variables_of(model).items()})
+    state = {
+        entry.foreign: entry.to_foreign(np.asarray(values[entry.native])) for entry in keys.entries
+    }
+    return {
+        key: array.astype(np.int64) if key.endswith(COUNT) else array
+        for key, array in state.items()
+    }
+
+
+def translate(
+    module: nnx.Module, arrays: Mapping[str, np.ndarray], to: str, dialect: str = AUTO
+) -> tuple[dict[str, np.ndarray], str]:
+    """A state dict in another dialect, every dtype kept, and the dialect that it was in. No array
+    enters JAX.
+
+    Args:
+        module: whose key maps to use; an abstract one does.
+        arrays: key -> array.
+        to: the dialect to give.
+        dialect: the dialect of `arrays`; "auto" takes the one whose keys match.
+
+    Raises: ConversionError if the arrays do not fit the module; ValueError for an unknown dialect.
+    """
+    target = key_map(module, to)
+    found = fit(module, arrays, dialect)
+    natives = {
+        entry.native: entry.to_native(arrays[entry.foreign])
+        for entry in found.keys.entries
+        if entry.foreign in arrays
+    }
+    for key in found.uncounted:
+        natives[found.keys.by_foreign[key].native] = np.zeros((), np.int64)
+    return {
+        entry.foreign: entry.to_foreign(natives[entry.native]) for entry in target.entries
+    }, found.keys.dialect
+
+
+def as_arrays(source: str | os.PathLike[str] | Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """A file or a mapping as key -> NumPy array; torch tensors are told without importing torch."""
+    if isinstance(source, str | os.PathLike):
+        return read_orbax(Path(source)) if os.path.isdir(source) else read_checkpoint(source)
+    if not isinstance(source, Mapping):
+        raise ConversionError(
+            f"`source` (a {type(source).__name__}) must be a path or a mapping of names to arrays"
+            + (", such as its state_dict()" if hasattr(source, "state_dict") else "")
+        )
+    return {_key(key): _array(key, value) for key, value in source.items()}
+
+
+def _key(key: object) -> str:
+    if not isinstance(key, str):
+        raise ConversionError(f"key {key!r} of the source must be a string")
+    return key
+
+
+def _array(key: str, value: Any) -> np.ndarray:
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(value, torch.Tensor):
+        value = value.detach().cpu()
+        if value.dtype == torch.bfloat16:  # NumPy has no such type of its own
+            return value.contiguous().view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+        return value.numpy()
+    array = np.asarray(value)
+    if array.dtype == object:
+        raise ConversionError(f"{key} of the source is a {type(value).__name__}, not an array")
+    return array
+
+
+def _to_variable(entry: Entry, array: np.ndarray, variable: nnx.Variable) -> np.ndarray:
+    """A source array in the variable's layout and dtype, in memory that is nobody else's."""
+    wanted = np.dtype(variable.dtype)
+    fits = jnp.issubdtype(array.dtype, jnp.floating) == jnp.issubdtype(wanted, jnp.floating)
+    if not fits or jnp.issubdtype(array.dtype, jnp.complexfloating):
+        raise ConversionError(
+            f"{entry.foreign} holds {array.dtype}, and the model {wanted}: another kind of number"
+        )
+    if (
+        not jnp.issubdtype(wanted, jnp.floating)
+        and array.size
+        and array.max() > np.iinfo(wanted).max
+    ):
+        raise ConversionError(
+            f"{entry.foreign} (={array.max()}) is more than the model's {wanted} can count"
+        )
+    native = entry.to_native(array).astype(wanted, copy=False)
+    return native.copy() if np.may_share_memory(native, array) else native
+
+
+def _assign(variable: nnx.Variable, value: np.ndarray) -> None:
+    """Set a variable, on the devices where it lay."""
+    old = variable.get_value()
+    committed = isinstance(old, jax.Array) and old.committed
+    variable.set_value(jax.device_put(value, old.sharding if committed else None))

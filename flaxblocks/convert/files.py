@@ -1,0 +1,102 @@
+"""Whole checkpoint files from one layout and format to another, dtypes kept."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from flax import nnx
+
+from flaxblocks.convert.checkpoint import write_checkpoint
+from flaxblocks.convert.convert import as_arrays, translate
+from flaxblocks.convert.fit import AUTO, closest
+from flaxblocks.convert.keymap import NATIVE, dialects_of
+from flaxblocks.convert.orbax_folder import write_orbax
+
+__all__ = ["FORMATS", "Conversion", "convert_file"]
+
+FORMATS = ("safetensors", "pth", "orbax")
+SUFFIXES = {
+    ".safetensors": "safetensors",
+    ".pth": "pth",
+    ".pt": "pth",
+    "": "orbax",
+    ".orbax": "orbax",
+}
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What `convert_file` did: layouts before and after, format, number of arrays and their
+    bytes.
+    """
+
+    source_dialect: str
+    dialect: str
+    format: str
+    arrays: int
+    bytes: int
+
+
+def convert_file(
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    module: nnx.Module,
+    *,
+    format: str | None = None,
+    dialect: str = AUTO,
+    overwrite: bool = False,
+) -> Conversion:
+    """Read a checkpoint of `module`, in any of its dialects, and write it in another.
+
+    Args:
+        source: a file that `read_checkpoint` reads, or an Orbax folder.
+        target: the file or folder to write; it appears whole or not at all.
+        module: whose key maps to use; an abstract one does.
+        format: "safetensors", "pth" or "orbax"; by the suffix of `target` unless given (none is a
+            folder).
+        dialect: the layout to write. "auto" turns PyTorch's into Flax's and Flax's into PyTorch's,
+            but a `.pth` is always PyTorch's and an Orbax folder always Flax's.
+        overwrite: replace `target` if it is there.
+
+    Raises:
+        CheckpointError: the source cannot be read, or the target not written.
+        ConversionError: the source is not a checkpoint of this module.
+        ValueError: an unknown format or dialect, or a target that is there already.
+    """
+    target = Path(target)
+    format = _format(target, format)
+    if target.exists() and not overwrite:
+        raise ValueError(f"OUT {str(target)!r} is there already; --overwrite replaces it")
+    if not target.absolute().parent.is_dir():
+        raise ValueError(f"OUT {str(target)!r} must lie in a folder that exists")
+    arrays = as_arrays(source)
+    if dialect == AUTO:
+        native = closest(module, arrays).keys.dialect == NATIVE
+        to_torch = format == "pth" or (format == "safetensors" and native)
+        dialect = dialects_of(module)[0] if to_torch else NATIVE
+    if format == "orbax" and dialect != NATIVE:
+        raise ValueError(
+            f"`dialect` (={dialect!r}): an Orbax folder holds Flax's own layout, {NATIVE!r}"
+        )
+    converted, source_dialect = translate(module, arrays, dialect)
+    if format == "orbax":
+        write_orbax(converted, target)
+    else:
+        write_checkpoint(converted, target)
+    size = sum(array.nbytes for array in converted.values())
+    return Conversion(source_dialect, dialect, format, len(converted), size)
+
+
+def _format(target: Path, format: str | None) -> str:
+    if format is None:
+        if target.suffix not in SUFFIXES:
+            raise ValueError(
+                f"OUT {str(target)!r} must end in .safetensors, .pth or .pt, "
+                "or have no suffix (an Orbax folder)"
+            )
+        return SUFFIXES[target.suffix]
+    if format not in FORMATS:
+        raise ValueError(f"`format` (={format!r}) must be one of {FORMATS}")
+    if SUFFIXES.get(target.suffix) not in (format, "orbax" if format == "orbax" else None):
+        raise ValueError(f"OUT {str(target)!r} has the suffix of another format than --to {format}")
+    return format

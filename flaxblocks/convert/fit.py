@@ -1,0 +1,150 @@
+"""The accounting of a conversion: which dialect an array mapping speaks, and whether everything in
+it adds up.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from flax import nnx
+
+from flaxblocks.convert.keymap import KeyMap, dialects_of, key_map
+
+__all__ = ["ConversionError", "Fit", "closest", "fit"]
+
+AUTO = "auto"
+COUNT = "num_batches_tracked"  # absent from files older than PyTorch 0.4.1, and then 0
+
+
+class ConversionError(ValueError):
+    """A mapping does not fit a module. The message lists every fault; so do the attributes.
+
+    Attributes:
+        missing: foreign keys that the module needs and the mapping lacks.
+        unexpected: keys that the module has no place for.
+        misshaped: (key, shape found, shape needed).
+    """
+
+    def __init__(
+        self,
+        subject: str,
+        missing: tuple[str, ...] = (),
+        unexpected: tuple[str, ...] = (),
+        misshaped: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...] = (),
+        hint: str = "",
+    ):
+        self.subject, self.hint = subject, hint
+        self.missing, self.unexpected, self.misshaped = missing, unexpected, misshaped
+        super().__init__(self.describe())
+
+    def describe(self, most: int | None = None) -> str:
+        """The message, with at most `most` names a kind; all of them unless given."""
+        shapes = [
+            f"{key} has shape {found}, expected {needed}" for key, found, needed in self.misshaped
+        ]
+        parts = []
+        for kind, names in (
+            ("missing", self.missing),
+            ("unexpected", self.unexpected),
+            ("misshaped", shapes),
+        ):
+            if names:
+                rest = len(names) - most if most is not None and len(names) > most else 0
+                listed = ", ".join(names[:most]) + (f" and {rest} more" if rest else "")
+                parts.append(f"{len(names)} {kind}: {listed}")
+        return self.subject + (": " if parts else "") + "; ".join(parts) + self.hint
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A mapping held against a module: what goes where, and what was left over.
+
+    Attributes:
+        keys: the key map of the dialect that the mapping speaks.
+        missing: keys of `keys` that the mapping lacks, batch counts aside.
+        uncounted: batch counts that the mapping lacks.
+        unexpected: keys of the mapping that are not in `keys`.
+    """
+
+    keys: KeyMap
+    missing: tuple[str, ...]
+    uncounted: tuple[str, ...]
+    unexpected: tuple[str, ...]
+
+
+def fit(
+    module: nnx.Module, arrays: Mapping[str, np.ndarray], dialect: str = AUTO, strict: bool = True
+) -> Fit:
+    """Hold a state dict against a module.
+
+    Args:
+        module: concrete or abstract.
+        arrays: key -> array.
+        dialect: one of the module's, or "auto" for the one whose keys are these.
+        strict: refuse missing and unexpected keys. Wrong shapes are refused always.
+
+    Raises: ConversionError, naming every fault; ValueError for an unknown dialect.
+    """
+    if dialect == AUTO:
+        best = min(
+            (_against(key_map(module, name), arrays) for name in dialects_of(module)), key=_faults
+        )
+    else:
+        best = _against(key_map(module, dialect), arrays)
+    needed = best.keys.by_foreign
+    misshaped = tuple(
+        (key, array.shape, needed[key].foreign_shape)
+        for key, array in arrays.items()
+        if key in needed and array.shape != needed[key].foreign_shape
+    )
+    name = type(module).__name__
+    how = f"in dialect {best.keys.dialect!r}" + (", the nearest" if dialect == AUTO else "")
+    if len(best.unexpected) == len(arrays):
+        raise ConversionError(
+            f"no key of the checkpoint belongs to {name} {how}: it has keys such as "
+            f"{', '.join(list(arrays)[:3])}, the model such as {', '.join(list(needed)[:3])}"
+        )
+    if misshaped or (strict and (best.missing or best.unexpected)):
+        raise ConversionError(
+            f"the checkpoint does not fit {name} {how}",
+            best.missing if strict else (),
+            best.unexpected if strict else (),
+            misshaped,
+            _classes_hint(module, misshaped),
+        )
+    return best
+
+
+def closest(module: nnx.Module, arrays: Mapping[str, np.ndarray]) -> Fit:
+    """The module's dialect that shares most keys with `arrays`, the first of equals, whatever does
+    not add up.
+    """
+    return min(
+        (_against(key_map(module, name), arrays) for name in dialects_of(module)), key=_faults
+    )
+
+
+def _against(keys: KeyMap, arrays: Mapping[str, np.ndarray]) -> Fit:
+    absent = [entry.foreign for entry in keys.entries if entry.foreign not in arrays]
+    known = keys.by_foreign
+    return Fit(
+        keys,
+        missing=tuple(key for key in absent if not key.endswith(COUNT)),
+        uncounted=tuple(key for key in absent if key.endswith(COUNT)),
+        unexpected=tuple(key for key in arrays if key not in known),
+    )
+
+
+def _faults(found: Fit) -> int:
+    return len(found.missing) + len(found.unexpected)
+
+
+def _classes_hint(
+    module: nnx.Module, misshaped: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]
+) -> str:
+    """Where only the head differs, say which `num_classes` would fit."""
+    classes = getattr(module, "num_classes", None)
+    rows = {found[0] for _, found, needed in misshaped if found and needed[:1] == (classes,)}
+    if len(rows) != 1 or any(needed[:1] != (classes,) for *_, needed in misshaped):
+        return ""
+    return f" (a model built with num_classes={rows.pop()} would fit)"

@@ -1,0 +1,222 @@
+"""The bijection between a module's variables and a PyTorch state dict: names, axes, order.
+
+It is built of two things. A table by layer type says what a layer's own variables are called in
+PyTorch and how their axes lie (`LEAVES`). A *dialect* says what its modules are called: a class
+attribute
+
+    dialects = {"torchvision": keys, "timm": other_keys}
+
+whose functions take the module and yield pairs (native path, foreign path) of the modules below it,
+in the order in which PyTorch's `state_dict()` lists them. A pair may name a layer, or a block that
+has a dialect of that name itself and goes on from there; a block may also be paired
+with a layer that has its own pair, and then their outputs are the same thing. A pair whose native
+module is absent (None, or not there) is passed over, so one function serves every configuration; a
+variable that no pair reaches is an error, so nothing is forgotten. A third element, `"conv1x1"` or
+`"linear"`, says that PyTorch stores this layer as the other of the two kinds.
+
+The first dialect of a class is its own; "flax" is always there and is the native naming.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from flax import nnx
+
+from flaxblocks.nn.conv import Conv
+from flaxblocks.nn.linear import Linear
+from flaxblocks.nn.norm import BatchNorm
+
+__all__ = ["NATIVE", "Entry", "KeyMap", "dialects_of", "key_map", "variables_of"]
+
+NATIVE = "flax"
+CONVERTED = (nnx.Param, nnx.BatchStat)  # the variables that a state dict holds
+
+_CONV_AXES = (3, 2, 0, 1)  # HWIO -> OIHW
+_LINEAR_AXES = (1, 0)
+_AFFINE = (("scale", "weight", None), ("bias", "bias", None))
+_BATCH_NORM = (*_AFFINE, ("mean", "running_mean", None), ("var", "running_var", None))
+_BATCH_NORM = (*_BATCH_NORM, ("num_batches_tracked", "num_batches_tracked", None))
+
+# Layer type -> (native name, PyTorch's name, axes of the native array in PyTorch's order) in
+# PyTorch's order.
+LEAVES: dict[type[nnx.Module], tuple[tuple[str, str, tuple[int, ...] | None], ...]] = {
+    Conv: (("kernel", "weight", _CONV_AXES), ("bias", "bias", None)),
+    nnx.Conv: (("kernel", "weight", _CONV_AXES), ("bias", "bias", None)),
+    Linear: (("kernel", "weight", _LINEAR_AXES), ("bias", "bias", None)),
+    nnx.Linear: (("kernel", "weight", _LINEAR_AXES), ("bias", "bias", None)),
+    BatchNorm: _BATCH_NORM,
+    nnx.GroupNorm: _AFFINE,
+    nnx.LayerNorm: _AFFINE,
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One variable, under both names.
+
+    Attributes:
+        native: its path in the Flax module, such as `stem.conv.kernel`.
+        foreign: its key in the PyTorch state dict.
+        shape: the native shape.
+        axes: the native axes in PyTorch's order; None for the same order.
+        stored_as: "conv1x1" or "linear" where PyTorch stores the layer as the other kind.
+    """
+
+    native: str
+    foreign: str
+    shape: tuple[int, ...]
+    axes: tuple[int, ...] | None = None
+    stored_as: str | None = None
+
+    @property
+    def foreign_shape(self) -> tuple[int, ...]:
+        """The shape in PyTorch."""
+        permuted = tuple(self.shape[a] for a in self.axes) if self.axes else self.shape
+        if self.stored_as == "conv1x1":
+            return (*permuted, 1, 1)
+        return permuted[:2] if self.stored_as == "linear" else permuted
+
+    def to_foreign(self, array: np.ndarray) -> np.ndarray:
+        """A native array as PyTorch lays it out, contiguous; the dtype stays."""
+        permuted = array.transpose(self.axes) if self.axes else array
+        return np.asarray(permuted.reshape(self.foreign_shape), order="C")
+
+    def to_native(self, array: np.ndarray) -> np.ndarray:
+        """A PyTorch array as Flax lays it out, contiguous; the dtype stays."""
+        if not self.axes:
+            return np.asarray(array, order="C").reshape(self.shape)
+        permuted_shape = tuple(self.shape[a] for a in self.axes)
+        return np.asarray(array.reshape(permuted_shape).transpose(np.argsort(self.axes)), order="C")
+
+
+@dataclass(frozen=True)
+class KeyMap:
+    """All variables of a module in one dialect, in the order of PyTorch's state dict.
+
+    Attributes:
+        dialect: its name.
+        entries: one for each variable.
+        modules: (native path, foreign path) of the modules that both frameworks have, layers and
+            blocks.
+    """
+
+    dialect: str
+    entries: tuple[Entry, ...]
+    modules: tuple[tuple[str, str], ...]
+
+    @property
+    def by_foreign(self) -> dict[str, Entry]:
+        """Foreign key -> entry."""
+        return {entry.foreign: entry for entry in self.entries}
+
+
+def dialects_of(module: nnx.Module) -> tuple[str, ...]:
+    """The names of a module's dialects, its own first, "flax" last."""
+    return (*getattr(module, "dialects", {}), NATIVE)
+
+
+def variables_of(module: nnx.Module) -> dict[str, nnx.Variable]:
+    """The variables that a state dict holds, by native path. Shared ones appear once, under their
+    first path.
+    """
+    flat = nnx.to_flat_state(nnx.state(module, nnx.Any(*CONVERTED)))
+    return {".".join(map(str, path)): variable for path, variable in flat}
+
+
+def key_map(module: nnx.Module, dialect: str) -> KeyMap:
+    """The bijection between the variables of `module` and the keys of a PyTorch state dict.
+
+    Args:
+        module: concrete or from `nnx.eval_shape`; only shapes are looked at.
+        dialect: one of `dialects_of(module)`.
+
+    Raises: ValueError if the module has no such dialect, or the dialect misses a variable or uses a
+        name twice.
+    """
+    shapes = {path: tuple(variable.shape) for path, variable in variables_of(module).items()}
+    if dialect == NATIVE:
+        return KeyMap(NATIVE, tuple(Entry(path, path, shape) for path, shape in shapes.items()), ())
+    if dialect not in getattr(module, "dialects", {}):
+        known = ", ".join(map(repr, dialects_of(module)))
+        raise ValueError(f"`dialect` (={dialect!r}): {type(module).__name__} has {known}")
+    pairs = list(_walk(module, dialect, "", ""))
+    entries = [
+        entry for native, foreign, *kind in pairs for entry in _leaf(module, native, foreign, *kind)
+    ]
+    _check_bijection(module, dialect, entries, shapes)
+    return KeyMap(
+        dialect, tuple(entries), tuple((native, foreign) for native, foreign, *_ in pairs)
+    )
+
+
+def _walk(module: nnx.Module, dialect: str, native: str, foreign: str) -> Iterator[tuple[str, ...]]:
+    """Every pair of a dialect, from the root, going on into blocks that have the dialect
+    themselves.
+    """
+    keys: Mapping[str, Callable] = getattr(module, "dialects", {})
+    if dialect not in keys:
+        return
+    for child_native, child_foreign, *kind in keys[dialect](module):
+        child = _descend(module, child_native)
+        if child is None:
+            continue
+        path, key = _join(native, child_native), _join(foreign, child_foreign)
+        yield (path, key, *kind)
+        yield from _walk(child, dialect, path, key)
+
+
+def _join(*parts: str) -> str:
+    return ".".join(part for part in parts if part)
+
+
+def _descend(module: nnx.Module, path: str) -> nnx.Module | None:
+    """The module at a dotted path; None where any step is absent."""
+    node = module
+    for step in path.split("."):
+        if isinstance(node, nnx.List | list | tuple):
+            node = node[int(step)] if int(step) < len(node) else None
+        else:
+            node = getattr(node, step, None)
+        if node is None:
+            return None
+    return node
+
+
+def _leaf(
+    root: nnx.Module, native: str, foreign: str, stored_as: str | None = None
+) -> Iterator[Entry]:
+    """The variables of the layer at `native`; nothing where it is a block."""
+    layer = _descend(root, native)
+    for kind in type(layer).__mro__:
+        for name, key, axes in LEAVES.get(kind, ()):
+            variable = getattr(layer, name, None)
+            if variable is not None:
+                reshape = stored_as if name == "kernel" else None
+                yield Entry(
+                    f"{native}.{name}", f"{foreign}.{key}", tuple(variable.shape), axes, reshape
+                )
+        if kind in LEAVES:
+            return
+
+
+def _check_bijection(
+    module: nnx.Module, dialect: str, entries: list[Entry], shapes: Mapping[str, tuple[int, ...]]
+) -> None:
+    natives = [entry.native for entry in entries]
+    foreigns = [entry.foreign for entry in entries]
+    faults = {
+        "forgets": sorted(set(shapes) - set(natives)),
+        "has twice": sorted(_repeated(natives) | _repeated(foreigns)),
+    }
+    for fault, names in faults.items():
+        if names:
+            listed = ", ".join(names[:10]) + (
+                f" and {len(names) - 10} more" if len(names) > 10 else ""
+            )
+            raise ValueError(f"dialect {dialect!r} of {type(module).__name__} {fault}: {listed}")
+
+
+def _repeated(names: list[str]) -> set[str]:
+    return {name for name, group in itertools.groupby(sorted(names)) if len(list(group)) > 1}

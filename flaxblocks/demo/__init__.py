@@ -1,0 +1,1 @@
+"""A small trained network and the scans it was tested on: everything can be tried offline."""

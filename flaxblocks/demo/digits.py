@@ -1,0 +1,96 @@
+"""The demo's data: 360 digits that a small MobileNetV2 never saw, and PyTorch's answers.
+
+The scans are 8 x 8 with values 0..16, from the UCI "Optical Recognition of Handwritten Digits" set
+(Alpaydin and Kaynak 1998, https://doi.org/10.24432/C50P49, CC BY 4.0), as scikit-learn carries it.
+The network is torchvision's MobileNetV2 at width 0.25. Both files come from
+`tools/make_demo_checkpoint.py`.
+"""
+
+import atexit
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import as_file, files
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32, Float64, UInt8
+from PIL import Image
+
+__all__ = ["MEAN", "STD", "Digits", "checkpoint_path", "digits_to_images", "load_digits"]
+
+CHECKPOINT = "mobilenet_v2_digits.pth"
+DATA = "digits.npz"
+
+MAX_VALUE = 16.0  # of a scan
+SIZE = 32  # pixels, of the network's input
+# Of the 1,437 training digits, resized and scaled to [0, 1].
+MEAN = 0.305
+STD = 0.324
+
+
+@dataclass(frozen=True, eq=False)
+class Digits:
+    """The digits held out from training, and PyTorch's answers to them in eval mode.
+
+    Attributes:
+        images: `(360, 8, 8)`, the raw scans, 0..16.
+        labels: `(360,)`, 0..9.
+        logits: `(360, 10)`, computed by PyTorch in float32, all images in one batch.
+        logits64: `(360, 10)`, the same network in float64 on the same float32 images.
+        torch_version: The PyTorch release that computed both.
+    """
+
+    images: UInt8[np.ndarray, "N 8 8"]
+    labels: UInt8[np.ndarray, " N"]
+    logits: Float32[np.ndarray, "N 10"]
+    logits64: Float64[np.ndarray, "N 10"]
+    torch_version: str
+
+
+def load_digits() -> Digits:
+    """The digits and the answers that come with the package."""
+    with files("flaxblocks.demo").joinpath(DATA).open("rb") as file, np.load(file) as data:
+        return Digits(
+            images=data["images"],
+            labels=data["labels"],
+            logits=data["logits"],
+            logits64=data["logits64"],
+            torch_version=str(data["torch_version"]),
+        )
+
+
+@cache
+def checkpoint_path() -> Path:
+    """The file with the trained network, a plain PyTorch `state_dict` of torchvision's MobileNetV2.
+
+    A package inside a zip archive has no such file: then it is a copy that lives until Python ends.
+    """
+    stack = ExitStack()
+    atexit.register(stack.close)
+    return stack.enter_context(as_file(files("flaxblocks.demo").joinpath(CHECKPOINT)))
+
+
+def digits_to_images(images: UInt8[np.ndarray, "N 8 8"]) -> Float32[np.ndarray, "N 32 32 3"]:
+    """Turn raw scans into what the network was trained on.
+
+    Args:
+        images: `(N, 8, 8)`, uint8, ink from 0 to 16.
+
+    Returns: `(N, 32, 32, 3)`, float32: resized bilinearly, scaled to [0, 1], `(x - MEAN) / STD`,
+        the same in each of the three channels.
+
+    Raises: ValueError if the scans have another shape or type, or a value above 16.
+    """
+    if images.ndim != 3 or images.shape[1:] != (8, 8) or images.dtype != np.uint8:
+        raise ValueError(
+            f"`images` (={images.dtype} of shape {images.shape}) must be uint8 of shape (N, 8, 8)"
+        )
+    if images.max(initial=0) > MAX_VALUE:
+        raise ValueError(f"`images` (maximum {images.max()}) must have values from 0 to 16")
+    resized = np.empty((len(images), SIZE, SIZE), np.float32)
+    for i, image in enumerate(images.astype(np.float32)):
+        large = Image.fromarray(image).resize((SIZE, SIZE), Image.Resampling.BILINEAR)
+        resized[i] = np.asarray(large)
+    normalised = (resized / np.float32(MAX_VALUE) - np.float32(MEAN)) / np.float32(STD)
+    return np.repeat(normalised[..., None], 3, axis=-1)

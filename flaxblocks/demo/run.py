@@ -1,0 +1,137 @@
+"""The demo: a PyTorch checkpoint becomes a Flax model that gives PyTorch's answers, without
+PyTorch.
+"""
+
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flaxblocks.convert import read_checkpoint
+from flaxblocks.create import create_model
+from flaxblocks.demo.digits import Digits, checkpoint_path, digits_to_images, load_digits
+from flaxblocks.inference import compile_inference
+from flaxblocks.parity.report import relative_error
+
+__all__ = ["DemoResult", "draw_digits", "run_demo"]
+
+WIDTH_MULT = 0.25
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What the demo measured.
+
+    Attributes:
+        digits: how many were classified; none of them was trained on.
+        accuracy_torch: fraction that PyTorch gets right, from the logits that came with the
+            package.
+        accuracy_jax: fraction that this model gets right.
+        same_answers: digits for which both give the same class.
+        max_abs: largest difference of a logit, float32 in both.
+        error_jax: relative error of JAX in float32 against PyTorch in float64.
+        error_torch: relative error of PyTorch in float32 against PyTorch in float64.
+        error_float64: relative error of JAX in float64 against PyTorch in float64.
+        load_seconds: reading and converting the file.
+        compile_seconds: the first call.
+        run_seconds: a call on all digits after that.
+        torch_version: the PyTorch that gave the reference.
+    """
+
+    digits: int
+    accuracy_torch: float
+    accuracy_jax: float
+    same_answers: int
+    max_abs: float
+    error_jax: float
+    error_torch: float
+    error_float64: float
+    load_seconds: float
+    compile_seconds: float
+    run_seconds: float
+    torch_version: str
+
+    def describe(self) -> str:
+        """What happened, for a terminal."""
+        return "\n".join(
+            (
+                f"A MobileNetV2 that PyTorch {self.torch_version} trained on scans, in Flax:",
+                f"  read and converted in {self.load_seconds:.2f} s, without torch",
+                f"  {self.digits} digits that it never saw: PyTorch {self.accuracy_torch:.1%} right, "
+                f"JAX {self.accuracy_jax:.1%}, the same answer for {self.same_answers}",
+                f"  largest difference of a logit, float32 in both: {self.max_abs:.1e}",
+                f"  relative error against float64: JAX {self.error_jax:.1e}, "
+                f"PyTorch {self.error_torch:.1e}; JAX in float64 {self.error_float64:.1e}",
+                f"  all digits in {self.run_seconds * 1e3:.0f} ms a call, "
+                f"after {self.compile_seconds:.1f} s of compiling",
+            )
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same as plain data."""
+        return asdict(self)
+
+
+def run_demo() -> tuple[DemoResult, Digits, np.ndarray]:
+    """Read the bundled `.pth`, convert it, classify the held-out digits. Returns the result, digits
+    and logits.
+    """
+    digits = load_digits()
+    images = digits_to_images(digits.images)
+    start = time.perf_counter()
+    arrays = read_checkpoint(checkpoint_path())
+    model = create_model("mobilenet_v2", weights=arrays, width_mult=WIDTH_MULT)
+    loaded = time.perf_counter()
+    run = compile_inference(model)
+    logits = np.asarray(run(jnp.asarray(images)))
+    compiled = time.perf_counter()
+    logits = np.asarray(run(jnp.asarray(images)))
+    done = time.perf_counter()
+    with jax.enable_x64(True):
+        wide = create_model(
+            "mobilenet_v2", weights=arrays, width_mult=WIDTH_MULT, param_dtype=jnp.float64
+        )
+        logits64 = np.asarray(compile_inference(wide)(jnp.asarray(images, jnp.float64)))
+    answers, torch_answers = logits.argmax(1), digits.logits.argmax(1)
+    result = DemoResult(
+        digits=len(digits.labels),
+        accuracy_torch=float((torch_answers == digits.labels).mean()),
+        accuracy_jax=float((answers == digits.labels).mean()),
+        same_answers=int((answers == torch_answers).sum()),
+        max_abs=float(np.abs(logits - digits.logits).max()),
+        error_jax=relative_error(logits, digits.logits64),
+        error_torch=relative_error(digits.logits, digits.logits64),
+        error_float64=relative_error(logits64, digits.logits64),
+        load_seconds=loaded - start,
+        compile_seconds=compiled - loaded,
+        run_seconds=done - compiled,
+        torch_version=digits.torch_version,
+    )
+    return result, digits, logits
+
+
+def draw_digits(digits: Digits, logits: np.ndarray, path: Path, count: int = 24) -> None:
+    """Write a picture of the first digits, each with the answers of both frameworks. Needs
+    matplotlib.
+
+    Digits that either gets wrong come first, in red.
+
+    Raises: OSError if the picture cannot be written.
+    """
+    from matplotlib.figure import Figure
+
+    answers, torch_answers = logits.argmax(1), digits.logits.argmax(1)
+    wrong = (answers != digits.labels) | (torch_answers != digits.labels)
+    order = np.argsort(~wrong, kind="stable")[:count]
+    figure = Figure(figsize=(9, 5), layout="constrained")
+    axes = figure.subplots(3, -(-count // 3))
+    for axis, i in zip(axes.flat, order, strict=False):
+        axis.imshow(digits.images[i], cmap="gray_r")
+        colour = "firebrick" if wrong[i] else "black"
+        axis.set_title(f"torch {torch_answers[i]}  jax {answers[i]}", fontsize=8, color=colour)
+        axis.set_axis_off()
+    figure.savefig(path, dpi=150)

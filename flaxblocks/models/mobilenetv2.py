@@ -1,0 +1,261 @@
+"""MobileNetV2: a stem, seven stages of linear inverted bottlenecks, a 1x1 convolution, a linear
+head.
+
+Source: Sandler et al. 2018, https://arxiv.org/abs/1801.04381, table 2.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from flaxblocks.blocks.channels import make_divisible
+from flaxblocks.blocks.conv_norm_act import ConvNormAct
+from flaxblocks.blocks.inverted import MBConv
+from flaxblocks.models.image_model import Feature, FeatureInfo, ImageModel, check_classes
+from flaxblocks.nn.drop import Dropout
+from flaxblocks.nn.linear import Linear
+from flaxblocks.nn.norm import Norm
+from flaxblocks.nn.pool import global_avg_pool
+from flaxblocks.registry import ModelEntry, register
+
+__all__ = ["MobileNetV2"]
+
+# Table 2 of the paper: expansion t, channels c, repeats n, first stride s.
+SETTING = (
+    (1, 16, 1, 1),
+    (6, 24, 2, 2),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
+)
+STEM_FEATURES = 32
+LAST_FEATURES = 1280
+
+kaiming_normal = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
+small_normal = nnx.initializers.normal(0.01)
+zeros = nnx.initializers.zeros_init()
+
+linear_bottleneck = partial(MBConv, bias=False, final_activation=None, always_expand=False)
+
+
+def _torchvision(model: "MobileNetV2") -> Iterator[tuple[str, str]]:
+    yield "stem", "features.0"
+    for i, block in enumerate(model.blocks):
+        native, foreign = f"blocks.{i}", f"features.{i + 1}"
+        yield native, foreign
+        if isinstance(block, MBConv):
+            layers = [name for name in ("expand", "conv") if getattr(block, name) is not None]
+            for k, name in enumerate(layers):
+                yield f"{native}.{name}", f"{foreign}.conv.{k}"
+            yield f"{native}.project.conv", f"{foreign}.conv.{len(layers)}"
+            yield f"{native}.project.norm", f"{foreign}.conv.{len(layers) + 1}"
+    yield "head_conv", f"features.{len(model.blocks) + 1}"
+    yield "head", "classifier.1"
+
+
+def _timm(model: "MobileNetV2") -> Iterator[tuple[str, str]]:
+    yield "stem.conv", "conv_stem"
+    yield "stem.norm", "bn1"
+    yield "stem", "bn1"  # timm's norms carry the activation
+    starts = [sum(model.depths[:stage]) for stage in range(len(model.depths))]
+    for i, block in enumerate(model.blocks):
+        stage = max(s for s, start in enumerate(starts) if start <= i)
+        native, foreign = f"blocks.{i}", f"blocks.{stage}.{i - starts[stage]}"
+        yield native, foreign
+        if isinstance(block, MBConv):
+            names = (
+                ("conv_pw", "conv_dw", "conv_pwl")
+                if block.expand is not None
+                else ("conv_dw", "conv_pw")
+            )
+            layers = [
+                name for name in ("expand", "conv", "project") if getattr(block, name) is not None
+            ]
+            for k, (name, conv) in enumerate(zip(layers, names, strict=True), start=1):
+                yield f"{native}.{name}.conv", f"{foreign}.{conv}"
+                yield f"{native}.{name}.norm", f"{foreign}.bn{k}"
+                yield f"{native}.{name}", f"{foreign}.bn{k}"
+    yield "head_conv.conv", "conv_head"
+    yield "head_conv.norm", "bn2"
+    yield "head_conv", "bn2"
+    yield "head", "classifier"
+
+
+class MobileNetV2(ImageModel):
+    """MobileNetV2 with torchvision's arguments, and timm's for its deeper variants."""
+
+    dialects = {"torchvision": _torchvision, "timm": _timm}
+
+    def __init__(
+        self,
+        *,
+        num_classes: int = 1000,
+        in_channels: int = 3,
+        width_mult: float = 1.0,
+        inverted_residual_setting: Sequence[Sequence[int]] | None = None,
+        round_nearest: int = 8,
+        block: Callable[..., nnx.Module] | None = None,
+        norm_layer: Norm = "batch_norm",
+        dropout: float = 0.2,
+        depth_mult: float = 1.0,
+        fix_stem_head: bool = False,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        """Build the network.
+
+        Args:
+            num_classes: logits; 0 leaves out the head, and the model gives pooled features.
+            in_channels: channels of the image.
+            width_mult: scales every width; the last one only upwards.
+            inverted_residual_setting: rows (expansion, channels, repeats, first stride); table 2
+                unless given.
+            round_nearest: widths are multiples of this.
+            block: builds a block as `block(in_features, out_features, stride=, expansion=, norm=,
+                dtype=, param_dtype=, kernel_init=, rngs=)`; MobileNetV2's own unless given.
+            norm_layer: after each convolution; a name, what builds a norm, or None.
+            dropout: rate before the head, in [0, 1].
+            depth_mult: scales the repeats of each stage, rounded up (timm's `110d` and `120d`).
+            fix_stem_head: leave stem, last width and the depth of the first and last stage unscaled
+                (the same).
+            dtype: of the computation; None takes the widest of input and parameters.
+            param_dtype: of the parameters and running statistics.
+            rngs: `params` is drawn from; `dropout` too if the rate is above 0.
+
+        Raises: ValueError for a setting that is empty or has a row that is not four numbers, a
+            stride that is not 1 or 2, or a number out of range.
+        """
+        rows = _check_setting(
+            SETTING if inverted_residual_setting is None else inverted_residual_setting
+        )
+        check_classes(num_classes, in_channels)
+        for name, value in {"width_mult": width_mult, "depth_mult": depth_mult}.items():
+            if not value > 0:
+                raise ValueError(f"`{name}` (={value}) must be positive")
+        types = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        convs = {"norm": norm_layer, "kernel_init": kaiming_normal, **types}
+        layer = partial(ConvNormAct, bias=False, activation="relu6", **convs)
+        block = block or linear_bottleneck
+        ends_of_depth = (0, len(rows) - 1) if fix_stem_head else ()
+        self.num_classes = num_classes
+        self.in_channels = in_channels
+        self.depths = tuple(
+            n if stage in ends_of_depth else math.ceil(n * depth_mult)
+            for stage, (_, _, n, _) in enumerate(rows)
+        )
+
+        stem_width = 1.0 if fix_stem_head else width_mult
+        features = make_divisible(STEM_FEATURES * stem_width, round_nearest)
+        self.stem = layer(in_channels, features, 3, stride=2)
+        blocks, ends, reduction = [], [], 2
+        for (expansion, channels, _, first_stride), depth in zip(rows, self.depths, strict=True):
+            out_features = make_divisible(channels * width_mult, round_nearest)
+            for stride in (first_stride, *(1 for _ in range(depth - 1))):
+                if stride == 2:
+                    ends.extend(_end_of(blocks, features, reduction))
+                    reduction *= 2
+                blocks.append(
+                    block(features, out_features, stride=stride, expansion=expansion, **convs)
+                )
+                features = out_features
+        ends.extend(_end_of(blocks, features, reduction))
+        self.blocks = nnx.List(blocks)
+        self.feature_info = FeatureInfo(tuple(ends))
+        head_width = 1.0 if fix_stem_head else max(1.0, width_mult)
+        self.num_features = make_divisible(LAST_FEATURES * head_width, round_nearest)
+        self.head_conv: ConvNormAct | None = layer(features, self.num_features, 1)
+        self.dropout = Dropout(dropout, rngs=rngs)
+        head = partial(Linear, kernel_init=small_normal, bias_init=zeros, **types)
+        self.head = head(self.num_features, num_classes) if num_classes else None
+
+    def forward_features(self, x: Float[Array, "N H W C"]) -> Float[Array, "N h w F"]:
+        """The last feature map, `(N, ceil(H / 32), ceil(W / 32), num_features)`, before pooling."""
+        x = self.stem(x)
+        for block in self.blocks:
+            x = block(x)
+        return x if self.head_conv is None else self.head_conv(x)
+
+    def forward_head(self, x: Float[Array, "N h w F"], *, pre_logits: bool = False) -> jax.Array:
+        """Pool a last feature map and classify it; `pre_logits` stops at `(N, num_features)`."""
+        x = self.dropout(global_avg_pool(x))
+        return x if pre_logits or self.head is None else self.head(x)
+
+    def forward_intermediates(
+        self, x: Float[Array, "N H W C"], out_indices: Iterable[int] | None = None
+    ) -> list[jax.Array]:
+        """The maps of `feature_info` at `out_indices` (all unless given), finest first."""
+        ends = [self.feature_info[i].module for i in self.feature_info.select(out_indices)]
+        maps = []
+        x = self.stem(x)
+        for i, block in enumerate(self.blocks):
+            x = block(x)
+            if f"blocks.{i}" in ends:
+                maps.append(x)
+            if len(maps) == len(ends):
+                break
+        return maps
+
+    def drop_after(self, index: int) -> None:
+        """Remove the blocks after feature map `index`, the last convolution and the head."""
+        last = int(self.feature_info[index].module.removeprefix("blocks."))
+        self.blocks = nnx.List(list(self.blocks)[: last + 1])
+        self.head_conv = self.head = None
+
+
+def _end_of(blocks: list[nnx.Module], features: int, reduction: int) -> list[Feature]:
+    """The feature map that the blocks so far end in; none before the first."""
+    return [Feature(f"blocks.{len(blocks) - 1}", features, reduction)] if blocks else []
+
+
+def _check_setting(setting: Sequence[Sequence[int]]) -> Sequence[Sequence[int]]:
+    if len(setting) == 0:
+        raise ValueError(f"`inverted_residual_setting` (={setting}) must have at least one row")
+    for row in setting:
+        if not isinstance(row, Sequence) or len(row) != 4:
+            raise ValueError(
+                f"`inverted_residual_setting` has row {row}: each must be 4 numbers "
+                "(expansion, channels, repeats, first stride)"
+            )
+        expansion, channels, repeats, stride = row
+        if stride not in (1, 2):
+            raise ValueError(
+                f"`inverted_residual_setting` has stride {stride} in row {row}: it must be 1 or 2"
+            )
+        if min(expansion, channels, repeats) <= 0:
+            raise ValueError(
+                f"`inverted_residual_setting` has row {row}: every number must be positive"
+            )
+    return setting
+
+
+def _entry(name: str, parameters: int, multiply_adds: int | None, **config) -> ModelEntry:
+    config = {"dropout": 0.0, **config}  # timm's default
+    return ModelEntry(name, MobileNetV2, "timm", config, (), parameters, multiply_adds)
+
+
+for _row in (
+    ModelEntry(
+        "mobilenet_v2",
+        MobileNetV2,
+        "torchvision",
+        aliases=("mobilenetv2_100",),
+        parameters=3_504_872,
+        multiply_adds=300_809_384,
+    ),
+    _entry("mobilenetv2_035", 1_677_128, 59_300_888, width_mult=0.35),
+    _entry("mobilenetv2_050", 1_968_680, 97_151_384, width_mult=0.5),
+    _entry("mobilenetv2_075", 2_636_424, 209_097_432, width_mult=0.75),
+    _entry("mobilenetv2_140", 6_108_776, 582_244_760, width_mult=1.4),
+    _entry("mobilenetv2_110d", 4_516_520, None, width_mult=1.1, depth_mult=1.2, fix_stem_head=True),
+    _entry("mobilenetv2_120d", 5_831_144, None, width_mult=1.2, depth_mult=1.4, fix_stem_head=True),
+):
+    register(_row)

@@ -1,0 +1,81 @@
+"""Activations by name, each as PyTorch computes it.
+
+Where a piecewise function bends, JAX and PyTorch pick different slopes: `jax.nn.relu6` has slope
+1/2 at exactly 0 and 6, PyTorch 0. Dead channels sit exactly there, so those functions are written
+out here.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import nn
+
+__all__ = ["ACTIVATIONS", "Activation", "get_activation"]
+
+Activation = str | Callable[[jax.Array], jax.Array] | None
+
+
+def identity(x: jax.Array) -> jax.Array:
+    """`x` itself."""
+    return x
+
+
+def exact_gelu(x: jax.Array) -> jax.Array:
+    """x Phi(x) by the error function, PyTorch's default; JAX's default is the tanh
+    approximation.
+    """
+    return nn.gelu(x, approximate=False)
+
+
+def relu6(x: jax.Array) -> jax.Array:
+    """min(max(x, 0), 6), with slope 0 at both bends."""
+    return jnp.where(x <= 0, 0, jnp.where(x >= 6, 6, x)).astype(x.dtype)
+
+
+def hard_sigmoid(x: jax.Array) -> jax.Array:
+    """min(max(x + 3, 0), 6) / 6, with slope 0 at both bends."""
+    return jnp.where(x <= -3, 0, jnp.where(x >= 3, 1, x / 6 + 0.5)).astype(x.dtype)
+
+
+def hard_swish(x: jax.Array) -> jax.Array:
+    """x min(max(x + 3, 0), 6) / 6, with slope 0 at -3 and 1 at 3."""
+    return jnp.where(x <= -3, 0, jnp.where(x >= 3, x, x * (x + 3) / 6)).astype(x.dtype)
+
+
+def leaky_relu(x: jax.Array) -> jax.Array:
+    """max(x, 0) + 0.01 min(x, 0), with slope 0.01 at 0."""
+    return jnp.where(x > 0, x, 0.01 * x)
+
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "elu": nn.elu,
+    "gelu": exact_gelu,
+    "hard_sigmoid": hard_sigmoid,
+    "hard_swish": hard_swish,
+    "identity": identity,
+    "leaky_relu": leaky_relu,
+    "mish": nn.mish,
+    "relu": nn.relu,
+    "relu6": relu6,
+    "sigmoid": nn.sigmoid,
+    "silu": nn.silu,
+    "tanh": jnp.tanh,
+}
+
+
+def get_activation(activation: Activation) -> Callable[[jax.Array], jax.Array]:
+    """The function of that name (`ACTIVATIONS`); a callable passes through, None is the identity.
+
+    Raises: ValueError for an unknown name, listing the known ones.
+    """
+    if activation is None:
+        return identity
+    if callable(activation):
+        return activation
+    if activation not in ACTIVATIONS:
+        raise ValueError(
+            f"`activation` (={activation!r}) must be one of {sorted(ACTIVATIONS)}, "
+            "a callable or None"
+        )
+    return ACTIVATIONS[activation]

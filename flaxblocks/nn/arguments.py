@@ -1,0 +1,42 @@
+"""Argument checks that every layer shares: what is wrong, which value it had, and the rule."""
+
+from collections.abc import Callable
+from functools import partialmethod
+from typing import Any
+
+__all__ = ["check_divisible", "check_positive", "check_rate", "pair", "with_defaults"]
+
+
+def pair(name: str, value: int | tuple[int, int], minimum: int = 1) -> tuple[int, int]:
+    """An `int` or `(height, width)` as `(height, width)`; ValueError below `minimum`."""
+    both = (value, value) if isinstance(value, int) else tuple(value)
+    if len(both) != 2 or any(not isinstance(v, int) or isinstance(v, bool) for v in both):
+        raise ValueError(f"`{name}` (={value}) must be an int or a pair of ints (height, width)")
+    if min(both) < minimum:
+        raise ValueError(f"`{name}` (={value}) must be at least {minimum}")
+    return both
+
+
+def with_defaults(init: Callable[..., None], **defaults: Any) -> Any:
+    """The `__init__` of a subclass that differs from its base in the defaults of some arguments."""
+    return partialmethod(init, **defaults)
+
+
+def check_positive(**values: int) -> None:
+    """Raise ValueError for the first value that is not an integer of at least 1."""
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"`{name}` (={value}) must be an integer of at least 1")
+
+
+def check_divisible(divisor: str, by: int, **values: int) -> None:
+    """Raise ValueError for the first value that `by`, the value of `divisor`, does not divide."""
+    for name, value in values.items():
+        if value % by:
+            raise ValueError(f"`{name}` (={value}) must be divisible by `{divisor}` (={by})")
+
+
+def check_rate(name: str, value: float) -> None:
+    """Raise ValueError unless `value` is a probability in [0, 1]."""
+    if not 0.0 <= value <= 1.0:
+        raise ValueError(f"`{name}` (={value}) must be a probability in [0, 1]")

@@ -1,0 +1,244 @@
+"""Two-dimensional convolution with PyTorch's semantics: the one place that talks to XLA.
+
+Padding is symmetric and explicit, as in PyTorch; Flax's "SAME" pads asymmetrically at stride 2.
+`conv2d` also owns the choice of formulation. XLA's CPU backend runs a grouped convolution 20 to 90
+times slower than the arithmetic needs, and a 1x1 convolution slower than a matrix product, so on
+CPU those two are written as what they are. On GPU and TPU every shape goes to XLA's convolution.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from flax.nnx.nn.dtypes import promote_dtype
+from jax import lax
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from flaxblocks.nn.arguments import check_divisible, check_positive, pair
+
+__all__ = ["Conv", "Initializer", "conv2d", "conv_output_size", "uniform_fan_in"]
+
+Initializer = Callable[[jax.Array, tuple[int, ...], DTypeLike], jax.Array]
+Pair = tuple[int, int]
+
+
+def conv_output_size(size: int, kernel_size: int, stride: int, padding: int, dilation: int) -> int:
+    """Output pixels along one axis: `(size + 2 padding - dilation (kernel - 1) - 1) // stride +
+    1`.
+    """
+    return (size + 2 * padding - dilation * (kernel_size - 1) - 1) // stride + 1
+
+
+def uniform_fan_in(
+    key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike, fan_in: int | None = None
+) -> jax.Array:
+    """PyTorch's default for convolution and linear layers, kernel and bias: U(-b, b), b =
+    fan_in^-1/2.
+
+    Args:
+        key: a JAX random key.
+        shape: of the result; a kernel's is `(..., in_features, out_features)`.
+        dtype: of the result.
+        fan_in: inputs that each output sums; None takes it from a kernel's `shape`.
+    """
+    bound = (fan_in or math.prod(shape[:-1])) ** -0.5
+    return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
+@partial(jax.jit, static_argnames=("stride", "padding", "dilation", "groups"), inline=True)
+def conv2d(
+    x: Float[Array, "N H W C"],
+    kernel: Float[Array, "kh kw I O"],
+    *,
+    stride: Pair = (1, 1),
+    padding: Pair = (0, 0),
+    dilation: Pair = (1, 1),
+    groups: int = 1,
+) -> Float[Array, "N Ho Wo O"]:
+    """Cross-correlation of `x` with `kernel`, as `torch.nn.functional.conv2d`, without the bias.
+
+    Args:
+        x: `(N, H, W, C)`.
+        kernel: `(kh, kw, C // groups, O)`; output channel `o` belongs to group `o // (O //
+            groups)`.
+        stride: pixels between windows, (height, width).
+        padding: zeros added on each side, (height, width).
+        dilation: pixels between taps, (height, width).
+        groups: channel groups that do not see one another.
+
+    Returns: `(N, Ho, Wo, O)` with `Ho`, `Wo` by `conv_output_size`.
+    """
+    geometry = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+    on_cpu = _cpu_formulation(kernel.shape, x.shape[-1], **geometry)
+    if on_cpu is None:
+        return _by_lax(x, kernel, **geometry)
+    return lax.platform_dependent(
+        x, kernel, cpu=partial(on_cpu, **geometry), default=partial(_by_lax, **geometry)
+    )
+
+
+def _cpu_formulation(
+    kernel_shape: tuple[int, ...], in_features: int, *, padding: Pair, groups: int, **_: Pair
+) -> Callable[..., jax.Array] | None:
+    """What beats XLA's own convolution on CPU for this shape, or None."""
+    if groups == 1 and kernel_shape[:2] == (1, 1) and padding == (0, 0):
+        return _as_matrix_product
+    if groups == in_features and groups > 1:
+        return _as_shifted_products
+    return None
+
+
+def _by_lax(
+    x: jax.Array, kernel: jax.Array, *, stride: Pair, padding: Pair, dilation: Pair, groups: int
+) -> jax.Array:
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=stride,
+        padding=[(p, p) for p in padding],
+        rhs_dilation=dilation,
+        feature_group_count=groups,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+def _as_matrix_product(x: jax.Array, kernel: jax.Array, *, stride: Pair, **_: object) -> jax.Array:
+    """A 1x1 convolution: a strided view of the pixels times the (C, O) matrix."""
+    return x[:, :: stride[0], :: stride[1], :] @ kernel[0, 0]
+
+
+def _as_shifted_products(
+    x: jax.Array, kernel: jax.Array, *, stride: Pair, padding: Pair, dilation: Pair, groups: int
+) -> jax.Array:
+    """A depthwise convolution: the sum over taps of a shifted image times that tap's channel row.
+
+    XLA fuses the sum into one pass over the image. Narrow types are added up in float32, as cuDNN
+    does.
+    """
+    kernel_height, kernel_width, _, out_features = kernel.shape
+    batch, height, width, channels = x.shape
+    multiplier = out_features // groups
+    accumulator = jnp.promote_types(x.dtype, jnp.float32)
+    taps = kernel.astype(accumulator).reshape(kernel_height, kernel_width, channels, multiplier)
+    padded = jnp.pad(x, [(0, 0), *((p, p) for p in padding), (0, 0)])
+    rows = conv_output_size(height, kernel_height, stride[0], padding[0], dilation[0])
+    columns = conv_output_size(width, kernel_width, stride[1], padding[1], dilation[1])
+
+    total = jnp.zeros((batch, rows, columns, channels, multiplier), accumulator)
+    for i in range(kernel_height):
+        for j in range(kernel_width):
+            top, left = i * dilation[0], j * dilation[1]
+            shifted = lax.slice(
+                padded,
+                (0, top, left, 0),
+                (
+                    batch,
+                    top + (rows - 1) * stride[0] + 1,
+                    left + (columns - 1) * stride[1] + 1,
+                    channels,
+                ),
+                (1, *stride, 1),
+            )
+            total += shifted.astype(accumulator)[..., None] * taps[i, j]
+    return total.reshape(batch, rows, columns, out_features).astype(x.dtype)
+
+
+class Conv(nnx.Module):
+    """`torch.nn.Conv2d` on NHWC.
+
+    Variables: `kernel` (kh, kw, in_features // groups, out_features), `bias` (out_features,) or
+        None.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        kernel_size: int | Pair,
+        *,
+        stride: int | Pair = 1,
+        padding: int | Pair = 0,
+        dilation: int | Pair = 1,
+        groups: int = 1,
+        bias: bool = True,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        kernel_init: Initializer = uniform_fan_in,
+        rngs: nnx.Rngs,
+    ):
+        """Check the geometry and draw the parameters.
+
+        Args:
+            in_features: channels of the input.
+            out_features: channels of the output.
+            kernel_size: pixels, an int or (height, width).
+            stride: pixels between windows.
+            padding: zeros added on each side.
+            dilation: pixels between taps.
+            groups: channel groups; `in_features` makes it depthwise.
+            bias: add a learnt constant to each channel.
+            dtype: of the computation; None takes the widest of input and parameters.
+            param_dtype: of the parameters.
+            kernel_init: draws the kernel; PyTorch's default unless given.
+            rngs: `params` is drawn from.
+
+        Raises: ValueError if a number is out of range or `groups` does not divide both widths.
+        """
+        check_positive(in_features=in_features, out_features=out_features, groups=groups)
+        check_divisible("groups", groups, in_features=in_features, out_features=out_features)
+        self.in_features = in_features
+        self.out_features = out_features
+        self.kernel_size = pair("kernel_size", kernel_size)
+        self.stride = pair("stride", stride)
+        self.padding = pair("padding", padding, minimum=0)
+        self.dilation = pair("dilation", dilation)
+        self.groups = groups
+        self.dtype = dtype
+        shape = (*self.kernel_size, in_features // groups, out_features)
+        self.kernel = nnx.Param(kernel_init(rngs.params(), shape, param_dtype))
+        fan_in = math.prod(shape[:-1])
+        self.bias = (
+            nnx.Param(uniform_fan_in(rngs.params(), (out_features,), param_dtype, fan_in))
+            if bias
+            else None
+        )
+
+    def __call__(self, x: Float[Array, "N H W C"]) -> Float[Array, "N Ho Wo O"]:
+        """`(N, H, W, in_features)` to `(N, Ho, Wo, out_features)`.
+
+        Raises: ValueError if the input is not NHWC with `in_features` channels, or smaller than the
+            kernel.
+        """
+        self._check(x)
+        bias = None if self.bias is None else self.bias[...]
+        x, kernel, bias = promote_dtype((x, self.kernel[...], bias), dtype=self.dtype)
+        y = conv2d(
+            x,
+            kernel,
+            stride=self.stride,
+            padding=self.padding,
+            dilation=self.dilation,
+            groups=self.groups,
+        )
+        return y if bias is None else y + bias
+
+    def _check(self, x: jax.Array) -> None:
+        if x.ndim != 4 or x.shape[-1] != self.in_features:
+            hint = (
+                ", which looks like PyTorch's NCHW"
+                if x.ndim == 4 and x.shape[1] == self.in_features
+                else ""
+            )
+            raise ValueError(f"`x` (shape {x.shape}{hint}) must be (N, H, W, {self.in_features})")
+        for size, kernel, padding, dilation in zip(
+            x.shape[1:3], self.kernel_size, self.padding, self.dilation, strict=True
+        ):
+            if conv_output_size(size, kernel, 1, padding, dilation) < 1:
+                raise ValueError(
+                    f"`x` (shape {x.shape}) with padding {self.padding} is smaller than the kernel "
+                    f"{self.kernel_size} at dilation {self.dilation}"
+                )

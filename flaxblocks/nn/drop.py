@@ -1,0 +1,61 @@
+"""Dropout of values and of whole residual branches."""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from flaxblocks.nn.arguments import check_rate
+
+__all__ = ["Dropout", "StochasticDepth"]
+
+
+class Dropout(nnx.Dropout):
+    """`torch.nn.Dropout`: in training mode zero each value with probability `rate`, scale the rest
+    by 1 / (1 - rate).
+    """
+
+    def __init__(self, rate: float, *, rngs: nnx.Rngs):
+        """Take the stream `dropout` of `rngs`. Raises: ValueError unless `rate` is in [0, 1]."""
+        check_rate("rate", rate)
+        super().__init__(rate, rngs=rngs)
+
+
+class StochasticDepth(nnx.Module):
+    """`torchvision.ops.StochasticDepth`: in training mode zero a residual branch with probability
+    `rate`.
+
+    Mode "row" decides for each image, "batch" once for all. What survives is scaled by 1 / (1 -
+    rate).
+
+    Source: Huang et al. 2016, https://arxiv.org/abs/1603.09382.
+    """
+
+    def __init__(self, rate: float, mode: Literal["row", "batch"] = "row", *, rngs: nnx.Rngs):
+        """Take the stream `dropout` of `rngs`. Raises: ValueError for a rate outside [0, 1] or
+        another mode.
+        """
+        check_rate("rate", rate)
+        if mode not in ("row", "batch"):
+            raise ValueError(f"`mode` (={mode!r}) must be 'row' or 'batch'")
+        self.rate = rate
+        self.mode = mode
+        self.deterministic = False
+        self.rngs = rngs.dropout.fork() if rate > 0 else None
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """`(N, ...)` to the same shape, some of its rows (or all of it) zero in training mode."""
+        if self.deterministic or self.rate == 0 or self.rngs is None:
+            return x
+        if self.rate == 1:
+            return jnp.zeros_like(x)
+        rows = x.shape[0] if self.mode == "row" else 1
+        shape = (rows, *(1 for _ in x.shape[1:]))
+        survives = jax.random.bernoulli(self.rngs(), 1 - self.rate, shape)
+        return jnp.where(survives, x / (1 - self.rate), 0)
+
+    def set_view(self, deterministic: bool | None = None) -> None:
+        """Let `nnx.view(model, deterministic=...)` give another mode over the same variables."""
+        if deterministic is not None:
+            self.deterministic = deterministic

@@ -1,0 +1,69 @@
+"""The fully connected layer with PyTorch's semantics."""
+
+from functools import partial
+
+import jax.numpy as jnp
+from flax import nnx
+from flax.nnx.nn.dtypes import promote_dtype
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from flaxblocks.nn.arguments import check_positive
+from flaxblocks.nn.conv import Initializer, uniform_fan_in
+
+__all__ = ["Linear"]
+
+
+class Linear(nnx.Module):
+    """`torch.nn.Linear`.
+
+    Variables: `kernel` (in_features, out_features), `bias` (out_features,) or None.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        bias: bool = True,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        kernel_init: Initializer = uniform_fan_in,
+        bias_init: Initializer | None = None,
+        rngs: nnx.Rngs,
+    ):
+        """Draw the parameters.
+
+        Args:
+            in_features: length of the last axis of the input.
+            out_features: length of the last axis of the output.
+            bias: add a learnt constant to each output.
+            dtype: of the computation; None takes the widest of input and parameters.
+            param_dtype: of the parameters.
+            kernel_init: draws the kernel; PyTorch's default unless given.
+            bias_init: draws the bias; PyTorch's default, U(-b, b) with b = fan_in^-1/2, unless
+                given.
+            rngs: `params` is drawn from.
+
+        Raises: ValueError if a width is not positive.
+        """
+        check_positive(in_features=in_features, out_features=out_features)
+        self.in_features = in_features
+        self.out_features = out_features
+        self.dtype = dtype
+        self.kernel = nnx.Param(
+            kernel_init(rngs.params(), (in_features, out_features), param_dtype)
+        )
+        draw_bias = bias_init or partial(uniform_fan_in, fan_in=in_features)
+        self.bias = (
+            nnx.Param(draw_bias(rngs.params(), (out_features,), param_dtype)) if bias else None
+        )
+
+    def __call__(self, x: Float[Array, "... I"]) -> Float[Array, "... O"]:
+        """`(..., in_features)` to `(..., out_features)`."""
+        if x.shape[-1:] != (self.in_features,):
+            raise ValueError(f"`x` (shape {x.shape}) must be (..., {self.in_features})")
+        bias = None if self.bias is None else self.bias[...]
+        x, kernel, bias = promote_dtype((x, self.kernel[...], bias), dtype=self.dtype)
+        y = x @ kernel
+        return y if bias is None else y + bias

@@ -1,0 +1,230 @@
+"""Normalisation with PyTorch's semantics, and norms by name.
+
+Batch norm differs from Flax's in what a training run sees: PyTorch normalises a batch by its biased
+variance but folds the *unbiased* one into the running variance, counts the batches, and refuses a
+batch with one value per channel. The variance is taken about the mean, not as E[x^2] - E[x]^2,
+which cancels: with mean 1000 and deviation 0.1 the latter gives 0 in float32.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import lax
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from flaxblocks.nn.arguments import check_divisible, check_positive
+
+__all__ = ["NORMS", "BatchNorm", "GroupNorm", "MakeNorm", "Norm", "make_norm"]
+
+
+class MakeNorm(Protocol):
+    """What builds a norm for a number of channels: a class such as `BatchNorm`, or a partial of
+    it.
+    """
+
+    def __call__(
+        self,
+        num_features: int,
+        *,
+        dtype: DTypeLike | None,
+        param_dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ) -> nnx.Module: ...
+
+
+Norm = str | MakeNorm | None
+
+
+class BatchNorm(nnx.Module):
+    """`torch.nn.BatchNorm2d` over the last axis; all other axes are the batch.
+
+    Variables: `scale`, `bias` (`nnx.Param`) or None; `mean`, `var`, `num_batches_tracked`
+        (`nnx.BatchStat`) or
+    None, all (num_features,) but the count, which is a scalar. `train()` and `eval()` switch
+    `use_running_average`.
+
+    Source: Ioffe and Szegedy 2015, https://arxiv.org/abs/1502.03167, algorithms 1 and 2.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        *,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs | None = None,
+    ):
+        """Start as PyTorch does: scale 1, bias 0, running mean 0, running variance 1, count 0.
+
+        Args:
+            num_features: channels.
+            eps: added to the variance.
+            momentum: weight of the new batch in the running statistics, PyTorch's way round (Flax's
+                0.9 is 0.1 here); None makes them the plain average over all batches.
+            affine: learn a scale and a bias.
+            track_running_stats: keep running statistics; without them `eval()` too normalises by
+                the batch.
+            dtype: of the result; None takes the widest of input and parameters. Statistics are
+                computed in float32 at least.
+            param_dtype: of the parameters and the running statistics.
+            rngs: unused; norms share one signature.
+
+        Raises: ValueError if `num_features` is not positive.
+        """
+        check_positive(num_features=num_features)
+        self.num_features = num_features
+        self.eps = eps
+        self.momentum = momentum
+        self.dtype = dtype
+        self.use_running_average = False
+        shape = (num_features,)
+        self.scale = nnx.Param(_full(1, shape, param_dtype)) if affine else None
+        self.bias = nnx.Param(_full(0, shape, param_dtype)) if affine else None
+        tracked = track_running_stats
+        self.mean = nnx.BatchStat(_full(0, shape, param_dtype)) if tracked else None
+        self.var = nnx.BatchStat(_full(1, shape, param_dtype)) if tracked else None
+        self.num_batches_tracked = nnx.BatchStat(_full(0, (), jnp.int32)) if tracked else None
+
+    def __call__(self, x: Float[Array, "... C"]) -> Float[Array, "... C"]:
+        """Normalise each channel of `x` `(..., num_features)`; in training mode update the running
+        statistics.
+
+        Raises: ValueError for another number of channels, or in training mode for one value per
+            channel.
+        """
+        if x.shape[-1:] != (self.num_features,):
+            raise ValueError(f"`x` (shape {x.shape}) must be (..., {self.num_features})")
+        params = [v[...] for v in (self.scale, self.bias) if v is not None]
+        dtype = self.dtype or jnp.result_type(x, *params)
+        wide = jnp.promote_types(dtype, jnp.float32)
+        x = x.astype(wide)
+        if self.use_running_average and self.mean is not None and self.var is not None:
+            mean, var = self.mean[...].astype(wide), self.var[...].astype(wide)
+        else:
+            mean, var = self._batch_statistics(x)
+        gain = lax.rsqrt(var + self.eps)
+        if self.scale is not None:
+            gain *= self.scale[...].astype(wide)
+        y = (x - mean) * gain
+        if self.bias is not None:
+            y += self.bias[...].astype(wide)
+        return y.astype(dtype)
+
+    def _batch_statistics(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Mean and biased variance of the batch, after folding them into the running statistics."""
+        count = x.size // self.num_features
+        if count < 2 and not self.use_running_average:
+            raise ValueError(
+                f"`x` (shape {x.shape}) has {count} value per channel; batch norm in training mode "
+                "needs more than 1 (use a larger batch or image, or `eval()`)"
+            )
+        axes = tuple(range(x.ndim - 1))
+        mean = x.mean(axes)
+        var = jnp.square(x - mean).mean(axes)
+        if not self.use_running_average:
+            self._update(lax.stop_gradient(mean), lax.stop_gradient(var) * (count / (count - 1)))
+        return mean, var
+
+    def _update(self, mean: jax.Array, unbiased_var: jax.Array) -> None:
+        if self.mean is None or self.var is None or self.num_batches_tracked is None:
+            return
+        batches = self.num_batches_tracked[...] + 1
+        weight = 1.0 / batches.astype(mean.dtype) if self.momentum is None else self.momentum
+        self.num_batches_tracked[...] = batches
+        for running, new in ((self.mean, mean), (self.var, unbiased_var)):
+            old = running[...]
+            running[...] = ((1 - weight) * old.astype(new.dtype) + weight * new).astype(old.dtype)
+
+    def set_view(self, use_running_average: bool | None = None) -> None:
+        """Let `nnx.view(model, use_running_average=...)` give another mode over the same
+        variables.
+        """
+        if use_running_average is not None:
+            self.use_running_average = use_running_average
+
+
+def _full(value: int, shape: tuple[int, ...], dtype: DTypeLike) -> jax.Array:
+    """A constant that XLA need not compile a program for: models have hundreds, of dozens of
+    shapes.
+    """
+    return jnp.asarray(np.full(shape, value, dtype))
+
+
+class GroupNorm(nnx.GroupNorm):
+    """`torch.nn.GroupNorm` over the last axis, the variance taken about the mean.
+
+    Variables: `scale`, `bias` (num_features,).
+
+    Source: Wu and He 2018, https://arxiv.org/abs/1803.08494.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        *,
+        num_groups: int = 32,
+        eps: float = 1e-5,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        """Start with scale 1 and bias 0.
+
+        Args:
+            num_features: channels.
+            num_groups: groups of neighbouring channels that share their statistics.
+            eps: added to the variance.
+            dtype: of the result; None takes the widest of input and parameters.
+            param_dtype: of the parameters.
+            rngs: required by `nnx.GroupNorm`, which draws nothing from it that shows.
+
+        Raises: ValueError if `num_groups` does not divide `num_features`.
+        """
+        check_positive(num_features=num_features, num_groups=num_groups)
+        check_divisible("num_groups", num_groups, num_features=num_features)
+        super().__init__(
+            num_features,
+            num_groups=num_groups,
+            epsilon=eps,
+            use_fast_variance=False,
+            dtype=dtype,
+            param_dtype=param_dtype,
+            rngs=rngs,
+        )
+
+
+NORMS: dict[str, Callable[..., nnx.Module]] = {"batch_norm": BatchNorm, "group_norm": GroupNorm}
+
+
+def make_norm(
+    norm: Norm,
+    num_features: int,
+    *,
+    dtype: DTypeLike | None,
+    param_dtype: DTypeLike,
+    rngs: nnx.Rngs,
+) -> nnx.Module | None:
+    """The norm of that name (`NORMS`), or what `norm` builds, for `num_features` channels; None for
+    None.
+
+    Raises: ValueError for an unknown name, listing the known ones.
+    """
+    if norm is None:
+        return None
+    if isinstance(norm, str):
+        if norm not in NORMS:
+            raise ValueError(
+                f"`norm` (={norm!r}) must be one of {sorted(NORMS)}, a callable or None"
+            )
+        norm = partial(NORMS[norm])
+    return norm(num_features, dtype=dtype, param_dtype=param_dtype, rngs=rngs)

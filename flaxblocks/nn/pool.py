@@ -1,0 +1,137 @@
+"""Pooling with PyTorch's semantics: symmetric padding, `ceil_mode`, max over -inf borders."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from flaxblocks.nn.arguments import pair
+
+__all__ = ["adaptive_avg_pool", "avg_pool", "global_avg_pool", "max_pool"]
+
+Pair = tuple[int, int]
+
+
+def _window(
+    size: int, kernel: int, stride: int, padding: int, dilation: int, ceil_mode: bool
+) -> tuple[int, int]:
+    """Output pixels along one axis, and the padding after it that makes the windows fit."""
+    reach = dilation * (kernel - 1) + 1
+    room = size + 2 * padding - reach
+    if room < 0:
+        raise ValueError(
+            f"a window of {reach} pixels does not fit an image of {size} padded by {padding}"
+        )
+    count = room // stride + 1
+    if ceil_mode:
+        count = math.ceil(room / stride) + 1
+        if (count - 1) * stride >= size + padding:  # a window must start inside the image
+            count -= 1
+    after = max((count - 1) * stride + reach - size - padding, 0)
+    return count, after
+
+
+def _padding(
+    x: jax.Array, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair, ceil_mode: bool
+) -> list[tuple[int, int]]:
+    for k, p in zip(kernel, padding, strict=True):
+        if 2 * p > k:
+            raise ValueError(
+                f"`padding` (={padding}) must be at most half of `kernel_size` (={kernel})"
+            )
+    spatial = zip(x.shape[1:3], kernel, stride, padding, dilation, strict=True)
+    return [
+        (0, 0),
+        *((p, _window(n, k, s, p, d, ceil_mode)[1]) for n, k, s, p, d in spatial),
+        (0, 0),
+    ]
+
+
+def max_pool(
+    x: Float[Array, "N H W C"],
+    kernel_size: int | Pair,
+    *,
+    stride: int | Pair | None = None,
+    padding: int | Pair = 0,
+    dilation: int | Pair = 1,
+    ceil_mode: bool = False,
+) -> Float[Array, "N Ho Wo C"]:
+    """`torch.nn.functional.max_pool2d` on `(N, H, W, C)`; `stride` defaults to `kernel_size`.
+
+    Raises: ValueError if the padding exceeds half the kernel, or the window the image.
+    """
+    kernel, pads = pair("kernel_size", kernel_size), pair("padding", padding, minimum=0)
+    strides = kernel if stride is None else pair("stride", stride)
+    dilations = pair("dilation", dilation)
+    return lax.reduce_window(
+        x,
+        -jnp.inf,
+        lax.max,
+        window_dimensions=(1, *kernel, 1),
+        window_strides=(1, *strides, 1),
+        padding=_padding(x, kernel, strides, pads, dilations, ceil_mode),
+        window_dilation=(1, *dilations, 1),
+    )
+
+
+def avg_pool(
+    x: Float[Array, "N H W C"],
+    kernel_size: int | Pair,
+    *,
+    stride: int | Pair | None = None,
+    padding: int | Pair = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+) -> Float[Array, "N Ho Wo C"]:
+    """`torch.nn.functional.avg_pool2d` on `(N, H, W, C)`; `stride` defaults to `kernel_size`.
+
+    `count_include_pad` divides by the window within the padded image, otherwise within the image
+    itself. Pixels that only `ceil_mode` added never count.
+
+    Raises: ValueError if the padding exceeds half the kernel, or the window the image.
+    """
+    kernel, pads = pair("kernel_size", kernel_size), pair("padding", padding, minimum=0)
+    strides = kernel if stride is None else pair("stride", stride)
+    padding_all = _padding(x, kernel, strides, pads, (1, 1), ceil_mode)
+
+    def windows_sum(values: jax.Array, padding: list[tuple[int, int]]) -> jax.Array:
+        return lax.reduce_window(
+            values, jnp.zeros((), values.dtype), lax.add, (1, *kernel, 1), (1, *strides, 1), padding
+        )
+
+    counted = jnp.ones((1, *x.shape[1:3], 1), x.dtype)
+    if count_include_pad:
+        counted = jnp.pad(counted, [(0, 0), *((p, p) for p in pads), (0, 0)], constant_values=1)
+        beyond = [
+            (0, 0),
+            *((0, max(hi - p, 0)) for (_, hi), p in zip(padding_all[1:3], pads, strict=True)),
+        ]
+        return windows_sum(x, padding_all) / windows_sum(counted, [*beyond, (0, 0)])
+    return windows_sum(x, padding_all) / windows_sum(counted, padding_all)
+
+
+def global_avg_pool(x: Float[Array, "N H W C"]) -> Float[Array, "N C"]:
+    """Mean over height and width: `(N, H, W, C)` to `(N, C)`."""
+    return x.mean((1, 2))
+
+
+def adaptive_avg_pool(
+    x: Float[Array, "N H W C"], output_size: int | Pair
+) -> Float[Array, "N Ho Wo C"]:
+    """`torch.nn.functional.adaptive_avg_pool2d`: cell `i` of `n` is the mean over [floor(i H / n),
+    ceil((i + 1) H / n)).
+    """
+    rows, columns = pair("output_size", output_size)
+
+    def averaging(size: int, cells: int) -> jax.Array:
+        pixel = jnp.arange(size)
+        first = jnp.arange(cells) * size // cells
+        last = -(-(jnp.arange(cells) + 1) * size // cells)
+        inside = (pixel >= first[:, None]) & (pixel < last[:, None])
+        return inside.astype(x.dtype) / (last - first)[:, None].astype(x.dtype)
+
+    return jnp.einsum(
+        "nhwc,ih,jw->nijc", x, averaging(x.shape[1], rows), averaging(x.shape[2], columns)
+    )

@@ -1,0 +1,130 @@
+"""The PyTorch side of a comparison: torchvision's or timm's model of a registry row. Imports torch
+when called.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from flaxblocks.registry import ModelEntry
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["OracleError", "calibrate", "import_torchvision", "make_oracle"]
+
+
+class OracleError(ValueError):
+    """There is no PyTorch model to compare with: a library is missing, or it cannot build this
+    one.
+    """
+
+
+_libraries: list[Any] = []  # a torch.library.Library unregisters its operators when it is collected
+
+
+def import_torchvision():
+    """Import torchvision, also where its C++ operators do not fit the installed torch.
+
+    A CUDA build of torchvision beside a CPU torch stops at two missing operator schemas. Its models
+    are pure Python, so the schemas are declared first where they are missing.
+    """
+    import torch
+
+    if not hasattr(torch.ops.torchvision, "nms"):
+        try:
+            import torchvision
+        except RuntimeError:
+            library = torch.library.Library("torchvision", "DEF")
+            for name in ("nms", "qnms"):
+                library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+            _libraries.append(library)
+    import torchvision
+
+    return torchvision
+
+
+def make_oracle(
+    entry: ModelEntry, num_classes: int, in_channels: int, config: Mapping[str, Any], seed: int = 0
+) -> "nn.Module":
+    """Build the PyTorch model of a registry row with random weights, in evaluation mode.
+
+    Args:
+        entry: the row; `entry.source` says which library has the model.
+        num_classes: width of the head.
+        in_channels: channels of the image; timm alone can change it.
+        config: further arguments, which the library's own constructor must know.
+        seed: of the random weights; torch's own random state is left as it was.
+
+    Raises: OracleError if the library is not installed, or does not take these arguments.
+    """
+    try:
+        import_torchvision()
+        import torch
+
+        state = torch.get_rng_state()
+        torch.manual_seed(seed)
+        if entry.source == "timm":
+            import timm
+
+            arguments = {**config, "num_classes": num_classes, "in_chans": in_channels}
+            model = timm.create_model(entry.name, **arguments)
+        else:
+            from torchvision import models
+
+            if in_channels != 3:
+                raise OracleError(f"torchvision's {entry.name} takes 3 channels, not {in_channels}")
+            model = models.get_model(entry.name, num_classes=num_classes, **config)
+        torch.set_rng_state(state)
+    except ImportError as error:
+        raise OracleError(
+            f"to compare with PyTorch, {error.name or 'torch'} must be installed: "
+            "pip install 'flaxblocks[torch]'"
+        ) from error
+    except TypeError as error:
+        raise OracleError(
+            f"{entry.source} cannot build {entry.name} with {dict(config)}: {error}"
+        ) from error
+    return model.eval()
+
+
+def calibrate(
+    model: "nn.Module", input_shape: tuple[int, ...], *, passes: int = 3, seed: int = 0
+) -> None:
+    """Give a freshly built PyTorch model weights that hide nothing, in place; it ends in evaluation
+    mode.
+
+    The norms' scales and biases are drawn at random (1 and 0 hide a swapped or a forgotten one),
+    and the running statistics are what a few training-mode passes over random images make of them
+    (0 and 1 hide likewise).
+
+    Args:
+        model: any module with batch norms.
+        input_shape: `(N, C, H, W)` of the random images; N * H * W must leave each norm more than
+            one value.
+        passes: training-mode passes.
+        seed: of the draws.
+    """
+    import torch
+    from torch import nn
+
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(like, mean: float, deviation: float):
+        return mean + deviation * torch.randn(like.shape, generator=generator, dtype=torch.float64)
+
+    norms = [
+        m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm | nn.GroupNorm)
+    ]
+    with torch.no_grad():
+        for norm in norms:
+            norm.weight.copy_(draw(norm.weight, 1.0, 0.2))
+            norm.bias.copy_(draw(norm.bias, 0.0, 0.2))
+        parameter = next(model.parameters())
+        model.train()
+        for _ in range(passes):
+            model(
+                torch.randn(input_shape, generator=generator, dtype=torch.float64).to(
+                    parameter.dtype
+                )
+            )
+    model.eval()

@@ -1,0 +1,220 @@
+"""The same input through a Flax and a PyTorch model, and everything both compute side by side."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+import jax
+import numpy as np
+from flax import nnx
+
+from flaxblocks.convert.convert import as_arrays
+from flaxblocks.convert.fit import AUTO, fit
+from flaxblocks.convert.keymap import Entry, KeyMap
+from flaxblocks.nn.drop import Dropout, StochasticDepth
+from flaxblocks.parity.record import record_outputs
+from flaxblocks.parity.report import NEGLIGIBLE, Kind, ParityReport, Row, relative_error
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["compare"]
+
+Precision = Literal["float32", "float64"]
+
+
+@dataclass
+class _Run:
+    """What one framework computed in one precision, by PyTorch name and in Flax's layout."""
+
+    module: dict[str, np.ndarray] = field(default_factory=dict)
+    buffer: dict[str, np.ndarray] = field(default_factory=dict)
+    gradient: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def tensors(self, kind: Kind) -> dict[str, np.ndarray]:
+        return getattr(self, kind)
+
+
+def compare(
+    flax_model: nnx.Module,
+    torch_model: "nn.Module",
+    x: np.ndarray,
+    dialect: str = AUTO,
+    *,
+    train: bool = False,
+    grad: bool = False,
+    float32: bool = True,
+) -> ParityReport:
+    """Run both models on `x` and compare the output of every module that both have.
+
+    Neither model is changed. Each runs in float64, where only rounding may differ, and in float32,
+    where each is held against PyTorch's float64 result. Dropout and stochastic depth are off in
+    every mode: their draws cannot agree.
+
+    Args:
+        flax_model: any module with a key map.
+        torch_model: its PyTorch original, with the same weights if they are to agree.
+        x: input in Flax's layout, `(N, H, W, C)`.
+        dialect: what joins the two; "auto" finds it by the keys of `torch_model.state_dict()`.
+        train: normalise by the batch, and compare the updated buffers too.
+        grad: compare the gradient of every parameter, of the sum of the output times a fixed random
+            tensor.
+        float32: run in float32 too.
+
+    Returns: a report whose `ok` says whether the bounds of `parity.BOUNDS` hold.
+
+    Raises: ConversionError if the two do not have the same variables; ValueError if `x` is not `(N,
+        H, W, C)`.
+    """
+    x = np.asarray(x)
+    if x.ndim != 4:
+        raise ValueError(f"`x` (shape {x.shape}) must be (N, H, W, C)")
+    keys = fit(flax_model, as_arrays(torch_model.state_dict()), dialect).keys
+    torch64 = _run_torch(torch_model, keys, x, "float64", train, grad)
+    with jax.enable_x64(True):
+        ours64 = _run_flax(flax_model, keys, x, "float64", train, grad)
+    torch32 = ours32 = None
+    if float32:
+        torch32 = _run_torch(torch_model, keys, x, "float32", train, grad)
+        ours32 = _run_flax(flax_model, keys, x, "float32", train, grad)
+    natives = {foreign: native for native, foreign in keys.modules} | {
+        e.foreign: e.native for e in keys.entries
+    }
+    rows = []
+    for kind in ("module", "buffer", "gradient"):
+        truth = torch64.tensors(kind)
+        largest = max((float(np.abs(t).max(initial=0)) for t in truth.values()), default=0.0)
+        negligible = NEGLIGIBLE * largest if kind == "gradient" else 0.0
+        for name, reference in truth.items():
+            ours = ours64.tensors(kind)[name]
+            same = ours.shape == reference.shape
+            rows.append(
+                Row(
+                    kind,
+                    natives.get(name, ""),
+                    name or "(output)",
+                    tuple(reference.shape),
+                    float(np.abs(ours - reference).max(initial=0)) if same else np.inf,
+                    relative_error(ours, reference, negligible),
+                    relative_error(ours32.tensors(kind)[name], reference, negligible)
+                    if ours32
+                    else None,
+                    relative_error(torch32.tensors(kind)[name], reference, negligible)
+                    if torch32
+                    else None,
+                )
+            )
+    return ParityReport(tuple(rows), keys.dialect, train)
+
+
+def _cotangent(shape: tuple[int, ...]) -> np.ndarray:
+    """The fixed tensor that turns an output into a scalar, in Flax's layout."""
+    return np.random.default_rng(0).standard_normal(shape)
+
+
+def _output_pairs(keys: KeyMap) -> dict[str, str]:
+    """Foreign -> native module whose outputs are the same thing; the last pair of a foreign name
+    holds.
+    """
+    return {"": "", **{foreign: native for native, foreign in keys.modules}}
+
+
+def _run_flax(
+    model: nnx.Module, keys: KeyMap, x: np.ndarray, precision: Precision, train: bool, grad: bool
+) -> _Run:
+    model = nnx.clone(model)
+    model.set_attributes(use_running_average=not train, dtype=None, raise_if_not_found=False)
+    model.set_attributes(Dropout, StochasticDepth, deterministic=True, raise_if_not_found=False)
+    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+
+    def widen(state: nnx.State) -> dict:
+        return jax.tree.map(
+            lambda a: np.asarray(a, precision) if jax.numpy.issubdtype(a.dtype, np.floating) else a,
+            nnx.to_pure_dict(state),
+        )
+
+    def forward(params: Mapping, rest: Mapping, x: jax.Array):
+        fresh = nnx.merge(graphdef, params, rest)
+        with record_outputs(fresh) as outputs:
+            y = fresh(x)
+        loss = (y * _cotangent(y.shape).astype(precision)).sum()
+        return loss, (outputs, nnx.to_pure_dict(nnx.state(fresh, nnx.BatchStat)))
+
+    run = jax.jit(jax.grad(forward, has_aux=True) if grad else forward)
+    first, second = run(widen(params), widen(rest), x.astype(precision))
+    gradients, (outputs, stats) = (first, second) if grad else ({}, second)
+    pairs = _output_pairs(keys).items()
+    modules = {
+        foreign: np.asarray(outputs[native]) for foreign, native in pairs if native in outputs
+    }
+    return _Run(modules, _by_entry(keys, stats) if train else {}, _by_entry(keys, gradients))
+
+
+def _by_path(tree: Mapping, prefix: str = "") -> dict[str, object]:
+    """A nested dict as dotted path -> leaf."""
+    flat = {}
+    for key, value in tree.items():
+        path = f"{prefix}{key}"
+        flat |= _by_path(value, f"{path}.") if isinstance(value, Mapping) else {path: value}
+    return flat
+
+
+def _by_entry(keys: KeyMap, tree: Mapping) -> dict[str, np.ndarray]:
+    values = _by_path(tree)
+    return {e.foreign: np.asarray(values[e.native]) for e in keys.entries if e.native in values}
+
+
+def _run_torch(
+    model: "nn.Module", keys: KeyMap, x: np.ndarray, precision: Precision, train: bool, grad: bool
+) -> _Run:
+    import copy
+
+    import torch
+    from torch import nn
+
+    model = copy.deepcopy(model).to(getattr(torch, precision)).train(train)
+    for module in model.modules():
+        if (
+            isinstance(module, nn.Dropout)
+            or "drop" in type(module).__name__.lower()
+            or "StochasticDepth" in str(type(module))
+        ):
+            module.eval()
+    pairs = _output_pairs(keys)
+    run = _Run()
+
+    def record(name: str):
+        def hook(_module, _inputs, output) -> None:  # cloned: the next layer may work in place
+            run.module[name] = _nhwc(output.detach().clone().numpy())
+
+        return hook
+
+    hooks = [
+        m.register_forward_hook(record(name)) for name, m in model.named_modules() if name in pairs
+    ]
+    with torch.set_grad_enabled(grad):
+        y = model(torch.from_numpy(x.astype(precision)).permute(0, 3, 1, 2).contiguous())
+    for hook in hooks:
+        hook.remove()
+    entries = keys.by_foreign
+    if train:
+        run.buffer = {
+            name: _native(entries[name], b) for name, b in model.named_buffers() if name in entries
+        }
+    if grad:
+        cotangent = _cotangent(_nhwc(y.detach().numpy()).shape)
+        if y.ndim == 4:
+            cotangent = cotangent.transpose(0, 3, 1, 2)
+        (y * torch.from_numpy(cotangent.astype(precision))).sum().backward()
+        run.gradient = {
+            name: _native(entries[name], p.grad) for name, p in model.named_parameters()
+        }
+    return run
+
+
+def _nhwc(array: np.ndarray) -> np.ndarray:
+    return array.transpose(0, 2, 3, 1) if array.ndim == 4 else array
+
+
+def _native(entry: Entry, tensor) -> np.ndarray:
+    return entry.to_native(tensor.detach().numpy())

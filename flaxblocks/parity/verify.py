@@ -1,0 +1,76 @@
+"""`flaxblocks verify`: build both models of a registry row, give them the same weights, compare."""
+
+from typing import Any
+
+import numpy as np
+
+from flaxblocks.convert.convert import as_arrays, to_torch
+from flaxblocks.create import abstract_model, create_model, head_classes, resolve_weights
+from flaxblocks.oracle import calibrate, make_oracle
+from flaxblocks.parity.compare import compare
+from flaxblocks.parity.report import ParityReport
+from flaxblocks.registry import ModelEntry
+
+__all__ = ["verify"]
+
+CALIBRATION_IMAGES = 4
+
+
+def verify(
+    entry: ModelEntry,
+    *,
+    weights: Any = None,
+    size: tuple[int, int] = (96, 96),
+    batch: int = 2,
+    train: bool = False,
+    grad: bool = False,
+    seed: int = 0,
+    num_classes: int | None = None,
+    in_channels: int = 3,
+    config: dict[str, Any] | None = None,
+    float32: bool = True,
+) -> ParityReport:
+    """Compare a registered model with the PyTorch model that torchvision or timm has under its
+    name.
+
+    Args:
+        entry: the row.
+        weights: as in `create_model`; None gives both the random weights of the PyTorch model,
+            calibrated.
+        size: (height, width) of the random images.
+        batch: number of images.
+        train: normalise by the batch, and compare the updated buffers.
+        grad: compare the gradient of every parameter.
+        seed: of the random weights and images.
+        num_classes: None is what the weights have, else 1000.
+        in_channels: channels of the image.
+        config: further arguments of the model.
+        float32: run in float32 too.
+
+    Raises: OracleError if there is no such PyTorch model here; ConversionError if the weights are
+        not this model's.
+    """
+    config = config or {}
+    arrays = None if weights is None else as_arrays(resolve_weights(entry, weights))
+    if num_classes is None and arrays is not None:
+        num_classes = head_classes(entry, {"in_channels": in_channels, **config}, arrays)
+    classes = 1000 if num_classes is None else num_classes
+    settings = {"num_classes": classes, "in_channels": in_channels, **config}
+    abstract_model(entry.name, **settings)  # checks the arguments, and names the wrong one
+    oracle = make_oracle(entry, classes, in_channels, config, seed=seed)
+    if arrays is None:
+        calibrate(
+            oracle, (CALIBRATION_IMAGES, in_channels, *(max(64, side) for side in size)), seed=seed
+        )
+        model = create_model(entry.name, weights=oracle.state_dict(), **settings)
+    else:
+        import torch
+
+        model = create_model(entry.name, weights=arrays, **settings)
+
+        state = to_torch(model, entry.source)
+        oracle.load_state_dict(
+            {key: torch.from_numpy(np.array(value)) for key, value in state.items()}
+        )
+    images = np.random.default_rng(seed).standard_normal((batch, *size, in_channels))
+    return compare(model, oracle, images, entry.source, train=train, grad=grad, float32=float32)

@@ -1,0 +1,80 @@
+"""The models by name: data and look-up, no code of any model."""
+
+import difflib
+import fnmatch
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from flax import nnx
+
+__all__ = ["ModelEntry", "find_model", "list_models", "model_entries", "register", "suggest"]
+
+Source = Literal["torchvision", "timm", "article"]
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """One row of the registry.
+
+    Attributes:
+        name: torchvision's name where torchvision has the model, else timm's.
+        build: the model's class; takes `config`, `num_classes`, `in_channels`, `dtype`,
+            `param_dtype`, `rngs`.
+        source: the library that published the model, whose layout is `to_torch`'s default.
+        config: the arguments of `build` that make it this model.
+        aliases: other names of the same network, such as timm's.
+        parameters: published count of trainable parameters at 1000 classes, or None.
+        multiply_adds: published count for one image of `input_size`, or None.
+        input_size: (height, width) that the counts hold for.
+    """
+
+    name: str
+    build: Callable[..., nnx.Module]
+    source: Source
+    config: Mapping[str, Any] = field(default_factory=dict)
+    aliases: tuple[str, ...] = ()
+    parameters: int | None = None
+    multiply_adds: int | None = None
+    input_size: tuple[int, int] = (224, 224)
+
+
+_entries: dict[str, ModelEntry] = {}
+_names: dict[str, ModelEntry] = {}
+
+
+def register(entry: ModelEntry) -> None:
+    """Add a row. Raises: ValueError if its name or an alias is taken."""
+    for name in (entry.name, *entry.aliases):
+        if name in _names:
+            raise ValueError(f"model name {name!r} is taken by {_names[name].name!r}")
+    _entries[entry.name] = entry
+    _names.update(dict.fromkeys((entry.name, *entry.aliases), entry))
+
+
+def model_entries() -> list[ModelEntry]:
+    """Every row, by name."""
+    return [_entries[name] for name in sorted(_entries)]
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Names that match an `fnmatch` pattern, aliases among them, sorted:
+    `list_models("mobilenet*")`.
+    """
+    return sorted(fnmatch.filter(_names, pattern))
+
+
+def find_model(name: str) -> ModelEntry:
+    """The row of that name or alias. Raises: ValueError with near names for an unknown one."""
+    if name not in _names:
+        raise ValueError(f"unknown model {name!r}{suggest(name, _names)}")
+    return _names[name]
+
+
+def suggest(word: str, known: Mapping[str, object] | list[str]) -> str:
+    """`: did you mean 'x' or 'y'?`, by spelling, or a pointer to the list where nothing is near."""
+    near = difflib.get_close_matches(word, list(known), n=3, cutoff=0.6)
+    if not near:
+        more = ", ..." if len(known) > 20 else ""
+        return f": the known ones are {', '.join(sorted(known)[:20])}{more}"
+    return f": did you mean {' or '.join(map(repr, near))}?"
