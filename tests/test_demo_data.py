@@ -53,8 +53,8 @@ def test_the_checkpoint_gives_the_stored_logits(
         double = model.double()(x.double()).numpy()
     assert (single.dtype, data.logits.dtype) == (np.float32, np.float32)
     assert (double.dtype, data.logits64.dtype) == (np.float64, np.float64)
-    # Bit-equal where PyTorch picks the same kernels; its own convolutions in place of oneDNN's, as on
-    # another processor, differ by 5e-6.
+    # Bit-equal where PyTorch picks the same kernels; its own convolutions in place of oneDNN's, as
+    # on another processor, differ by 5e-6.
     assert relative_error(single, data.logits) <= 1e-5
     assert relative_error(double, data.logits64) <= 1e-12
     assert relative_error(data.logits.astype(np.float64), data.logits64) <= 1e-6

@@ -207,8 +207,7 @@ def _to_variable(entry: Entry, array: np.ndarray, variable: nnx.Variable) -> np.
         raise ConversionError(
             f"{entry.foreign} (={array.max()}) is more than the model's {wanted} can count"
         )
-    native = entry.to_native(array).astype(wanted, copy=False)
-    return native.copy() if np.may_share_memory(native, array) else native
+    return entry.to_native(array).astype(wanted, copy=False)
 
 
 def _assign(variable: nnx.Variable, value: np.ndarray) -> None:

@@ -79,16 +79,17 @@ class Entry:
         return permuted[:2] if self.stored_as == "linear" else permuted
 
     def to_foreign(self, array: np.ndarray) -> np.ndarray:
-        """A native array as PyTorch lays it out, contiguous; the dtype stays."""
+        """A native array in PyTorch's layout: contiguous, writable, in memory of its own."""
         permuted = array.transpose(self.axes) if self.axes else array
-        return np.asarray(permuted.reshape(self.foreign_shape), order="C")
+        return np.array(permuted.reshape(self.foreign_shape), order="C")
 
     def to_native(self, array: np.ndarray) -> np.ndarray:
-        """A PyTorch array as Flax lays it out, contiguous; the dtype stays."""
+        """A PyTorch array in Flax's layout: contiguous, writable, in memory of its own."""
         if not self.axes:
-            return np.asarray(array, order="C").reshape(self.shape)
+            return np.array(array, order="C").reshape(self.shape)
         permuted_shape = tuple(self.shape[a] for a in self.axes)
-        return np.asarray(array.reshape(permuted_shape).transpose(np.argsort(self.axes)), order="C")
+        permuted = array.reshape(permuted_shape)
+        return np.array(permuted.transpose(np.argsort(self.axes)), order="C")
 
 
 @dataclass(frozen=True)

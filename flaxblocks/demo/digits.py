@@ -1,7 +1,7 @@
 """The demo's data: 360 digits that a small MobileNetV2 never saw, and PyTorch's answers.
 
 The scans are 8 x 8 with values 0..16, from the UCI "Optical Recognition of Handwritten Digits" set
-(Alpaydin and Kaynak 1998, https://doi.org/10.24432/C50P49, CC BY 4.0), as scikit-learn carries it.
+(Alpaydin and Kaynak 1998, https://archive.ics.uci.edu/dataset/80), as scikit-learn carries it.
 The network is torchvision's MobileNetV2 at width 0.25. Both files come from
 `tools/make_demo_checkpoint.py`.
 """

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import nn
 
 __all__ = ["ACTIVATIONS", "Activation", "get_activation"]
@@ -33,9 +34,18 @@ def relu6(x: jax.Array) -> jax.Array:
     return jnp.where(x <= 0, 0, jnp.where(x >= 6, 6, x)).astype(x.dtype)
 
 
+@jax.custom_jvp
 def hard_sigmoid(x: jax.Array) -> jax.Array:
     """min(max(x + 3, 0), 6) / 6, with slope 0 at both bends."""
     return jnp.where(x <= -3, 0, jnp.where(x >= 3, 1, x / 6 + 0.5)).astype(x.dtype)
+
+
+@hard_sigmoid.defjvp
+def _hard_sigmoid_jvp(primals, tangents):
+    """PyTorch's slope is 1/6 rounded to float32 in every precision; so is this one."""
+    (x,), (tangent,) = primals, tangents
+    sixth = float(np.float32(1) / np.float32(6))
+    return hard_sigmoid(x), jnp.where(jnp.abs(x) < 3, sixth * tangent, 0).astype(x.dtype)
 
 
 def hard_swish(x: jax.Array) -> jax.Array:

@@ -19,6 +19,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from flaxblocks.nn.arguments import check_divisible, check_positive, pair
+from flaxblocks.nn.depthwise import Geometry, depthwise
 
 __all__ = ["Conv", "Initializer", "conv2d", "conv_output_size", "uniform_fan_in"]
 
@@ -112,39 +113,13 @@ def _as_matrix_product(x: jax.Array, kernel: jax.Array, *, stride: Pair, **_: ob
 
 
 def _as_shifted_products(
-    x: jax.Array, kernel: jax.Array, *, stride: Pair, padding: Pair, dilation: Pair, groups: int
+    x: jax.Array, kernel: jax.Array, *, groups: int, **geometry: Pair
 ) -> jax.Array:
-    """A depthwise convolution: the sum over taps of a shifted image times that tap's channel row.
-
-    XLA fuses the sum into one pass over the image. Narrow types are added up in float32, as cuDNN
-    does.
-    """
-    kernel_height, kernel_width, _, out_features = kernel.shape
-    batch, height, width, channels = x.shape
-    multiplier = out_features // groups
-    accumulator = jnp.promote_types(x.dtype, jnp.float32)
-    taps = kernel.astype(accumulator).reshape(kernel_height, kernel_width, channels, multiplier)
-    padded = jnp.pad(x, [(0, 0), *((p, p) for p in padding), (0, 0)])
-    rows = conv_output_size(height, kernel_height, stride[0], padding[0], dilation[0])
-    columns = conv_output_size(width, kernel_width, stride[1], padding[1], dilation[1])
-
-    total = jnp.zeros((batch, rows, columns, channels, multiplier), accumulator)
-    for i in range(kernel_height):
-        for j in range(kernel_width):
-            top, left = i * dilation[0], j * dilation[1]
-            shifted = lax.slice(
-                padded,
-                (0, top, left, 0),
-                (
-                    batch,
-                    top + (rows - 1) * stride[0] + 1,
-                    left + (columns - 1) * stride[1] + 1,
-                    channels,
-                ),
-                (1, *stride, 1),
-            )
-            total += shifted.astype(accumulator)[..., None] * taps[i, j]
-    return total.reshape(batch, rows, columns, out_features).astype(x.dtype)
+    """A depthwise convolution; narrow types are added up in float32, as cuDNN does."""
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    taps = kernel.astype(wide).reshape(*kernel.shape[:2], groups, -1)
+    y = depthwise(x.astype(wide), taps, Geometry(**geometry))
+    return y.reshape(*y.shape[:3], -1).astype(x.dtype)
 
 
 class Conv(nnx.Module):

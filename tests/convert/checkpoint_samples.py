@@ -102,7 +102,7 @@ def cheap_refusal(content: bytes, path: Path, seconds: float = 5.0, megabytes: f
     The bounds are many times what an honest reader takes and a small part of what the files claim.
     """
     (path / "f").write_bytes(content)
-    begin = time.perf_counter()
+    begin = time.process_time()
     tracemalloc.start()
     try:
         with pytest.raises(CheckpointError) as raised:
@@ -110,6 +110,6 @@ def cheap_refusal(content: bytes, path: Path, seconds: float = 5.0, megabytes: f
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert time.perf_counter() - begin < seconds
+    assert time.process_time() - begin < seconds
     assert peak < megabytes * 2**20
     return str(raised.value)

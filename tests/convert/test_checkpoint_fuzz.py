@@ -21,7 +21,7 @@ import torch
 
 from flaxblocks.convert import torch_pickle
 from flaxblocks.convert.checkpoint import CheckpointError, read_checkpoint
-from flaxblocks.convert.torch_names import ADMITTED
+from flaxblocks.convert.torch_names import ADMITTED, Constructor
 from tests.convert.checkpoint_samples import FakeStorage, FakeTensor, pickled, zip_file
 
 MOST_BYTES = 2 * 2**20  # of memory for any of these files; the largest has 3 KB
@@ -140,24 +140,46 @@ def numbers(content: bytes, random: np.random.Generator) -> Iterator[bytes]:
         yield content[:at] + value.to_bytes(width, "little") + content[at + width :]
 
 
-# Pieces of programs: every opcode, the admitted names, and the values that make sense to them.
-PIECES = [
-    *(bytes([opcode]) for opcode in torch_pickle.OPCODES),
-    *(f"c{module}\n{name}\n".encode() for module, name in ADMITTED),
-    *(pickle.BINUNICODE + struct.pack("<I", len(text)) + text for text in (b"storage", b"0", b"w")),
+# Pieces of programs: values, and the opcodes that do something with them.
+NAMES = {f"c{module}\n{name}\n".encode(): found for (module, name), found in ADMITTED.items()}
+CALLED = [name for name, found in NAMES.items() if isinstance(found, Constructor)]
+REBUILDERS = [name for name in CALLED if b"_rebuild" in name]
+VALUES = [
+    *NAMES,
     *(pickle.LONG1 + b"\x09" + number.to_bytes(9, "little") for number in EXTREMES),
-    pickled({"w": FakeTensor()})[2:-1],
-    pickled(FakeTensor())[2:-1],
-    pickled(FakeStorage())[2:-1],
-    b"(K\0)K\1K\1\x86K\1K\1\x86\x89}t",
+    *(pickle.BINUNICODE + struct.pack("<I", len(text)) + text for text in (b"storage", b"0", b"w")),
+    *(pickled(value)[2:-1] for value in (None, True, 0.5, b"", (), [], {}, (1, 2), [["k", 1]])),
+    *(pickled(value)[2:-1] for value in ({"conj": True}, {"neg": True}, FakeTensor())),
+    *[pickled(FakeStorage())[2:-1]] * 9,
+    *[b"K\0", b"K\1\x85", b"K\1K\1\x86"] * 9,  # an offset, and sizes
 ]
+OPCODES = [bytes([opcode]) for opcode in torch_pickle.OPCODES]
 
 
-def programs(random: np.random.Generator) -> Iterator[bytes]:
-    """Pieces in any order, below the key of a state dict."""
-    for _ in range(10 * RANDOM_CASES):
-        chosen = random.integers(len(PIECES), size=random.integers(1, 30))
-        yield b"}(X\1\0\0\0v" + b"".join(PIECES[at] for at in chosen) + b"u."
+def soups(random: np.random.Generator) -> Iterator[bytes]:
+    """Values and opcodes in any order, below the key of a state dict."""
+    for _ in range(5 * RANDOM_CASES):
+        pieces = [choice(random, VALUES if random.random() < 0.6 else OPCODES) for _ in range(20)]
+        yield b"}(X\1\0\0\0v" + b"".join(pieces) + b"u."
+
+
+def calls(random: np.random.Generator) -> Iterator[bytes]:
+    """Admitted names called with any values, other calls among them."""
+    for _ in range(5 * RANDOM_CASES):
+        yield b"}X\1\0\0\0v" + call(random, depth=2) + b"s."
+
+
+def call(random: np.random.Generator, depth: int) -> bytes:
+    arguments = [
+        call(random, depth - 1) if depth and random.random() < 0.1 else choice(random, VALUES)
+        for _ in range(int(random.integers(9)))
+    ]
+    name = choice(random, CALLED if random.random() < 0.5 else REBUILDERS)
+    return name + b"(" + b"".join(arguments) + b"tR"
+
+
+def choice(random: np.random.Generator, pieces: list[bytes]) -> bytes:
+    return pieces[int(random.integers(len(pieces)))]
 
 
 @pytest.mark.parametrize("damage", [flips, truncations, splices, numbers])
@@ -171,7 +193,8 @@ def test_damaged_files(seed, damage, tmp_path):
     assert refused > RANDOM_CASES / 10
 
 
-def test_programs_at_random(tmp_path):
+@pytest.mark.parametrize("programs", [soups, calls])
+def test_programs_at_random(programs, tmp_path):
     refused = count_refused(map(zip_file, programs(np.random.default_rng(0))), tmp_path / "f")
     assert refused > RANDOM_CASES
 

@@ -26,7 +26,18 @@ from tests.convert.checkpoint_samples import (
     zip_file,
 )
 
+LEGACY_STORAGE = FakeStorage(numbers=(4, None))
 FORMS = {"zip": zip_file, "legacy": legacy_file, "bare": lambda program: b"\x80\x02" + program}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def sound_files_have_been_read(tmp_path_factory):
+    """So that whatever sound files make Python import (a codec for names) is imported."""
+    path = tmp_path_factory.mktemp("sound") / "f"
+    tensors = pickled({"w": FakeTensor()}), pickled({"w": FakeTensor(storage=LEGACY_STORAGE)})
+    for content in (zip_file(tensors[0]), legacy_file(tensors[1])):
+        path.write_bytes(content)
+        assert list(read_checkpoint(path)) == ["w"]
 
 
 def refusal(program: bytes, form: str, path: Path) -> str:

@@ -38,6 +38,7 @@ def assert_same(arrays: dict[str, np.ndarray], state: dict[str, torch.Tensor]) -
     assert list(arrays) == list(state)
     for name, tensor in state.items():
         array = arrays[name]
+        assert type(array) is np.ndarray, name
         assert array.shape == tuple(tensor.shape), name
         assert f"torch.{array.dtype}" == str(tensor.dtype), name
         assert array.tobytes() == bits(tensor), name
@@ -171,7 +172,8 @@ def test_python_2_pickles(tmp_path):
     """Python 2 wrote byte strings, and `OrderedDict` as a call with a list of pairs."""
     tensor = pickled({"x": FakeTensor()})
     call = tensor[tensor.index(b"ctorch._utils") : tensor.rindex(b"s.")]
-    program = b"\x80\x02ccollections\nOrderedDict\n]](U\x06weight" + call + b"ea\x85R."
+    program = b"\x80\x02ccollections\nOrderedDict\n](](U\x03rawU\x02\xff\xfee"
+    program += b"](U\x06weight" + call + b"ee\x85R."
     (tmp_path / "f").write_bytes(zip_file(program))
     np.testing.assert_array_equal(read_checkpoint(tmp_path / "f")["weight"], [1, 2, 3, 4])
 

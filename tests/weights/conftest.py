@@ -8,8 +8,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
-import huggingface_hub
 import pytest
+from huggingface_hub import constants
 
 from flaxblocks.weights import WeightEntry, find_weights
 
@@ -57,7 +57,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.delenv(name, raising=False)
     for name in ("NO_PROXY", "no_proxy"):
         monkeypatch.setenv(name, "127.0.0.1")
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setenv("FLAXBLOCKS_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
@@ -112,7 +112,6 @@ def nowhere() -> str:
 @pytest.fixture
 def fake_hub(server: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """The server's address, with the hub's client turned to it."""
-    constants = huggingface_hub.constants
     template = f"{server}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "ENDPOINT", server)

@@ -3,9 +3,11 @@
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 import pytest
+from huggingface_hub import constants, utils
 
 from flaxblocks.weights import WeightEntry, WeightsError, fetch_weights
 
@@ -14,24 +16,34 @@ Files = Callable[[], list[Path]]
 
 
 def test_the_hub_serves_what_has_no_url(
-    fake_hub: str,
-    requested: list[str],
-    body: bytes,
-    cache: Path,
-    entry_at: EntryAt,
-    capfd: pytest.CaptureFixture[str],
+    fake_hub: str, requested: list[str], body: bytes, cache: Path, entry_at: EntryAt
 ) -> None:
     entry = entry_at(prefix=None, hub_id="somebody/net")
     path = fetch_weights(entry, progress=False)
     assert path.read_bytes() == body
     assert path.name == "model.safetensors"
     assert path.is_relative_to(cache / "huggingface")
-    assert "%" not in capfd.readouterr().err
-    assert not huggingface_hub.utils.are_progress_bars_disabled()
     before = list(requested)
     assert "GET /somebody/net/resolve/main/model.safetensors" in before
     assert fetch_weights(entry, progress=False) == path
     assert requested == before
+
+
+@pytest.mark.parametrize("progress", [True, False])
+def test_the_progress_bars_are_switched_off_for_the_download_only(
+    fake_hub: str, entry_at: EntryAt, monkeypatch: pytest.MonkeyPatch, progress: bool
+) -> None:
+    shown: list[bool] = []
+    original = huggingface_hub.hf_hub_download
+
+    def spy(*args: Any, **kwargs: Any) -> Any:
+        shown.append(not utils.are_progress_bars_disabled())
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", spy)
+    fetch_weights(entry_at(prefix=None, hub_id="somebody/net"), progress=progress)
+    assert shown == [progress]
+    assert not utils.are_progress_bars_disabled()
 
 
 def test_the_hubs_own_cache_is_used_where_the_user_set_it(
@@ -42,7 +54,7 @@ def test_the_hubs_own_cache_is_used_where_the_user_set_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     path = fetch_weights(entry_at(prefix=None, hub_id="somebody/net"), progress=False)
     assert path.is_relative_to(tmp_path / "hub")
     assert left_behind() == []
@@ -82,12 +94,12 @@ def test_an_unknown_repository(fake_hub: str, cache: Path, entry_at: EntryAt) ->
 
 
 def out_of_reach(monkeypatch: pytest.MonkeyPatch, nowhere: str) -> None:
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", nowhere)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", nowhere)
 
 
 def offline(monkeypatch: pytest.MonkeyPatch, nowhere: str) -> None:
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
 
 
 def not_installed(monkeypatch: pytest.MonkeyPatch, nowhere: str) -> None:

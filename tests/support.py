@@ -1,0 +1,163 @@
+"""Helpers of the parity tests: the cases, and one training run in both frameworks."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import torch
+from flax import nnx
+
+import flaxblocks as fb
+from flaxblocks.oracle import calibrate
+from flaxblocks.parity import relative_error
+
+# Every block of `torch_ref`, with every option it has. (name, widths, options)
+BLOCKS: list[tuple[str, tuple[int, ...], dict[str, Any]]] = [
+    ("ConvNormAct", (6, 8, 3), {}),
+    ("ConvNormAct", (6, 8, 2), {}),
+    ("ConvNormAct", (6, 8, 5), {"stride": 2, "groups": 2, "bias": False, "activation": "silu"}),
+    ("ConvNormAct", (6, 12, 3), {"groups": 6, "dilation": 2, "activation": "hard_swish"}),
+    ("ConvNormAct", (6, 8, 3), {"padding": 0, "norm": None, "activation": "gelu"}),
+    ("ConvNormAct", (6, 32, 3), {"norm": "group_norm", "activation": "mish"}),
+    ("ConvNormAct", (6, 8, 1), {"activation": None}),
+    ("Conv1X1BnReLU", (6, 8), {"stride": 2}),
+    ("Conv3X3BnReLU", (6, 8), {"groups": 2, "activation": "leaky_relu"}),
+    ("BottleNeck", (8, 16), {}),
+    ("BottleNeck", (16, 16), {"reduction": 2, "bias": False, "shortcut_activation": None}),
+    ("BottleNeck", (16, 16), {"stride": 2, "activation": "elu", "final_activation": "tanh"}),
+    ("LinearBottleNeck", (8, 16), {}),
+    ("LinearBottleNeck", (16, 16), {"stride": 2, "shortcut_activation": None}),
+    ("InvertedResidual", (6, 8), {}),
+    ("InvertedResidual", (6, 6), {"expansion": 6, "squeeze_excite": 4, "final_activation": None}),
+    ("InvertedResidual", (6, 8), {"depthwise": True, "stride": 2, "shortcut_activation": None}),
+    ("InvertedResidual", (6, 6), {"expansion": 1, "always_expand": False, "depthwise": True}),
+    ("MobileNetLikeBlock", (6, 8), {"bias": False}),
+    ("MobileNetLikeBlock", (6, 6), {"kernel_size": 5, "squeeze_excite": 4}),
+    ("MBConv", (6, 8), {}),
+    ("MBConv", (6, 6), {}),
+    ("MBConv", (6, 8), {"depthwise": False}),
+    ("MBConv", (6, 6), {"depthwise": False, "expansion": 2}),
+    ("MBConv", (6, 6), {"expansion": 6, "bias": False, "final_activation": None}),
+    ("MBConv", (6, 8), {"kernel_size": 5, "stride": 2, "squeeze_excite": 4, "activation": "silu"}),
+    ("FusedMBConv", (6, 8), {}),
+    ("FusedMBConv", (6, 6), {"squeeze_excite": 4, "activation": "silu", "final_activation": None}),
+    ("FusedMBConv", (6, 6), {"stride": 2, "bias": False}),
+    ("DepthWiseSeparableConv", (6, 8), {}),
+    ("DepthWiseSeparableConv", (6, 8), {"kernel_size": 5, "stride": 2, "padding": 2, "bias": False}),
+    ("SqueezeExcite", (8,), {}),
+    ("SqueezeExcite", (8,), {"squeezed_features": 3, "norm": "batch_norm", "gate": "hard_sigmoid"}),
+]
+
+
+def block_id(case: tuple[str, tuple[int, ...], dict[str, Any]]) -> str:
+    """`MBConv(6,8,stride=2)`."""
+    name, widths, options = case
+    return f"{name}({','.join(map(str, [*widths, *(f'{k}={v}' for k, v in options.items())]))})"
+
+
+def block_pair(case: tuple[str, tuple[int, ...], dict[str, Any]], size: tuple[int, int] = (9, 7)):
+    """A calibrated PyTorch twin and the Flax block with its weights, both in evaluation mode."""
+    import torch_ref.blocks
+
+    name, widths, options = case
+    torch.manual_seed(0)
+    twin = getattr(torch_ref.blocks, name)(*widths, **options)
+    calibrate(twin, (4, widths[0], *size))
+    block = getattr(fb.blocks, name)(*widths, **options, rngs=nnx.Rngs(0))
+    fb.load_torch(block, twin.state_dict(), dialect="article")
+    block.eval()
+    return block, twin
+
+
+OPTIMISERS: dict[str, tuple[Callable[..., Any], Callable[[], optax.GradientTransformation]]] = {
+    "sgd": (
+        lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, weight_decay=1e-2),
+        lambda: optax.chain(optax.add_decayed_weights(1e-2), optax.sgd(0.05, momentum=0.9)),
+    ),
+    "rmsprop": (
+        lambda p: torch.optim.RMSprop(p, lr=1e-3, alpha=0.9, eps=1e-3, momentum=0.9),
+        lambda: optax.rmsprop(1e-3, decay=0.9, eps=1e-3, eps_in_sqrt=False, momentum=0.9),
+    ),
+    "adamw": (
+        lambda p: torch.optim.AdamW(p, lr=1e-3, betas=(0.9, 0.99), eps=1e-6, weight_decay=0.1),
+        lambda: optax.adamw(1e-3, b1=0.9, b2=0.99, eps=1e-6, weight_decay=0.1),
+    ),
+}
+
+
+def train_both(
+    model: nnx.Module, oracle: torch.nn.Module, x: np.ndarray, dialect: str, steps: int = 10
+) -> dict[str, float]:
+    """The largest relative error of a parameter or buffer after `steps` float64 steps, by optimiser.
+
+    The loss is the mean square of the output less a fixed random target. Both start from the same
+    weights for each optimiser. Dropout is off in both.
+    """
+    oracle = oracle.double()
+    start = {key: value.clone() for key, value in oracle.state_dict().items()}
+    errors = {}
+    with jax.enable_x64(True):
+        wide = nnx.clone(model)
+        wide.train()
+        wide.set_attributes(fb.nn.Dropout, deterministic=True, raise_if_not_found=False)
+        graphdef, params, rest = nnx.split(wide, nnx.Param, ...)
+        initial = [_float64(nnx.to_pure_dict(part)) for part in (params, rest)]
+        out = nnx.eval_shape(lambda: nnx.merge(graphdef, *initial, copy=True)(jnp.asarray(x)))
+        target = np.random.default_rng(1).standard_normal(out.shape)
+
+        @jax.jit
+        @lambda loss: jax.grad(loss, has_aux=True)
+        def gradient(params: Mapping, rest: Mapping):
+            fresh = nnx.merge(graphdef, params, rest, copy=True)
+            loss = ((fresh(jnp.asarray(x)) - target) ** 2).mean()
+            return loss, nnx.to_pure_dict(nnx.state(fresh, nnx.Not(nnx.Param)))
+
+        for name, (torch_optimiser, flax_optimiser) in OPTIMISERS.items():
+            ours = _train_flax(gradient, *initial, flax_optimiser(), steps)
+            oracle.load_state_dict(start)
+            theirs = _train_torch(oracle, x, target, torch_optimiser, steps)
+            for part in ours:
+                nnx.update(wide, part)
+            state = fb.to_torch(wide, dialect)
+            errors[name] = max(relative_error(state[key], value) for key, value in theirs.items())
+    return errors
+
+
+def _float64(tree: Any) -> Any:
+    return jax.tree.map(
+        lambda a: jnp.asarray(a, jnp.float64) if jnp.issubdtype(a.dtype, jnp.floating) else a, tree
+    )
+
+
+def _train_flax(gradient, params, rest, optimiser: optax.GradientTransformation, steps: int):
+    state = optimiser.init(params)
+
+    @jax.jit
+    def apply(gradients, state, params):
+        updates, state = optimiser.update(gradients, state, params)
+        return optax.apply_updates(params, updates), state
+
+    for _ in range(steps):
+        gradients, rest = gradient(params, rest)
+        params, state = apply(gradients, state, params)
+    return params, rest
+
+
+def _train_torch(oracle, x, target, optimiser, steps: int) -> dict[str, np.ndarray]:
+    oracle.train()
+    for module in oracle.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.eval()
+    channels_first = torch.from_numpy(x).permute(0, 3, 1, 2)
+    wanted = torch.from_numpy(target)
+    if wanted.ndim == 4:
+        wanted = wanted.permute(0, 3, 1, 2)
+    optimise = optimiser(oracle.parameters())
+    for _ in range(steps):
+        optimise.zero_grad()
+        ((oracle(channels_first) - wanted) ** 2).mean().backward()
+        optimise.step()
+    return {key: value.numpy() for key, value in oracle.state_dict().items()}
