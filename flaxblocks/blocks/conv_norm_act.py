@@ -9,7 +9,8 @@ from jaxtyping import Array, Float
 
 from flaxblocks.nn.activation import Activation, get_activation
 from flaxblocks.nn.arguments import pair
-from flaxblocks.nn.conv import Conv, Initializer, uniform_fan_in
+from flaxblocks.nn.conv import Conv
+from flaxblocks.nn.init import Initializer, uniform_fan_in
 from flaxblocks.nn.norm import Norm, make_norm
 
 __all__ = ["Conv1X1BnReLU", "Conv3X3BnReLU", "ConvNormAct"]

@@ -5,7 +5,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from flaxblocks.nn.conv import Conv, Initializer, uniform_fan_in
+from flaxblocks.nn.conv import Conv
+from flaxblocks.nn.init import Initializer, uniform_fan_in
 
 __all__ = ["DepthWiseSeparableConv"]
 

@@ -26,7 +26,7 @@ from flaxblocks.blocks.conv_norm_act import ConvNormAct
 from flaxblocks.blocks.squeeze_excite import SqueezeExcite
 from flaxblocks.nn.activation import Activation, get_activation
 from flaxblocks.nn.arguments import check_positive, with_defaults
-from flaxblocks.nn.conv import Initializer, uniform_fan_in
+from flaxblocks.nn.init import Initializer, uniform_fan_in
 from flaxblocks.nn.norm import Norm
 
 __all__ = ["FusedMBConv", "InvertedResidual", "MBConv", "MobileNetLikeBlock"]

@@ -7,7 +7,8 @@ from jaxtyping import Array, Float
 
 from flaxblocks.nn.activation import Activation, get_activation
 from flaxblocks.nn.arguments import check_positive
-from flaxblocks.nn.conv import Conv, Initializer, uniform_fan_in
+from flaxblocks.nn.conv import Conv
+from flaxblocks.nn.init import Initializer, uniform_fan_in
 from flaxblocks.nn.norm import Norm, make_norm
 from flaxblocks.nn.pool import global_avg_pool
 

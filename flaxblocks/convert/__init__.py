@@ -1,4 +1,4 @@
-"""Weights between PyTorch and Flax: files to arrays, names to names, arrays to variables, and back."""
+"""Weights between PyTorch and Flax: files to arrays, names to names, and arrays to variables."""
 
 from flaxblocks.convert.checkpoint import CheckpointError, read_checkpoint, write_checkpoint
 from flaxblocks.convert.convert import ConversionError, LoadReport, load_torch, to_torch

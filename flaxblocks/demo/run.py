@@ -61,7 +61,7 @@ class DemoResult:
             (
                 f"A MobileNetV2 that PyTorch {self.torch_version} trained on scans, in Flax:",
                 f"  read and converted in {self.load_seconds:.2f} s, without torch",
-                f"  {self.digits} digits that it never saw: PyTorch {self.accuracy_torch:.1%} right, "
+                f"  {self.digits} digits it never saw: PyTorch {self.accuracy_torch:.1%} right, "
                 f"JAX {self.accuracy_jax:.1%}, the same answer for {self.same_answers}",
                 f"  largest difference of a logit, float32 in both: {self.max_abs:.1e}",
                 f"  relative error against float64: JAX {self.error_jax:.1e}, "

@@ -19,6 +19,7 @@ from flaxblocks.blocks.conv_norm_act import ConvNormAct
 from flaxblocks.blocks.inverted import MBConv
 from flaxblocks.models.image_model import Feature, FeatureInfo, ImageModel, check_classes
 from flaxblocks.nn.drop import Dropout
+from flaxblocks.nn.init import kaiming_normal_fan_out, normal, zeros
 from flaxblocks.nn.linear import Linear
 from flaxblocks.nn.norm import Norm
 from flaxblocks.nn.pool import global_avg_pool
@@ -38,10 +39,6 @@ SETTING = (
 )
 STEM_FEATURES = 32
 LAST_FEATURES = 1280
-
-kaiming_normal = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
-small_normal = nnx.initializers.normal(0.01)
-zeros = nnx.initializers.zeros_init()
 
 linear_bottleneck = partial(MBConv, bias=False, final_activation=None, always_expand=False)
 
@@ -142,7 +139,7 @@ class MobileNetV2(ImageModel):
             if not value > 0:
                 raise ValueError(f"`{name}` (={value}) must be positive")
         types = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        convs = {"norm": norm_layer, "kernel_init": kaiming_normal, **types}
+        convs = {"norm": norm_layer, "kernel_init": kaiming_normal_fan_out, **types}
         layer = partial(ConvNormAct, bias=False, activation="relu6", **convs)
         block = block or linear_bottleneck
         ends_of_depth = (0, len(rows) - 1) if fix_stem_head else ()
@@ -174,7 +171,7 @@ class MobileNetV2(ImageModel):
         self.num_features = make_divisible(LAST_FEATURES * head_width, round_nearest)
         self.head_conv: ConvNormAct | None = layer(features, self.num_features, 1)
         self.dropout = Dropout(dropout, rngs=rngs)
-        head = partial(Linear, kernel_init=small_normal, bias_init=zeros, **types)
+        head = partial(Linear, kernel_init=normal, bias_init=zeros, **types)
         self.head = head(self.num_features, num_classes) if num_classes else None
 
     def forward_features(self, x: Float[Array, "N H W C"]) -> Float[Array, "N h w F"]:

@@ -20,10 +20,10 @@ from jaxtyping import Array, Float
 
 from flaxblocks.nn.arguments import check_divisible, check_positive, pair
 from flaxblocks.nn.depthwise import Geometry, depthwise
+from flaxblocks.nn.init import Initializer, uniform_fan_in
 
-__all__ = ["Conv", "Initializer", "conv2d", "conv_output_size", "uniform_fan_in"]
+__all__ = ["Conv", "conv2d", "conv_output_size"]
 
-Initializer = Callable[[jax.Array, tuple[int, ...], DTypeLike], jax.Array]
 Pair = tuple[int, int]
 
 
@@ -32,22 +32,6 @@ def conv_output_size(size: int, kernel_size: int, stride: int, padding: int, dil
     1`.
     """
     return (size + 2 * padding - dilation * (kernel_size - 1) - 1) // stride + 1
-
-
-def uniform_fan_in(
-    key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike, fan_in: int | None = None
-) -> jax.Array:
-    """PyTorch's default for convolution and linear layers, kernel and bias: U(-b, b), b =
-    fan_in^-1/2.
-
-    Args:
-        key: a JAX random key.
-        shape: of the result; a kernel's is `(..., in_features, out_features)`.
-        dtype: of the result.
-        fan_in: inputs that each output sums; None takes it from a kernel's `shape`.
-    """
-    bound = (fan_in or math.prod(shape[:-1])) ** -0.5
-    return jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
 @partial(jax.jit, static_argnames=("stride", "padding", "dilation", "groups"), inline=True)

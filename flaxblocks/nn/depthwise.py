@@ -71,7 +71,9 @@ def _depthwise_jvp(geometry: Geometry, primals, tangents):
 
 
 def _scattered(x: jax.Array, taps: jax.Array, geometry: Geometry) -> jax.Array:
-    """`depthwise`, each pixel sent to where it is used: linear in `x`, its transpose a sum of shifts."""
+    """`depthwise`, each pixel sent to where it is used: linear in `x`, its transpose a sum of
+    shifts.
+    """
     kernel = taps.shape[:2]
     reach = [d * (k - 1) for k, d in zip(kernel, geometry.dilation, strict=True)]
     total = jnp.zeros((), x.dtype)

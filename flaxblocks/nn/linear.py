@@ -9,7 +9,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from flaxblocks.nn.arguments import check_positive
-from flaxblocks.nn.conv import Initializer, uniform_fan_in
+from flaxblocks.nn.init import Initializer, uniform_fan_in
 
 __all__ = ["Linear"]
 

@@ -254,6 +254,12 @@ def test_legacy_views_beyond_their_storage(view, tmp_path):
     assert "has a view of the storage '0'" in refusal(pickled({"w": tensor}), "legacy", tmp_path)
 
 
+@pytest.mark.parametrize("view", [None, ("7", 0, 0)])
+def test_a_legacy_storage_of_negative_size(view, tmp_path):
+    tensor = FakeTensor(0, (0,), (1,), FakeStorage("0", (-4, view)))
+    assert "has a view of the storage '0'" in refusal(pickled({"w": tensor}), "legacy", tmp_path)
+
+
 def test_the_samples_are_readable():
     """What is refused above is refused for its content, not for the way the samples are made."""
     value = {"a": [1, 2.5, "x", None, (True,)]}
