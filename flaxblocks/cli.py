@@ -4,19 +4,22 @@ nothing else.
 
 import functools
 import json
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
-from flaxblocks.registry import find_model
+from flaxblocks.progress import working
+from flaxblocks.registry import ModelEntry, find_model
 
 __all__ = ["main"]
 
 DEPARTS = 1  # exit status of `verify` when a bound is broken
 REFUSED = 2  # of every command for a wrong argument, file or setting
+INTERRUPTED = 130
 
 
 class Example(click.Command):
@@ -42,13 +45,17 @@ def main(arguments: list[str] | None = None) -> None:
     except click.ClickException as error:
         _refuse(error.format_message())
     except BrokenPipeError:  # `flaxblocks list | head` is no error
-        sys.stderr.close()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
-    except (ValueError, OSError) as error:
+    except OSError as error:
+        _refuse(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    except ValueError as error:
         describe = getattr(error, "describe", None)
         _refuse(describe(most=3) if describe else str(error))
+    except MemoryError as error:
+        _refuse(f"there is not enough memory: {error}")
     except (click.Abort, KeyboardInterrupt):
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
     sys.exit(status if isinstance(status, int) else 0)
 
 
@@ -57,8 +64,14 @@ def _refuse(sentence: str) -> None:
     sys.exit(REFUSED)
 
 
+def _print_json(data: Any) -> None:
+    click.echo(json.dumps(data, indent=2, allow_nan=False))
+
+
 def model_options(command: Callable) -> Callable:
-    """The options that say which configuration of a model is meant, as one dict `config`."""
+    """The options that say which model is meant: its registry row as `entry`, the rest as dict
+    `config`.
+    """
 
     @click.option(
         "--num-classes",
@@ -72,34 +85,36 @@ def model_options(command: Callable) -> Callable:
         show_default=True,
         help="Image channels.",
     )
-    @click.option("--width-mult", type=float, help="Scales every width.")
+    @click.option("--width-mult", metavar="NUMBER", help="Scales every width.")
     @click.option(
         "--set",
         "settings",
         multiple=True,
         metavar="NAME=VALUE",
-        help="Any further argument of the model.",
+        help="Any further argument of the model; VALUE is JSON or a word.",
     )
     @functools.wraps(command)
-    def wrapper(*args: Any, width_mult: float | None, settings: tuple[str, ...], **kwargs: Any):
-        config: dict[str, Any] = {} if width_mult is None else {"width_mult": width_mult}
-        for setting in settings:
-            name, equals, value = setting.partition("=")
-            if not equals:
-                raise click.UsageError(f"--set {setting!r} must be NAME=VALUE")
-            try:
-                config[name] = json.loads(value)
-            except json.JSONDecodeError:
-                config[name] = value
-        return command(*args, config=config, **kwargs)
+    def wrapper(
+        *args: Any, name: str, width_mult: str | None, settings: tuple[str, ...], **kwargs: Any
+    ) -> Any:
+        import flaxblocks.models  # noqa: F401
+        from flaxblocks.settings import read_settings
+
+        entry = find_model(name)
+        width = () if width_mult is None else (f"width_mult={width_mult}",)
+        config = read_settings(entry, [*width, *settings])
+        return command(*args, entry=entry, config=config, **kwargs)
 
     return wrapper
 
 
-@click.group()
+@click.group(invoke_without_command=True)
 @click.version_option(package_name="flaxblocks")
-def commands() -> None:
+@click.pass_context
+def commands(context: click.Context) -> None:
     """PyTorch CNNs in Flax NNX, proven identical."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
 
 
 @commands.command("list", cls=Example, example="flaxblocks list 'mobilenet*'")
@@ -118,18 +133,17 @@ def list_command(pattern: str, as_json: bool) -> None:
         rows.append(
             {"name": name, "parameters": entry.parameters, "source": entry.source, "weights": tags}
         )
-    if as_json:
-        click.echo(json.dumps(rows, indent=2))
-        return
     if not rows:
         raise click.UsageError(
             f"PATTERN {pattern!r} matches no model; `flaxblocks list` shows them all"
         )
+    if as_json:
+        _print_json(rows)
+        return
     for row in rows:
         parameters = f"{row['parameters'] / 1e6:.2f} M" if row["parameters"] else "-"
-        click.echo(
-            f"{row['name']:20} {parameters:>9}  {row['source']:12} {', '.join(row['weights'])}"
-        )
+        tags = ", ".join(row["weights"])
+        click.echo(f"{row['name']:20} {parameters:>9}  {row['source']:12} {tags}".rstrip())
 
 
 @commands.command(
@@ -142,39 +156,34 @@ def list_command(pattern: str, as_json: bool) -> None:
 @model_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def info_command(
-    name: str, size: str, num_classes: int | None, in_channels: int, config: dict, as_json: bool
+    entry: ModelEntry,
+    size: str,
+    num_classes: int | None,
+    in_channels: int,
+    config: dict,
+    as_json: bool,
 ) -> None:
     """Show the stages of model NAME: output shapes, parameters, multiply-adds."""
     from dataclasses import asdict
 
     from flaxblocks.create import abstract_model
-    from flaxblocks.summary import count_parameters, summarize
+    from flaxblocks.settings import read_size
+    from flaxblocks.summary import count_parameters, summarize, table
 
-    height, width = _size(size)
+    height, width = read_size(size)
     classes = 1000 if num_classes is None else num_classes
-    model = abstract_model(name, num_classes=classes, in_channels=in_channels, **config)
-    rows = summarize(model, (height, width), in_channels)
+    with working(f"building {entry.name} without its numbers"):
+        model = abstract_model(entry.name, num_classes=classes, in_channels=in_channels, **config)
+        rows = summarize(model, (height, width), in_channels)
     parameters, multiply_adds = count_parameters(model), sum(row.multiply_adds for row in rows)
     if as_json:
         stages = [asdict(row) for row in rows]
-        click.echo(
-            json.dumps(
-                {"parameters": parameters, "multiply_adds": multiply_adds, "stages": stages},
-                indent=2,
-            )
-        )
+        _print_json({"parameters": parameters, "multiply_adds": multiply_adds, "stages": stages})
         return
+    click.echo(table(rows))
     click.echo(
-        f"{'stage':14} {'module':14} {'output':>16} {'parameters':>12} {'multiply-adds':>15}"
-    )
-    for row in rows:
-        shape = "x".join(map(str, row.shape))
-        click.echo(
-            f"{row.name:14} {row.kind:14} {shape:>16} "
-            f"{row.parameters:>12,} {row.multiply_adds:>15,}"
-        )
-    click.echo(
-        f"{name} at {height}x{width}: {parameters:,} parameters, {multiply_adds:,} multiply-adds"
+        f"{entry.name} at {height}x{width}: "
+        f"{parameters:,} parameters, {multiply_adds:,} multiply-adds"
     )
 
 
@@ -203,7 +212,7 @@ def info_command(
 def convert_command(
     source: Path,
     target: Path,
-    name: str,
+    entry: ModelEntry,
     format: str | None,
     dialect: str,
     overwrite: bool,
@@ -214,17 +223,19 @@ def convert_command(
     """Turn checkpoint IN into OUT: PyTorch's layout into Flax's, or Flax's into PyTorch's, without
     torch.
     """
-    from flaxblocks.convert.convert import as_arrays
     from flaxblocks.convert.files import convert_file
     from flaxblocks.create import abstract_model, head_classes
 
-    entry = find_model_of(name)
     config = {"in_channels": in_channels, **config}
-    if num_classes is None:
-        classes = head_classes(entry, config, as_arrays(source))
-        num_classes = 0 if classes is None else classes
-    module = abstract_model(name, num_classes=num_classes, **config)
-    done = convert_file(source, target, module, format=format, dialect=dialect, overwrite=overwrite)
+
+    def build(arrays: Mapping[str, Any]) -> Any:
+        classes = head_classes(entry, config, arrays) if num_classes is None else num_classes
+        return abstract_model(entry.name, num_classes=classes or 0, **config)
+
+    with working(f"converting {source}"):
+        done = convert_file(
+            source, target, build, format=format, dialect=dialect, overwrite=overwrite
+        )
     click.echo(
         f"{target}: {done.arrays} arrays, {done.bytes / 1e6:.1f} MB, "
         f"{done.source_dialect} -> {done.dialect} ({done.format})"
@@ -245,26 +256,32 @@ def convert_command(
 @click.option("--train", is_flag=True, help="Normalise by the batch; compare the updated buffers.")
 @click.option("--grad", is_flag=True, help="Compare the gradient of every parameter.")
 @click.option(
-    "--seed", type=int, default=0, show_default=True, help="Of the random weights and images."
+    "--seed",
+    type=click.IntRange(0, 2**32 - 1),
+    default=0,
+    show_default=True,
+    help="Of the random weights and images.",
 )
 @click.option("--quiet", is_flag=True, help="Print the verdict without the table.")
 @model_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def verify_command(name: str, as_json: bool, quiet: bool, **options: Any) -> int:
+def verify_command(entry: ModelEntry, as_json: bool, quiet: bool, **options: Any) -> int:
     """Hold model NAME against its PyTorch original, module by module. Exit status 1 if a bound is
     broken.
 
     Needs torch, and torchvision or timm: pip install 'flaxblocks[torch]'.
     """
     from flaxblocks.parity.verify import verify
+    from flaxblocks.settings import read_size
 
-    options["size"] = _size(options["size"])
-    report = verify(find_model_of(name), **options)
+    options["size"] = read_size(options["size"])
+    with working(f"comparing {entry.name} with {entry.source}'s"):
+        report = verify(entry, **options)
     if as_json:
-        click.echo(json.dumps(report.as_dict(), indent=2))
+        _print_json(report.as_dict())
     else:
         click.echo(report.summary() if quiet else str(report))
-        click.echo(f"{name}: {'every bound holds' if report.ok else 'a bound is broken'}")
+        click.echo(f"{entry.name}: {'every bound holds' if report.ok else 'a bound is broken'}")
     return 0 if report.ok else DEPARTS
 
 
@@ -286,14 +303,20 @@ def verify_command(name: str, as_json: bool, quiet: bool, **options: Any) -> int
 @model_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def predict_command(
-    images: tuple[Path, ...], name: str, weights: str, top: int, as_json: bool, **options: Any
+    images: tuple[Path, ...],
+    entry: ModelEntry,
+    weights: str,
+    top: int,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Classify images: the most likely classes of each, with their probabilities."""
     from flaxblocks.predict import predict
 
-    results = predict(find_model_of(name), weights, images, top=top, **options)
+    with working(f"classifying {len(images)} images"):
+        results = predict(entry, weights, images, top=top, **options)
     if as_json:
-        click.echo(json.dumps(results, indent=2))
+        _print_json(results)
         return
     for result in results:
         click.echo(result["image"])
@@ -307,6 +330,7 @@ def predict_command(
     type=click.Path(path_type=Path),
     default=Path("flaxblocks-demo.png"),
     show_default=True,
+    help="Where to draw some of the digits; replaced if it is there. Needs matplotlib.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def demo_command(picture: Path, as_json: bool) -> None:
@@ -315,32 +339,15 @@ def demo_command(picture: Path, as_json: bool) -> None:
     """
     from flaxblocks.demo.run import draw_digits, run_demo
 
-    result, digits, logits = run_demo()
-    if as_json:
-        click.echo(json.dumps(result.as_dict(), indent=2))
-        return
-    click.echo(result.describe())
+    with working("converting, compiling, classifying"):
+        result, digits, logits = run_demo()
     try:
         draw_digits(digits, logits, picture)
     except ModuleNotFoundError:
-        click.echo("  (with matplotlib installed it would draw some of them too)")
+        drawn, note = None, "(with matplotlib installed it would draw some of them too)"
     else:
-        click.echo(f"  some of them, with both answers: {picture}")
-
-
-def find_model_of(name: str):
-    """The registry row of a model name, all families registered."""
-    import flaxblocks.models  # noqa: F401
-
-    return find_model(name)
-
-
-def _size(text: str) -> tuple[int, int]:
-    height, _, width = text.partition("x")
-    try:
-        size = int(height), int(width or height)
-    except ValueError:
-        size = (0, 0)
-    if min(size) < 1:
-        raise click.UsageError(f"--size {text!r} must be pixels, as 224 or 160x224")
-    return size
+        drawn, note = str(picture), f"some of them, with both answers: {picture}"
+    if as_json:
+        _print_json({**result.as_dict(), "picture": drawn})
+    else:
+        click.echo(f"{result.describe()}\n  {note}")

@@ -1,13 +1,15 @@
 """`flaxblocks predict`: image files to the most likely classes."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from flaxblocks.create import create_model
+from flaxblocks.create import CHECKPOINT_SUFFIXES, create_model
 from flaxblocks.inference import compile_inference
 from flaxblocks.preprocess import Transforms, preprocess_batch
 from flaxblocks.registry import ModelEntry
@@ -30,23 +32,23 @@ def predict(
 ) -> list[dict[str, Any]]:
     """Classify image files.
 
-    Published weights bring their own preprocessing and class names. A file's are those of the
-    model's default weights; its classes have names only if they are as many.
+    Published weights bring their own preprocessing. A file's is that of the model's default
+    weights. Classes have names if they are as many as a published data set's, else indices.
 
     Args:
         entry: the model's registry row.
         weights: a checkpoint file or the name of published weights.
         images: image files.
         top: classes to give for each.
-        num_classes: as in `create_model`.
+        num_classes: as many as the weights have, which None asks them for.
         in_channels: must be 3: images are read as RGB.
         config: further arguments of the model.
 
     Returns: for each image `{"image": path, "top": [{"class", "index", "probability"}, ...]}`,
         likeliest first.
 
-    Raises: ValueError for an unreadable image or unknown weights, CheckpointError and
-        ConversionError as `create_model`.
+    Raises: ValueError for an unreadable image, unknown weights, another number of classes, or
+        logits that are not finite; CheckpointError and ConversionError as `create_model`.
     """
     if in_channels != 3:
         raise ValueError(f"`in_channels` (={in_channels}) must be 3: images are read as RGB")
@@ -56,33 +58,38 @@ def predict(
     inputs = [
         preprocess_batch(batch, transforms) for batch in batches
     ]  # a bad image fails before the model is built
-    model = create_model(entry.name, weights=weights, num_classes=num_classes, **(config or {}))
-    if not model.num_classes:
-        raise ValueError(f"`num_classes` (={model.num_classes}) leaves no class to predict")
+    model = create_model(entry.name, weights=weights, **(config or {}))
+    if num_classes not in (None, model.num_classes):
+        raise ValueError(
+            f"`num_classes` (={num_classes}) must be {model.num_classes}, what the weights have"
+        )
     run = compile_inference(model)
-    names = () if published is None else published.categories
+    names = _class_names(published, model.num_classes)
     results = []
     for batch, pixels in zip(batches, inputs, strict=True):
         probabilities, indices = jax.lax.top_k(
             jax.nn.softmax(run(jnp.asarray(pixels))), min(top, model.num_classes)
         )
+        if not np.isfinite(probabilities).all():
+            raise ValueError(f"weights {weights!r} give logits that are not finite")
         for path, row, ranking in zip(batch, probabilities.tolist(), indices.tolist(), strict=True):
             guesses = [
-                {
-                    "class": names[i] if len(names) == model.num_classes else str(i),
-                    "index": i,
-                    "probability": p,
-                }
+                {"class": names[i], "index": i, "probability": p}
                 for i, p in zip(ranking, row, strict=True)
             ]
             results.append({"image": str(path), "top": guesses})
     return results
 
 
+def _class_names(published: WeightEntry | None, count: int) -> Sequence[str]:
+    """The names of the published data set with that many classes, else their indices."""
+    entries = [*([] if published is None else [published]), *list_weights()]
+    named = (entry.categories for entry in entries if len(entry.categories) == count)
+    return next(named, [str(i) for i in range(count)])
+
+
 def _published(entry: ModelEntry, weights: str) -> WeightEntry | None:
-    """The weight entry whose preprocessing and names apply: the one named, else the model's
-    default.
-    """
-    if not Path(weights).exists() and Path(weights).name == weights and not Path(weights).suffix:
+    """The weight entry whose preprocessing applies: the one named, else the model's default."""
+    if not (os.path.exists(weights) or os.sep in weights or weights.endswith(CHECKPOINT_SUFFIXES)):
         return find_weights(entry.name, weights)
     return next((entry for entry in list_weights(entry.name) if entry.default), None)

@@ -11,7 +11,7 @@ from flaxblocks.nn.conv import Conv
 from flaxblocks.nn.linear import Linear
 from flaxblocks.parity.record import record_outputs
 
-__all__ = ["StageRow", "count_parameters", "summarize"]
+__all__ = ["StageRow", "count_parameters", "summarize", "table"]
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,8 @@ class StageRow:
         kind: the class of the module.
         shape: of its output for one image, without the batch axis.
         parameters: trainable ones below it.
-        multiply_adds: of its convolutions and linear layers for one image; norms and biases are not
-            counted.
+        multiply_adds: of its convolutions and linear layers for one image, and 1 for each bias and
+            each parameter of a norm: the convention of the published counts.
     """
 
     name: str
@@ -54,11 +54,13 @@ def summarize(
     """
     model.eval()
     graphdef, state = nnx.split(model)
+    forward_order: list[str] = []
 
     def forward(state, x):
         fresh = nnx.merge(graphdef, state)
         with record_outputs(fresh) as outputs:
             fresh(x)
+        forward_order.extend(outputs)
         return outputs
 
     image = jax.ShapeDtypeStruct((1, *input_size, in_channels), jnp.float32)
@@ -69,9 +71,6 @@ def summarize(
     def below(path: str) -> int:
         return sum(cost for other, cost in costs.items() if f"{other}.".startswith(f"{path}."))
 
-    stages = sorted(
-        (path for path in shapes if path and _is_stage(path)), key=_forward_order(model)
-    )
     return [
         StageRow(
             path,
@@ -80,8 +79,31 @@ def summarize(
             count_parameters(modules[path]),
             below(path),
         )
-        for path in stages
+        for path in forward_order
+        if path and _is_stage(path)
     ]
+
+
+def table(rows: list[StageRow]) -> str:
+    """The rows in aligned columns, for a terminal."""
+    cells = [("stage", "module", "output", "parameters", "multiply-adds")] + [
+        (
+            row.name,
+            row.kind,
+            "x".join(map(str, row.shape)),
+            f"{row.parameters:,}",
+            f"{row.multiply_adds:,}",
+        )
+        for row in rows
+    ]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return "\n".join(
+        "  ".join(
+            f"{cell:{'<' if i < 2 else '>'}{width}}"
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in cells
+    )
 
 
 def _is_stage(path: str) -> bool:
@@ -89,19 +111,13 @@ def _is_stage(path: str) -> bool:
     return not rest or (len(rest) == 1 and rest[0].isdigit())
 
 
-def _forward_order(model: nnx.Module):
-    order = {name: i for i, name in enumerate(vars(model))}
-
-    def key(path: str) -> tuple[int, int]:
-        name, _, index = path.partition(".")
-        return order[name], int(index or 0)
-
-    return key
-
-
 def _multiply_adds(module: nnx.Module, shape: tuple[int, ...]) -> int:
+    """Of this module by itself, without what lies below it."""
+    own = (value for value in vars(module).values() if isinstance(value, nnx.Param))
+    once = sum(math.prod(param.shape) for param in own if len(param.shape) == 1)
     if isinstance(module, Conv):
-        return (
-            math.prod(shape) * math.prod(module.kernel_size) * module.in_features // module.groups
-        )
-    return math.prod(shape) * module.in_features if isinstance(module, Linear) else 0
+        taps = math.prod(module.kernel_size) * module.in_features // module.groups
+        return math.prod(shape) * taps + once
+    if isinstance(module, Linear):
+        return math.prod(shape) * module.in_features + once
+    return once

@@ -46,7 +46,11 @@ BLOCKS: list[tuple[str, tuple[int, ...], dict[str, Any]]] = [
     ("FusedMBConv", (6, 6), {"squeeze_excite": 4, "activation": "silu", "final_activation": None}),
     ("FusedMBConv", (6, 6), {"stride": 2, "bias": False}),
     ("DepthWiseSeparableConv", (6, 8), {}),
-    ("DepthWiseSeparableConv", (6, 8), {"kernel_size": 5, "stride": 2, "padding": 2, "bias": False}),
+    (
+        "DepthWiseSeparableConv",
+        (6, 8),
+        {"kernel_size": 5, "stride": 2, "padding": 2, "bias": False},
+    ),
     ("SqueezeExcite", (8,), {}),
     ("SqueezeExcite", (8,), {"squeezed_features": 3, "norm": "batch_norm", "gate": "hard_sigmoid"}),
 ]

@@ -54,10 +54,11 @@ def test_the_checkpoint_gives_the_stored_logits(
     assert (single.dtype, data.logits.dtype) == (np.float32, np.float32)
     assert (double.dtype, data.logits64.dtype) == (np.float64, np.float64)
     # Bit-equal where PyTorch picks the same kernels; its own convolutions in place of oneDNN's, as
-    # on another processor, differ by 5e-6.
-    assert relative_error(single, data.logits) <= 1e-5
+    # on another processor, differ by 7e-6.
+    assert relative_error(single, data.logits) <= 2e-5
     assert relative_error(double, data.logits64) <= 1e-12
-    assert relative_error(data.logits.astype(np.float64), data.logits64) <= 1e-6
+    # PyTorch's float32 rounding through 52 convolutions: 8e-7.
+    assert relative_error(data.logits.astype(np.float64), data.logits64) <= 5e-6
 
 
 def test_the_network_has_learnt(data: digits.Digits) -> None:

@@ -1,9 +1,11 @@
 """Whole checkpoint files from one layout and format to another, dtypes kept."""
 
 import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from flax import nnx
 
 from flaxblocks.convert.checkpoint import write_checkpoint
@@ -40,18 +42,19 @@ class Conversion:
 def convert_file(
     source: str | os.PathLike[str],
     target: str | os.PathLike[str],
-    module: nnx.Module,
+    build: Callable[[Mapping[str, np.ndarray]], nnx.Module],
     *,
     format: str | None = None,
     dialect: str = AUTO,
     overwrite: bool = False,
 ) -> Conversion:
-    """Read a checkpoint of `module`, in any of its dialects, and write it in another.
+    """Read a checkpoint of a module, in any of its dialects, and write it in another.
 
     Args:
         source: a file that `read_checkpoint` reads, or an Orbax folder.
         target: the file or folder to write; it appears whole or not at all.
-        module: whose key maps to use; an abstract one does.
+        build: gives, for the arrays of the source, the module whose key maps to use; an abstract
+            one does.
         format: "safetensors", "pth" or "orbax"; by the suffix of `target` unless given (none is a
             folder).
         dialect: the layout to write. "auto" turns PyTorch's into Flax's and Flax's into PyTorch's,
@@ -65,11 +68,14 @@ def convert_file(
     """
     target = Path(target)
     format = _format(target, format)
-    if target.exists() and not overwrite:
+    if target.exists() and os.path.exists(source) and os.path.samefile(source, target):
+        raise ValueError(f"IN and OUT are both {str(target)!r}")
+    if os.path.lexists(target) and not overwrite:
         raise ValueError(f"OUT {str(target)!r} is there already; --overwrite replaces it")
     if not target.absolute().parent.is_dir():
         raise ValueError(f"OUT {str(target)!r} must lie in a folder that exists")
     arrays = as_arrays(source)
+    module = build(arrays)
     if dialect == AUTO:
         native = closest(module, arrays).keys.dialect == NATIVE
         to_torch = format == "pth" or (format == "safetensors" and native)
@@ -88,15 +94,17 @@ def convert_file(
 
 
 def _format(target: Path, format: str | None) -> str:
+    by_suffix = SUFFIXES.get(target.suffix.lower())
     if format is None:
-        if target.suffix not in SUFFIXES:
+        if by_suffix is None:
             raise ValueError(
                 f"OUT {str(target)!r} must end in .safetensors, .pth or .pt, "
                 "or have no suffix (an Orbax folder)"
             )
-        return SUFFIXES[target.suffix]
+        return by_suffix
     if format not in FORMATS:
         raise ValueError(f"`format` (={format!r}) must be one of {FORMATS}")
-    if SUFFIXES.get(target.suffix) not in (format, "orbax" if format == "orbax" else None):
-        raise ValueError(f"OUT {str(target)!r} has the suffix of another format than --to {format}")
+    if by_suffix != format and not (format == "orbax" and by_suffix is None):
+        endings = " or ".join(end for end, kind in SUFFIXES.items() if kind == format and end)
+        raise ValueError(f"OUT {str(target)!r} must end in {endings} for the format {format!r}")
     return format

@@ -1,27 +1,32 @@
 """Orbax folders to and from arrays by dotted native name. Orbax is imported when it is needed."""
 
 import os
-import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from flaxblocks.convert.checkpoint_error import CheckpointError
 
 __all__ = ["read_orbax", "write_orbax"]
 
+MARK = "_CHECKPOINT_METADATA"  # a file that lies in every folder of Orbax's
+
 
 def write_orbax(arrays: Mapping[str, np.ndarray], target: str | os.PathLike[str]) -> None:
     """Write arrays, by dotted native name, as an Orbax folder of nested dicts; it appears whole or
     not at all.
 
-    Raises: CheckpointError if the folder cannot be written.
+    Raises: CheckpointError if the folder cannot be written, or if something else than an Orbax
+        folder lies there.
     """
     import orbax.checkpoint as ocp
 
     target = Path(target).absolute()
+    if target.exists() and not (target / MARK).is_file():
+        raise CheckpointError(f"{target} is there and no Orbax folder: it will not be replaced")
     tree: dict = {}
     for name, array in arrays.items():
         *parents, leaf = name.split(".")
@@ -33,15 +38,15 @@ def write_orbax(arrays: Mapping[str, np.ndarray], target: str | os.PathLike[str]
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as scratch:
             with ocp.StandardCheckpointer() as checkpointer:
                 checkpointer.save(Path(scratch) / "checkpoint", tree)
-            if target.is_dir():
-                shutil.rmtree(target)
+            if target.exists():  # a folder that is not empty cannot be replaced in one step
+                target.replace(Path(scratch) / "old")
             (Path(scratch) / "checkpoint").replace(target)
     except OSError as error:
         raise CheckpointError(f"{target} cannot be written: {error.strerror or error}") from error
 
 
 def read_orbax(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of an Orbax folder of nested dicts, by dotted name.
+    """The arrays of an Orbax folder of nested dicts, by dotted name, whatever devices wrote them.
 
     Raises: CheckpointError if Orbax cannot restore the folder.
     """
@@ -49,7 +54,9 @@ def read_orbax(path: Path) -> dict[str, np.ndarray]:
 
     try:
         with ocp.PyTreeCheckpointer() as checkpointer:
-            tree = checkpointer.restore(path.absolute())
+            stored = checkpointer.metadata(path.absolute()).item_metadata.tree
+            as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), stored)
+            tree = checkpointer.restore(path.absolute(), restore_args=as_numpy)
     except Exception as error:  # Orbax raises many kinds for a folder that is none of its own
         raise CheckpointError(f"{path} is a folder, and not one that Orbax can restore") from error
     flat: dict[str, np.ndarray] = {}

@@ -73,7 +73,9 @@ def _storage(persistent_id: object, seen: dict[str, Storage]) -> Storage:
                 f"has a view of the storage {quoted(key)} that is not well formed"
             )
     if min(whole.size, whole.size - part.start - part.size) < 0:
-        raise CheckpointError(f"has a view of the storage {quoted(key)} that reaches beyond it")
+        raise CheckpointError(
+            f"has a view of the storage {quoted(key)} that reaches beyond it, or a negative size"
+        )
     seen.setdefault(key, whole)
     return part
 

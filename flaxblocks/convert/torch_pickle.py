@@ -74,13 +74,18 @@ class _Machine:
 
     def run(self) -> object:
         for _ in range(MOST_OPCODES):
-            opcode = self.byte()
-            if opcode == pickle.STOP[0]:
-                return self.stack.pop()
+            position = self.position  # `self.byte()` written out: a third of the loop's time
+            if position >= self.end:
+                raise self.cut_short()
+            opcode = self.data[position]
+            self.position = position + 1
             execute = OPCODES.get(opcode)
-            if execute is None:
+            if execute is not None:
+                execute(self)
+            elif opcode == pickle.STOP[0]:
+                return self.stack.pop()
+            else:
                 raise CheckpointError(f"uses the pickle opcode {opcode:#04x}, which torch does not")
-            execute(self)
         raise CheckpointError(f"holds a pickle of more than {MOST_OPCODES} opcodes")
 
     # Reading.

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxblocks.convert import read_checkpoint
+from flaxblocks.convert.atomic_file import replacing
 from flaxblocks.create import create_model
 from flaxblocks.demo.digits import Digits, checkpoint_path, digits_to_images, load_digits
 from flaxblocks.inference import compile_inference
@@ -120,7 +121,7 @@ def draw_digits(digits: Digits, logits: np.ndarray, path: Path, count: int = 24)
 
     Digits that either gets wrong come first, in red.
 
-    Raises: OSError if the picture cannot be written.
+    Raises: OSError if the picture cannot be written; ValueError for a suffix of no picture.
     """
     from matplotlib.figure import Figure
 
@@ -134,4 +135,5 @@ def draw_digits(digits: Digits, logits: np.ndarray, path: Path, count: int = 24)
         colour = "firebrick" if wrong[i] else "black"
         axis.set_title(f"torch {torch_answers[i]}  jax {answers[i]}", fontsize=8, color=colour)
         axis.set_axis_off()
-    figure.savefig(path, dpi=150)
+    with replacing(path) as file:
+        figure.savefig(file, format=path.suffix[1:] or "png", dpi=150)

@@ -2,7 +2,8 @@
 
 Where a piecewise function bends, JAX and PyTorch pick different slopes: `jax.nn.relu6` has slope
 1/2 at exactly 0 and 6, PyTorch 0. Dead channels sit exactly there, so those functions are written
-out here.
+out here. They agree at NaN and infinity too, where a `where` left to JAX's derivative gives 0 times
+infinity.
 """
 
 from collections.abc import Callable
@@ -29,6 +30,23 @@ def exact_gelu(x: jax.Array) -> jax.Array:
     return nn.gelu(x, approximate=False)
 
 
+@jax.custom_jvp
+def elu(x: jax.Array) -> jax.Array:
+    """x for x > 0, else e^x - 1."""
+    return nn.elu(x)
+
+
+# The slope JAX derives, (e^x - 1) + 1, is 0 in float32 from x = -17 down.
+elu.defjvps(lambda tangent, _, x: jnp.exp(jnp.where(x <= 0, x, 0)) * tangent)
+
+
+def relu(x: jax.Array) -> jax.Array:
+    """max(x, 0), with slope 0 at 0; at NaN the slope is 1, where that of `jax.nn.relu` is 0 and
+    hides it.
+    """
+    return jnp.where(x <= 0, 0, x).astype(x.dtype)
+
+
 def relu6(x: jax.Array) -> jax.Array:
     """min(max(x, 0), 6), with slope 0 at both bends."""
     return jnp.where(x <= 0, 0, jnp.where(x >= 6, 6, x)).astype(x.dtype)
@@ -48,9 +66,17 @@ def _hard_sigmoid_jvp(primals, tangents):
     return hard_sigmoid(x), jnp.where(jnp.abs(x) < 3, sixth * tangent, 0).astype(x.dtype)
 
 
+@jax.custom_jvp
 def hard_swish(x: jax.Array) -> jax.Array:
     """x min(max(x + 3, 0), 6) / 6, with slope 0 at -3 and 1 at 3."""
-    return jnp.where(x <= -3, 0, jnp.where(x >= 3, x, x * (x + 3) / 6)).astype(x.dtype)
+    return x * (jnp.clip(x + 3, 0, 6) / 6)
+
+
+@hard_swish.defjvp
+def _hard_swish_jvp(primals, tangents):
+    (x,), (tangent,) = primals, tangents
+    slope = jnp.where(x <= -3, 0, jnp.where(x < 3, x / 3 + 0.5, 1))
+    return hard_swish(x), slope.astype(x.dtype) * tangent
 
 
 def leaky_relu(x: jax.Array) -> jax.Array:
@@ -59,14 +85,14 @@ def leaky_relu(x: jax.Array) -> jax.Array:
 
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
-    "elu": nn.elu,
+    "elu": elu,
     "gelu": exact_gelu,
     "hard_sigmoid": hard_sigmoid,
     "hard_swish": hard_swish,
     "identity": identity,
     "leaky_relu": leaky_relu,
     "mish": nn.mish,
-    "relu": nn.relu,
+    "relu": relu,
     "relu6": relu6,
     "sigmoid": nn.sigmoid,
     "silu": nn.silu,

@@ -9,12 +9,16 @@ __all__ = ["check_divisible", "check_positive", "check_rate", "pair", "with_defa
 
 def pair(name: str, value: int | tuple[int, int], minimum: int = 1) -> tuple[int, int]:
     """An `int` or `(height, width)` as `(height, width)`; ValueError below `minimum`."""
-    both = (value, value) if isinstance(value, int) else tuple(value)
-    if len(both) != 2 or any(not isinstance(v, int) or isinstance(v, bool) for v in both):
+    both = (value, value) if isinstance(value, int) else value
+    if (
+        not isinstance(both, (tuple, list))
+        or len(both) != 2
+        or any(not isinstance(v, int) or isinstance(v, bool) for v in both)
+    ):
         raise ValueError(f"`{name}` (={value}) must be an int or a pair of ints (height, width)")
     if min(both) < minimum:
         raise ValueError(f"`{name}` (={value}) must be at least {minimum}")
-    return both
+    return both[0], both[1]
 
 
 def with_defaults(init: Callable[..., None], **defaults: Any) -> Any:

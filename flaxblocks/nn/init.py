@@ -79,5 +79,6 @@ def _draw(
     if isinstance(key, jax.core.Tracer):
         stream = jax.vmap(lambda index: _chunk(kind, key, index, dtype, scale))(indices)
         return stream.reshape(-1)[:count].reshape(shape)
-    chunks = [np.asarray(_chunk(kind, key, index, dtype, scale)) for index in indices]
+    with jax.ensure_compile_time_eval():  # also within a `jax.jit` that closes over `key`
+        chunks = [np.asarray(_chunk(kind, key, index, dtype, scale)) for index in indices]
     return jnp.asarray(np.concatenate(chunks)[:count].reshape(shape))

@@ -192,6 +192,7 @@ class GroupNorm(nnx.GroupNorm):
         """
         check_positive(num_features=num_features, num_groups=num_groups)
         check_divisible("num_groups", num_groups, num_features=num_features)
+        self.num_features = num_features
         super().__init__(
             num_features,
             num_groups=num_groups,
@@ -201,6 +202,17 @@ class GroupNorm(nnx.GroupNorm):
             param_dtype=param_dtype,
             rngs=rngs,
         )
+
+    def __call__(
+        self, x: Float[Array, "N *spatial C"], *, mask: jax.Array | None = None
+    ) -> Float[Array, "N *spatial C"]:
+        """Normalise each group of each image of `x` `(N, ..., num_features)`.
+
+        Raises: ValueError for another number of channels.
+        """
+        if x.ndim < 2 or x.shape[-1] != self.num_features:
+            raise ValueError(f"`x` (shape {x.shape}) must be (N, ..., {self.num_features})")
+        return super().__call__(x, mask=mask)
 
 
 NORMS: dict[str, Callable[..., nnx.Module]] = {"batch_norm": BatchNorm, "group_norm": GroupNorm}

@@ -65,15 +65,33 @@ def max_pool(
     kernel, pads = pair("kernel_size", kernel_size), pair("padding", padding, minimum=0)
     strides = kernel if stride is None else pair("stride", stride)
     dilations = pair("dilation", dilation)
-    return lax.reduce_window(
-        x,
-        -jnp.inf,
-        lax.max,
-        window_dimensions=(1, *kernel, 1),
-        window_strides=(1, *strides, 1),
-        padding=_padding(x, kernel, strides, pads, dilations, ceil_mode),
-        window_dilation=(1, *dilations, 1),
+    padding_all = _padding(x, kernel, strides, pads, dilations, ceil_mode)
+    if dilations != (1, 1):
+        return _dilated_max(x, kernel, strides, dilations, padding_all)
+    return lax.reduce_window(x, -jnp.inf, lax.max, (1, *kernel, 1), (1, *strides, 1), padding_all)
+
+
+def _dilated_max(
+    x: jax.Array, kernel: Pair, strides: Pair, dilations: Pair, padding: list[Pair]
+) -> jax.Array:
+    """The maximum over shifted images: JAX cannot differentiate a dilated `reduce_window`. Of equal
+    values the first has the gradient, as in PyTorch.
+    """
+    padded = jnp.pad(x, padding, constant_values=-jnp.inf)
+    height, width = (
+        size - d * (k - 1) for size, k, d in zip(padded.shape[1:3], kernel, dilations, strict=True)
     )
+    corners = [
+        (i * dilations[0], j * dilations[1]) for i in range(kernel[0]) for j in range(kernel[1])
+    ]
+    windows = jnp.stack(
+        [
+            padded[:, top : top + height : strides[0], left : left + width : strides[1]]
+            for top, left in corners
+        ]
+    )
+    first = jnp.argmax(windows, 0, keepdims=True)
+    return jnp.take_along_axis(windows, first, 0)[0]
 
 
 def avg_pool(
@@ -101,15 +119,16 @@ def avg_pool(
             values, jnp.zeros((), values.dtype), lax.add, (1, *kernel, 1), (1, *strides, 1), padding
         )
 
-    counted = jnp.ones((1, *x.shape[1:3], 1), x.dtype)
+    # Narrow types are added up in float32: in bfloat16 a sum of ones stops at 256.
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    counted = jnp.ones((1, *x.shape[1:3], 1), wide)
+    counted_padding = padding_all
     if count_include_pad:
         counted = jnp.pad(counted, [(0, 0), *((p, p) for p in pads), (0, 0)], constant_values=1)
-        beyond = [
-            (0, 0),
-            *((0, max(hi - p, 0)) for (_, hi), p in zip(padding_all[1:3], pads, strict=True)),
-        ]
-        return windows_sum(x, padding_all) / windows_sum(counted, [*beyond, (0, 0)])
-    return windows_sum(x, padding_all) / windows_sum(counted, padding_all)
+        beyond = [(0, max(hi - p, 0)) for (_, hi), p in zip(padding_all[1:3], pads, strict=True)]
+        counted_padding = [(0, 0), *beyond, (0, 0)]
+    mean = windows_sum(x.astype(wide), padding_all) / windows_sum(counted, counted_padding)
+    return mean.astype(x.dtype)
 
 
 def global_avg_pool(x: Float[Array, "N H W C"]) -> Float[Array, "N C"]:
@@ -125,13 +144,12 @@ def adaptive_avg_pool(
     """
     rows, columns = pair("output_size", output_size)
 
-    def averaging(size: int, cells: int) -> jax.Array:
-        pixel = jnp.arange(size)
-        first = jnp.arange(cells) * size // cells
-        last = -(-(jnp.arange(cells) + 1) * size // cells)
-        inside = (pixel >= first[:, None]) & (pixel < last[:, None])
-        return inside.astype(x.dtype) / (last - first)[:, None].astype(x.dtype)
+    def averaged(values: jax.Array, axis: int, cells: int) -> jax.Array:
+        size = values.shape[axis]
+        bounds = [(i * size // cells, -(-(i + 1) * size // cells)) for i in range(cells)]
+        means = [lax.slice_in_dim(values, *ends, axis=axis).mean(axis) for ends in bounds]
+        return jnp.stack(means, axis)
 
-    return jnp.einsum(
-        "nhwc,ih,jw->nijc", x, averaging(x.shape[1], rows), averaging(x.shape[2], columns)
-    )
+    # The cells of one row are equally tall, so the mean of the rows' means is the cell's.
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return averaged(averaged(wide, 1, rows), 2, columns).astype(x.dtype)

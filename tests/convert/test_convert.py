@@ -1,0 +1,220 @@
+"""Loading and saving: every fault is named, nothing is half done, round trips keep every bit."""
+
+import ml_dtypes
+import numpy as np
+import pytest
+import torch
+from flax import nnx
+
+import flaxblocks as fb
+from flaxblocks.create import abstract_model
+
+CONFIG = {"width_mult": 0.25, "num_classes": 5}
+
+
+@pytest.fixture
+def model():
+    return fb.create_model("mobilenet_v2", **CONFIG)
+
+
+@pytest.fixture
+def state(model):
+    """A state dict unlike the model's own in every value."""
+    generator = np.random.default_rng(0)
+    return {
+        key: np.asarray(generator.integers(1, 99, value.shape), value.dtype)
+        for key, value in fb.to_torch(model).items()
+    }
+
+
+def equal(a, b) -> bool:
+    return list(a) == list(b) and all(
+        a[key].dtype == b[key].dtype and np.array_equal(a[key], b[key]) for key in a
+    )
+
+
+@pytest.mark.parametrize("dialect", ["torchvision", "timm", "flax"])
+def test_every_dialect_is_recognised_and_goes_back(model, state, dialect):
+    fb.load_torch(model, state)
+    foreign = fb.to_torch(model, dialect)
+    other = fb.create_model("mobilenet_v2", **CONFIG, rngs=1)
+    report = fb.load_torch(other, foreign)
+    assert report.dialect == dialect
+    assert report.loaded == len(state)
+    assert equal(fb.to_torch(other), foreign)  # the dialect it was loaded from
+    assert equal(fb.to_torch(other, "torchvision"), state)
+
+
+def test_arrays_of_to_torch_are_the_callers_own(model):
+    state = fb.to_torch(model)
+    kernel = np.array(model.stem.conv.kernel[...])
+    for value in state.values():
+        assert value.flags.writeable
+        assert value.flags.c_contiguous
+        value[...] = 0
+    np.testing.assert_array_equal(model.stem.conv.kernel[...], kernel)
+
+
+def test_a_loaded_model_does_not_share_memory_with_its_source(model, state):
+    fb.load_torch(model, state)
+    before = fb.to_torch(model)
+    for value in state.values():
+        value[...] = 0
+    assert equal(fb.to_torch(model), before)
+
+
+def spoil(state, **changes):
+    spoiled = dict(state)
+    for key, value in changes.items():
+        if value is None:
+            del spoiled[key.replace("__", ".")]
+        else:
+            spoiled[key.replace("__", ".")] = value
+    return spoiled
+
+
+FAULTS = {
+    "missing": (
+        {"features__0__0__weight": None, "classifier__1__bias": None},
+        "2 missing: features.0.0.weight, ",
+    ),
+    "unexpected": ({"features__99": np.zeros(3)}, "1 unexpected: features.99"),
+    "misshaped": (
+        {"features__0__0__weight": np.zeros((8, 3, 5, 5), np.float32)},
+        r"1 misshaped: features.0.0.weight has shape \(8, 3, 5, 5\), expected \(8, 3, 3, 3\)",
+    ),
+    "all at once": (
+        {
+            "features__0__0__weight": np.zeros((8, 3), np.float32),
+            "features__0__1__bias": None,
+            "epoch": np.zeros(()),
+        },
+        "1 missing: features.0.1.bias; 1 unexpected: epoch; 1 misshaped: features.0.0.weight",
+    ),
+    "integers for floats": (
+        {"features__0__0__weight": np.zeros((8, 3, 3, 3), np.int64)},
+        "features.0.0.weight holds int64, and the model float32",
+    ),
+    "complex": (
+        {"features__0__0__weight": np.zeros((8, 3, 3, 3), np.complex64)},
+        "features.0.0.weight holds complex64",
+    ),
+    "a count past int32": (
+        {"features__0__1__num_batches_tracked": np.array(2**40)},
+        "num_batches_tracked .* is more than the model's int32 can count",
+    ),
+    "no array": ({"features__0__1__bias": "oh"}, "features.0.1.bias"),
+    "an object": (
+        {"features__0__1__bias": object()},
+        "features.0.1.bias of the source is a object",
+    ),
+}
+
+
+ALLOWED = ("missing", "unexpected")  # with strict=False
+
+
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_named_and_nothing_is_changed(model, state, fault, strict):
+    changes, message = FAULTS[fault]
+    before = fb.to_torch(model)
+    if not strict and fault in ALLOWED:
+        fb.load_torch(model, spoil(state, **changes), strict=False)
+        assert not equal(fb.to_torch(model), before)
+        return
+    if not strict and fault == "all at once":
+        message = "fit MobileNetV2 in dialect 'torchvision', the nearest: 1 misshaped"
+    with pytest.raises(fb.ConversionError, match=message):
+        fb.load_torch(model, spoil(state, **changes), strict=strict)
+    assert equal(fb.to_torch(model), before)
+
+
+def test_the_whole_list_of_faults_is_given(model, state):
+    with pytest.raises(fb.ConversionError) as caught:
+        fb.load_torch(
+            model, {key: value for key, value in state.items() if "running_mean" not in key}
+        )
+    assert len(caught.value.missing) == 52
+    assert all(key in str(caught.value) for key in caught.value.missing)
+    assert "and 49 more" in caught.value.describe(most=3)
+
+
+def test_not_strict_leaves_what_is_missing_and_reports_it(model, state):
+    before = fb.to_torch(model)
+    changed = spoil(state, classifier__1__bias=None, extra=np.zeros(2))
+    report = fb.load_torch(model, changed, strict=False)
+    assert report.missing == ("classifier.1.bias",)
+    assert report.unexpected == ("extra",)
+    after = fb.to_torch(model)
+    np.testing.assert_array_equal(after["classifier.1.bias"], before["classifier.1.bias"])
+    np.testing.assert_array_equal(after["classifier.1.weight"], state["classifier.1.weight"])
+
+
+def test_another_number_of_classes_is_hinted_at(state):
+    model = fb.create_model("mobilenet_v2", width_mult=0.25)
+    with pytest.raises(fb.ConversionError, match="a model built with num_classes=5 would fit"):
+        fb.load_torch(model, state)
+
+
+def test_a_checkpoint_of_something_else_shows_both_namings(model):
+    with pytest.raises(fb.ConversionError, match=r"layer1.weight.*features.0.0.weight"):
+        fb.load_torch(model, {"layer1.weight": np.zeros(3)})
+    with pytest.raises(fb.ConversionError):
+        fb.load_torch(model, {})
+
+
+def test_batch_counts_may_be_absent_as_in_files_before_pytorch_0_4_1(model, state):
+    old = {key: value for key, value in state.items() if "num_batches_tracked" not in key}
+    report = fb.load_torch(model, old)
+    assert len(report.uncounted) == 52
+    assert report.loaded == len(old)
+    assert "52 batch counts set to 0" in str(report)
+    assert int(model.stem.norm.num_batches_tracked[...]) == 0
+
+
+def test_torch_tensors_and_bfloat16_are_taken():
+    block = fb.blocks.ConvNormAct(3, 4, 1, rngs=nnx.Rngs(0))
+    state = {key: torch.from_numpy(value) for key, value in fb.to_torch(block).items()}
+    state["0.weight"] = state["0.weight"].to(torch.bfloat16).requires_grad_()
+    report = fb.load_torch(block, state)
+    assert report.cast == (("0.weight", "bfloat16", "float32"),)
+    wanted = state["0.weight"].detach().float().numpy()
+    np.testing.assert_array_equal(fb.to_torch(block)["0.weight"], wanted)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+def test_narrow_parameters_keep_their_dtype_both_ways(dtype):
+    block = fb.blocks.MBConv(4, 4, param_dtype=dtype, rngs=nnx.Rngs(0))
+    state = fb.to_torch(block)
+    floats = {key for key in state if "num_batches" not in key}
+    assert {state[key].dtype for key in floats} == {np.dtype(dtype)}
+    report = fb.load_torch(block, state)
+    assert not report.cast
+    assert equal(fb.to_torch(block), state)
+
+
+def test_an_abstract_model_is_filled(state):
+    model = abstract_model("mobilenet_v2", **CONFIG)
+    fb.load_torch(model, state)
+    assert equal(fb.to_torch(model), state)
+
+
+def test_sources_that_are_none_are_refused(model):
+    with pytest.raises(fb.ConversionError, match="must be a path or a mapping"):
+        fb.load_torch(model, 3)  # type: ignore[arg-type]
+    with pytest.raises(fb.ConversionError, match="such as its state_dict"):
+        fb.load_torch(model, torch.nn.Linear(1, 1))  # type: ignore[arg-type]
+    with pytest.raises(fb.ConversionError, match="key 3 of the source must be a string"):
+        fb.load_torch(model, {3: np.zeros(1)})  # type: ignore[dict-item]
+    with pytest.raises(fb.CheckpointError, match=r"nowhere\.pth"):
+        fb.load_torch(model, "nowhere.pth")
+    with pytest.raises(ValueError, match=r"'flux'.*'torchvision', 'timm', 'flax'"):
+        fb.load_torch(model, {"a": np.zeros(1)}, dialect="flux")
+
+
+def test_files_are_read_and_written(model, state, tmp_path):
+    for name in ("a.pth", "b.safetensors"):
+        fb.write_checkpoint(state, tmp_path / name)
+        fb.load_torch(model, tmp_path / name)
+        assert equal(fb.to_torch(model), state)

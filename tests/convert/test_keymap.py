@@ -1,0 +1,100 @@
+"""The bijection of names: complete, one-to-one, in PyTorch's order, and honest about its faults."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flax import nnx
+
+import flaxblocks as fb
+from flaxblocks.convert.keymap import Entry, dialects_of, key_map, variables_of
+from flaxblocks.create import abstract_model
+from flaxblocks.registry import model_entries
+
+FACTS = json.loads((Path(__file__).parents[1] / "facts" / "mobilenetv2.json").read_text())
+
+
+@pytest.mark.parametrize("name", [entry.name for entry in model_entries()])
+def test_every_dialect_of_every_model_is_a_bijection(name):
+    model = abstract_model(name)
+    paths = set(variables_of(model))
+    for dialect in dialects_of(model):
+        entries = key_map(model, dialect).entries
+        assert {entry.native for entry in entries} == paths
+        assert len({entry.foreign for entry in entries}) == len(entries) == len(paths)
+
+
+def test_torchvision_keys_order_and_shapes_are_the_published_ones():
+    keys = key_map(abstract_model("mobilenet_v2"), "torchvision")
+    published = FACTS["MobileNetV2 w1.0"]["state"]
+    ours = {entry.foreign: list(entry.foreign_shape) for entry in keys.entries}
+    assert list(ours.items()) == list(published.items())
+
+
+class Forgetful(nnx.Module):
+    """A block whose dialects are wrong, each in its own way."""
+
+    dialects = {
+        "forgets": lambda _: [("a", "0")],
+        "repeats": lambda _: [("a", "0"), ("b", "0")],
+        "twice": lambda _: [("a", "0"), ("a", "1"), ("b", "2")],
+        "right": lambda _: [("a", "0"), ("b", "1"), ("absent", "2"), ("a.no.such", "3")],
+        "reshapes": lambda _: [("a", "0", "conv1x1"), ("b", "1")],
+        "linear": lambda _: [("a", "0"), ("b", "1", "linear")],
+    }
+
+    def __init__(self):
+        self.a = fb.nn.Linear(2, 3, rngs=nnx.Rngs(0))
+        self.b = fb.nn.Conv(3, 4, 1, rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize(
+    ("dialect", "message"),
+    [
+        ("forgets", "'forgets' of Forgetful forgets: b.bias, b.kernel"),
+        ("repeats", "has twice: 0.bias, 0.weight"),
+        ("twice", "has twice: a.bias, a.kernel"),
+        ("unknown", r"`dialect` \(='unknown'\): Forgetful has 'forgets'"),
+    ],
+)
+def test_a_wrong_dialect_is_refused_by_name(dialect, message):
+    with pytest.raises(ValueError, match=message):
+        key_map(Forgetful(), dialect)
+
+
+def test_pairs_of_absent_modules_are_passed_over():
+    assert [e.foreign for e in key_map(Forgetful(), "right").entries] == [
+        "0.weight",
+        "0.bias",
+        "1.weight",
+        "1.bias",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("dialect", "key", "shape"),
+    [("reshapes", "0.weight", (3, 2, 1, 1)), ("linear", "1.weight", (4, 3))],
+)
+def test_a_declared_reshape_goes_both_ways(dialect, key, shape):
+    block = Forgetful()
+    state = fb.to_torch(block, dialect)
+    assert state[key].shape == shape
+    other = Forgetful()
+    fb.load_torch(other, {k: v + 1 for k, v in state.items()}, dialect=dialect)
+    for k, v in fb.to_torch(other, dialect).items():
+        np.testing.assert_array_equal(v, state[k] + 1)
+
+
+def test_entry_permutes_there_and_back():
+    entry = Entry("c.kernel", "c.weight", (3, 2, 4, 5), (3, 2, 0, 1))
+    native = np.arange(120.0).reshape(3, 2, 4, 5)
+    foreign = entry.to_foreign(native)
+    assert foreign.shape == entry.foreign_shape == (5, 4, 3, 2)
+    assert foreign[1, 2, 0, 1] == native[0, 1, 2, 1]
+    np.testing.assert_array_equal(entry.to_native(foreign), native)
+
+
+def test_scalars_stay_scalars():
+    entry = Entry("n.num_batches_tracked", "n.num_batches_tracked", ())
+    assert entry.to_foreign(np.array(3)).shape == entry.to_native(np.array(3)).shape == ()

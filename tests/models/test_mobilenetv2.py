@@ -1,0 +1,158 @@
+"""MobileNetV2 by the numbers: published counts, arguments, errors, feature access."""
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import flaxblocks as fb
+from flaxblocks.create import abstract_model
+from flaxblocks.registry import model_entries
+from flaxblocks.summary import count_parameters, summarize
+
+FACTS = json.loads((Path(__file__).parents[1] / "facts" / "mobilenetv2.json").read_text())
+WIDTHS = [key.removeprefix("MobileNetV2 w") for key in FACTS if key.startswith("MobileNetV2")]
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_published_counts_hold(width):
+    facts = FACTS[f"MobileNetV2 w{width}"]
+    model = abstract_model("mobilenet_v2", width_mult=float(width))
+    assert count_parameters(model) == facts["params"]
+    rows = summarize(model, (224, 224))
+    assert sum(row.multiply_adds for row in rows) == facts["mult_adds"]
+    assert sum(row.parameters for row in rows) == facts["params"]
+    assert [row.shape[-1] for row in rows if row.name.startswith("blocks.")] == facts["block_out"]
+    assert [block.residual for block in model.blocks] == facts["res"]
+    assert model.num_features == facts["last_channel"]
+
+
+@pytest.mark.parametrize("entry", model_entries(), ids=lambda entry: entry.name)
+def test_registered_counts_hold(entry):
+    model = abstract_model(entry.name)
+    assert count_parameters(model) == entry.parameters
+    if entry.multiply_adds is not None:
+        rows = summarize(model, entry.input_size)
+        assert sum(row.multiply_adds for row in rows) == entry.multiply_adds
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"inverted_residual_setting": []}, "`inverted_residual_setting`.*at least one row"),
+        (
+            {"inverted_residual_setting": [[1, 16, 1, 1], [6, 24, 2]]},
+            r"row \[6, 24, 2\]: each must be 4",
+        ),
+        ({"inverted_residual_setting": [[1, 16, 1, 3]]}, "stride 3 in row.*1 or 2"),
+        ({"inverted_residual_setting": [[1, 16, 0, 1]]}, "every number must be positive"),
+        ({"width_mult": 0.0}, r"`width_mult` \(=0.0\) must be positive"),
+        ({"depth_mult": -1.0}, r"`depth_mult` \(=-1.0\) must be positive"),
+        ({"dropout": 1.5}, r"=1.5\) must be a probability"),
+        ({"num_classes": -1}, r"`num_classes` \(=-1\)"),
+        ({"in_channels": 0}, r"`in_channels` \(=0\)"),
+        ({"round_nearest": 0}, r"\(=0\) must be an integer of at least 1"),
+        ({"norm_layer": "batchnorm"}, r"`norm` \(='batchnorm'\) must be one of"),
+    ],
+)
+def test_a_wrong_argument_is_named(config, message):
+    with pytest.raises(ValueError, match=message):
+        fb.create_model("mobilenet_v2", **config)
+
+
+def test_an_image_of_the_wrong_layout_is_named():
+    model = fb.create_model("mobilenet_v2", width_mult=0.25, num_classes=2)
+    with pytest.raises(ValueError, match="looks like PyTorch's NCHW"):
+        model.stem.conv(jnp.zeros((1, 3, 32, 32)))
+
+
+def test_training_on_one_value_per_channel_is_an_error():
+    model = fb.create_model("mobilenet_v2", width_mult=0.25, num_classes=2)
+    with pytest.raises(ValueError, match="1 value per channel"):
+        model(jnp.zeros((1, 32, 32, 3)))
+    model.eval()
+    assert model(jnp.zeros((1, 32, 32, 3))).shape == (1, 2)
+
+
+def test_features():
+    model = fb.create_model(
+        "mobilenet_v2", width_mult=0.25, features_only=True, out_indices=(1, -1)
+    )
+    model.eval()
+    maps = model(jnp.zeros((2, 65, 33, 3)))
+    assert [m.shape for m in maps] == [(2, 17, 9, 8), (2, 3, 2, 80)]
+    assert model.feature_info.channels() == [8, 80]
+    assert model.feature_info.reduction() == [4, 32]
+    assert [feature.module for feature in model.feature_info] == ["blocks.2", "blocks.16"]
+    assert model.backbone.head is None
+
+
+def test_features_stop_at_the_last_map():
+    model = fb.create_model("mobilenet_v2", width_mult=0.25, features_only=True, out_indices=[2])
+    assert len(model.backbone.blocks) == 6
+    assert model.backbone.head_conv is None
+
+
+@pytest.mark.parametrize("indices", [(5,), (-6,), ()])
+def test_features_that_are_not_there_are_named(indices):
+    with pytest.raises(ValueError, match=r"`out_indices`.*5 feature maps"):
+        fb.create_model("mobilenet_v2", width_mult=0.25, features_only=True, out_indices=indices)
+    with pytest.raises(ValueError, match="needs `features_only=True`"):
+        fb.create_model("mobilenet_v2", width_mult=0.25, out_indices=indices)
+
+
+def test_pooled_features_and_pre_logits_are_the_same():
+    model = fb.create_model("mobilenet_v2", width_mult=0.25)
+    pooled = fb.create_model("mobilenet_v2", width_mult=0.25, num_classes=0)
+    model.eval()
+    pooled.eval()
+    x = jax.random.normal(jax.random.key(0), (2, 40, 33, 3))
+    features = model.forward_features(x)
+    assert features.shape == (2, 2, 2, 1280)
+    wanted = model.forward_head(features, pre_logits=True)
+    np.testing.assert_array_equal(pooled(x), wanted)
+    np.testing.assert_array_equal(model(x), model.head(wanted))
+
+
+def test_own_block_and_norm():
+    built = []
+
+    def block(in_features, out_features, **options):
+        built.append((in_features, out_features, options["stride"], options["expansion"]))
+        return fb.blocks.ConvNormAct(
+            in_features,
+            out_features,
+            3,
+            stride=options["stride"],
+            norm=options["norm"],
+            rngs=options["rngs"],
+        )
+
+    model = fb.create_model("mobilenet_v2", block=block, norm_layer=None, num_classes=3)
+    assert built[:3] == [(32, 16, 1, 1), (16, 24, 2, 6), (24, 24, 1, 6)]
+    assert not jax.tree.leaves(nnx.state(model, nnx.BatchStat))
+    keys = list(fb.to_torch(model))
+    assert keys[:3] == ["features.0.0.weight", "features.1.0.weight", "features.1.0.bias"]
+
+
+def test_bfloat16_computes_narrow_and_keeps_parameters_and_statistics_wide():
+    model = fb.create_model("mobilenet_v2", width_mult=0.25, num_classes=3, dtype=jnp.bfloat16)
+    y = model(jnp.ones((2, 40, 40, 3)))
+    assert y.dtype == jnp.bfloat16
+    dtypes = {leaf.dtype for leaf in jax.tree.leaves(nnx.state(model, nnx.Param))}
+    assert dtypes == {jnp.dtype("float32")}
+    assert model.stem.norm.mean.dtype == model.stem.norm.var.dtype == jnp.float32
+    assert np.isfinite(np.asarray(model.stem.norm.mean[...])).all()
+
+
+def test_dropout_is_on_in_training_only():
+    model = fb.create_model("mobilenet_v2", width_mult=0.25, dropout=0.5, num_classes=0)
+    features = jnp.ones((2, 2, 2, 1280))
+    dropped = model.forward_head(features)
+    assert 0.4 < float((dropped == 0).mean()) < 0.6
+    model.eval()
+    np.testing.assert_array_equal(model.forward_head(features), jnp.ones((2, 1280)))

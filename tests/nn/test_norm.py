@@ -1,0 +1,227 @@
+"""Batch norm's state and modes, group norm's checks, and norms by name."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from flaxblocks.nn import NORMS, BatchNorm, GroupNorm, make_norm
+
+
+def images(shape=(4, 5, 3, 6), seed=0):
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
+
+
+def statistics(norm):
+    return {k: np.asarray(v) for k, v in nnx.to_pure_dict(nnx.state(norm, nnx.BatchStat)).items()}
+
+
+def test_starts_as_pytorch_does():
+    norm = BatchNorm(6)
+    for variable, value in ((norm.scale, 1), (norm.bias, 0), (norm.mean, 0), (norm.var, 1)):
+        assert variable is not None
+        np.testing.assert_array_equal(variable[...], np.full(6, value, np.float32))
+    assert norm.num_batches_tracked is not None
+    assert norm.num_batches_tracked[...].dtype == jnp.int32
+    assert norm.num_batches_tracked[...] == 0
+
+
+@pytest.mark.parametrize("count", [0, -3, True])
+def test_refuses_a_number_of_channels(count):
+    for norm in (BatchNorm, GroupNorm):
+        with pytest.raises(ValueError, match=rf"`num_features` \(={count}\) must be an integer"):
+            norm(count, rngs=nnx.Rngs(0))
+
+
+def test_refuses_groups_that_do_not_divide():
+    with pytest.raises(
+        ValueError, match=r"`num_features` \(=30\) must be divisible by `num_groups` \(=4\)"
+    ):
+        GroupNorm(30, num_groups=4, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match=r"`num_groups` \(=0\) must be an integer of at least 1"):
+        GroupNorm(30, num_groups=0, rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize("norm", [BatchNorm(6), GroupNorm(6, num_groups=2, rngs=nnx.Rngs(0))])
+@pytest.mark.parametrize("shape", [(2, 5, 5, 4), (2, 6, 5, 5), ()])
+def test_call_refuses_other_channels(norm, shape):
+    with pytest.raises(ValueError, match=r"`x` \(shape .*\) must be \(.*6\)"):
+        norm(jnp.zeros(shape))
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1, 6), (1, 6)])
+def test_one_value_per_channel_is_refused_in_training_only(shape):
+    norm = BatchNorm(6)
+    with pytest.raises(ValueError, match=r"has 1 value per channel; batch norm in training mode"):
+        norm(jnp.zeros(shape))
+    assert statistics(norm)["num_batches_tracked"] == 0
+    norm.eval()
+    assert norm(jnp.zeros(shape)).shape == shape
+
+
+def test_large_mean_does_not_cancel():
+    rng = np.random.default_rng(0)
+    x = (1000 + 0.1 * rng.standard_normal((8, 16, 16, 2))).astype(np.float32)
+    norm = BatchNorm(2)
+    y = np.asarray(norm(jnp.asarray(x)), np.float64)
+    wide = x.astype(np.float64)
+    exact = (wide - wide.mean((0, 1, 2))) / np.sqrt(wide.var((0, 1, 2)) + 1e-5)
+    # x itself is exact; its float32 mean is off by up to 6e-5, 6e-4 of a deviation.
+    np.testing.assert_allclose(y, exact, atol=2e-3)
+    count = 8 * 16 * 16
+    np.testing.assert_allclose(
+        statistics(norm)["var"], 0.9 + 0.1 * wide.var((0, 1, 2)) * count / (count - 1), rtol=1e-5
+    )
+
+
+def test_statistics_stay_float32_under_bfloat16():
+    norm = BatchNorm(6, dtype=jnp.bfloat16)
+    x = images().astype(jnp.bfloat16)
+    assert norm(x).dtype == jnp.bfloat16
+    assert statistics(norm)["mean"].dtype == np.float32
+    reference = BatchNorm(6)
+    reference(x.astype(jnp.float32))
+    for name in ("mean", "var"):  # the same arithmetic: nothing was rounded to bfloat16 on the way
+        np.testing.assert_array_equal(statistics(norm)[name], statistics(reference)[name])
+    norm.eval()
+    assert norm(x).dtype == jnp.bfloat16
+
+
+def test_dtype_is_the_widest_unless_given():
+    x = images().astype(jnp.bfloat16)
+    assert BatchNorm(6)(x).dtype == jnp.float32
+    assert BatchNorm(6, affine=False)(x).dtype == jnp.bfloat16
+    assert BatchNorm(6, dtype=np.dtype("float16"))(x).dtype == jnp.float16
+
+
+def test_eval_changes_nothing_and_uses_the_running_statistics():
+    norm = BatchNorm(6)
+    norm(images())
+    before = statistics(norm)
+    norm.eval()
+    y = norm(images(seed=1))
+    for name, value in statistics(norm).items():
+        np.testing.assert_array_equal(value, before[name])
+    expected = (images(seed=1) - before["mean"]) / np.sqrt(before["var"] + 1e-5)
+    np.testing.assert_allclose(y, expected, atol=1e-5)  # float32 rounding
+    norm.train()
+    norm(images(seed=1))
+    assert statistics(norm)["num_batches_tracked"] == 2
+
+
+def test_view_gives_another_mode_over_the_same_variables():
+    norm = BatchNorm(6)
+    frozen = nnx.view(norm, use_running_average=True)
+    assert not norm.use_running_average
+    np.testing.assert_allclose(frozen(images()), images(), atol=1e-4)  # mean 0, variance 1, eps
+    assert statistics(norm)["num_batches_tracked"] == 0
+    norm(images())
+    assert statistics(frozen)["num_batches_tracked"] == 1
+    training = nnx.view(frozen, use_running_average=False)
+    training(images())
+    assert statistics(norm)["num_batches_tracked"] == 2
+
+
+def test_untracked_norm_has_no_state_and_uses_the_batch_in_eval():
+    norm = BatchNorm(6, track_running_stats=False)
+    assert statistics(norm) == {}
+    y = norm(images())
+    norm.eval()
+    np.testing.assert_array_equal(norm(images()), y)
+    assert BatchNorm(6, affine=False).scale is None
+    assert BatchNorm(6, affine=False).bias is None
+
+
+@pytest.mark.parametrize("momentum", [0.1, None])
+def test_update_happens_under_jit(momentum):
+    eager, through_state, lifted = (BatchNorm(6, momentum=momentum) for _ in range(3))
+    graphdef, state = nnx.split(through_state)
+
+    @jax.jit
+    def step(state, x):
+        norm = nnx.merge(graphdef, state)
+        return norm(x), nnx.state(norm)
+
+    @nnx.jit
+    def lifted_step(norm, x):
+        return norm(x)
+
+    for seed in range(3):
+        y = eager(images(seed=seed))
+        through, state = step(state, images(seed=seed))
+        for other in (through, lifted_step(lifted, images(seed=seed))):
+            np.testing.assert_allclose(other, y, atol=1e-6)  # float32 rounding
+    nnx.update(through_state, state)
+    for norm in (through_state, lifted):
+        found = statistics(norm)
+        assert found["num_batches_tracked"] == 3
+        for name, value in statistics(eager).items():
+            np.testing.assert_allclose(found[name], value, atol=1e-6)
+
+
+def test_cumulative_average_weighs_all_batches_alike():
+    norm = BatchNorm(6, momentum=None)
+    batches = [images(seed=seed) for seed in range(4)]
+    for batch in batches:
+        norm(batch)
+    means = np.mean([b.mean((0, 1, 2)) for b in batches], 0)
+    variances = np.mean([np.var(b, (0, 1, 2), ddof=1) for b in batches], 0)
+    np.testing.assert_allclose(statistics(norm)["mean"], means, atol=1e-6)  # float32 rounding
+    np.testing.assert_allclose(statistics(norm)["var"], variances, atol=1e-6)
+
+
+def test_second_derivative_is_finite_also_for_a_constant_channel():
+    x = images((3, 2, 2, 2)).at[..., 1].set(7.0)
+    graphdef, state = nnx.split(BatchNorm(2))
+
+    def loss(x):
+        return jnp.sum(jnp.sin(nnx.merge(graphdef, state)(x)))
+
+    first = jax.jit(jax.grad(loss))
+    second = jax.jit(jax.grad(lambda x: jnp.sum(jax.grad(loss)(x) ** 2)))
+    for gradient in (first(x), second(x)):
+        assert bool(jnp.isfinite(gradient).all())
+    assert float(jnp.abs(second(x)[..., 0]).max()) > 0
+
+
+def test_running_statistics_carry_no_gradient():
+    def loss(x):
+        norm = BatchNorm(6)
+        norm(x)
+        assert norm.var is not None
+        assert norm.mean is not None
+        return norm.var[...].sum() + norm.mean[...].sum()
+
+    np.testing.assert_array_equal(jax.grad(loss)(images()), 0)
+
+
+def test_group_norm_in_bfloat16_keeps_float32_statistics():
+    norm = GroupNorm(6, num_groups=2, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
+    x = (images() + 8).astype(jnp.bfloat16)
+    y = norm(x)
+    assert y.dtype == jnp.bfloat16
+    exact = GroupNorm(6, num_groups=2, rngs=nnx.Rngs(0))(x.astype(jnp.float32))
+    # Values to 4; the mean of 8 rounded to bfloat16 alone would be off by up to 2e-2.
+    np.testing.assert_allclose(np.asarray(y, np.float32), exact, atol=1.6e-2)
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_make_norm_by_name(name):
+    norm = make_norm(name, 64, dtype=jnp.bfloat16, param_dtype=jnp.float32, rngs=nnx.Rngs(0))
+    assert isinstance(norm, NORMS[name])  # pyright: ignore[reportArgumentType]
+    assert norm.dtype == jnp.bfloat16
+
+
+def test_make_norm_by_callable_and_none():
+    types = {"dtype": None, "param_dtype": jnp.float32, "rngs": nnx.Rngs(0)}
+    norm = make_norm(partial(BatchNorm, eps=1e-3), 8, **types)
+    assert isinstance(norm, BatchNorm)
+    assert norm.eps == 1e-3
+    assert make_norm(None, 8, **types) is None
+    with pytest.raises(
+        ValueError, match=r"`norm` \(='layer'\) must be one of \['batch_norm', 'group_norm'\]"
+    ):
+        make_norm("layer", 8, **types)

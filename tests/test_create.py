@@ -1,0 +1,154 @@
+"""`create_model`, the registry, and inference."""
+
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import flaxblocks as fb
+from flaxblocks.registry import ModelEntry, register
+
+SMALL = {"width_mult": 0.25}
+
+
+@pytest.fixture(scope="module")
+def weights():
+    return fb.to_torch(fb.create_model("mobilenet_v2", num_classes=5, rngs=7, **SMALL))
+
+
+def test_names_of_both_libraries_resolve():
+    assert fb.list_models("mobilenet_v*") == ["mobilenet_v2"]
+    assert "mobilenetv2_100" in fb.list_models()
+    assert type(fb.create_model("mobilenetv2_100", num_classes=2)) is type(
+        fb.create_model("mobilenet_v2", num_classes=2, **SMALL)
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"name": "mobilenet_v3"}, "unknown model 'mobilenet_v3': did you mean 'mobilenet_v2'"),
+        ({"name": "zzz"}, "unknown model 'zzz': the known ones are mobilenet_v2"),
+        ({"width_mul": 1}, "takes no argument `width_mul`: did you mean 'width_mult'"),
+        ({"weights": "IMAGENET1K_V9"}, "IMAGENET1K_V9"),
+        ({"weights": "nowhere/x.pth"}, r"nowhere/x\.pth"),
+        ({"weights": "x.safetensors"}, r"x\.safetensors"),
+    ],
+)
+def test_a_wrong_argument_is_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        fb.create_model(**{"name": "mobilenet_v2", **arguments})
+
+
+def test_a_name_is_registered_once():
+    with pytest.raises(ValueError, match="'mobilenetv2_100' is taken by 'mobilenet_v2'"):
+        register(ModelEntry("new", nnx.Module, "timm", aliases=("mobilenetv2_100",)))
+    assert "new" not in fb.list_models()
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_others():
+    a, b, c = (fb.create_model("mobilenet_v2", rngs=seed, **SMALL) for seed in (0, 0, 1))
+    kernels = [np.asarray(model.blocks[3].project.conv.kernel[...]) for model in (a, b, c)]
+    np.testing.assert_array_equal(kernels[0], kernels[1])
+    assert not np.array_equal(kernels[0], kernels[2])
+    d = fb.create_model("mobilenet_v2", rngs=nnx.Rngs(0), **SMALL)
+    np.testing.assert_array_equal(d.blocks[3].project.conv.kernel[...], kernels[0])
+
+
+def test_the_number_of_classes_is_the_weights_unless_given(weights):
+    assert fb.create_model("mobilenet_v2", weights=weights, **SMALL).num_classes == 5
+    assert fb.create_model("mobilenet_v2", **SMALL).num_classes == 1000
+
+
+@pytest.mark.parametrize("dialect", ["torchvision", "timm", "flax"])
+@pytest.mark.parametrize("classes", [0, 3, 1000])
+def test_another_number_of_classes_draws_only_the_head_anew(weights, classes, dialect):
+    whole = fb.create_model("mobilenet_v2", weights=weights, **SMALL)
+    foreign = fb.to_torch(whole, dialect)
+    model = fb.create_model("mobilenet_v2", weights=foreign, num_classes=classes, rngs=3, **SMALL)
+    for key, value in fb.to_torch(model, "torchvision").items():
+        if not key.startswith("classifier"):
+            np.testing.assert_array_equal(value, weights[key], err_msg=key)
+    fresh = fb.create_model("mobilenet_v2", num_classes=classes, rngs=3, **SMALL)
+    if classes:
+        np.testing.assert_array_equal(model.head.kernel[...], fresh.head.kernel[...])
+        assert float(jnp.abs(model.head.kernel[...]).max()) > 0
+
+
+def test_other_classes_do_not_hide_other_faults(weights):
+    short = {key: value for key, value in weights.items() if key != "features.3.conv.3.bias"}
+    with pytest.raises(fb.ConversionError, match=r"1 missing: features\.3\.conv\.3\.bias"):
+        fb.create_model("mobilenet_v2", weights=short, num_classes=3, **SMALL)
+    headless = {key: value for key, value in weights.items() if "classifier" not in key}
+    with pytest.raises(fb.ConversionError, match=r"2 missing: classifier\.1\.weight"):
+        fb.create_model("mobilenet_v2", weights=headless, **SMALL)
+
+
+def test_a_loaded_model_has_no_abstract_variable_left_and_trains(weights):
+    model = fb.create_model("mobilenet_v2", weights=weights, num_classes=3, **SMALL)
+    leaves = jax.tree.leaves(nnx.state(model))
+    assert all(isinstance(leaf, jax.Array) for leaf in leaves)
+    first, second = (model(jnp.ones((2, 40, 40, 3))) for _ in range(2))
+    assert not np.array_equal(first, second)  # dropout draws anew
+
+
+def test_float64_runs_in_float64(weights):
+    with jax.enable_x64(True):
+        model = fb.create_model("mobilenet_v2", weights=weights, param_dtype=jnp.float64, **SMALL)
+        assert model(jnp.zeros((2, 40, 40, 3), jnp.float64)).dtype == jnp.float64
+        assert model.stem.norm.mean.dtype == jnp.float64
+
+
+def test_compiled_inference_agrees_with_the_module_and_leaves_it_alone(weights):
+    model = fb.create_model("mobilenet_v2", weights=weights, **SMALL)
+    state = fb.to_torch(model)
+    x = jax.random.normal(jax.random.key(0), (3, 65, 47, 3))
+    folded, plain = fb.compile_inference(model), fb.compile_inference(model, fold=False)
+    assert not model.stem.norm.use_running_average  # still in training mode
+    for key, value in fb.to_torch(model).items():
+        np.testing.assert_array_equal(value, state[key])
+    model.eval()
+    wanted = np.asarray(model(x))
+    scale = np.abs(wanted).max()
+    # folding reorders some hundred float32 roundings of 6e-8
+    np.testing.assert_allclose(folded(x), wanted, rtol=0, atol=1e-5 * scale)
+    np.testing.assert_allclose(plain(x), wanted, rtol=0, atol=1e-5 * scale)
+
+
+def test_folding_takes_in_every_batch_norm_and_keeps_biases_apart(weights):
+    model = fb.create_model("mobilenet_v2", weights=weights, **SMALL)
+    folded = fb.fold_batch_norm(model)
+    assert not jax.tree.leaves(nnx.state(folded, nnx.BatchStat))
+    with jax.enable_x64(True):
+        block = fb.blocks.MBConv(4, 4, param_dtype=jnp.float64, rngs=nnx.Rngs(0))  # with biases
+        x = jax.random.normal(jax.random.key(0), (3, 6, 5, 4), jnp.float64)
+        block(x)
+        block.eval()
+        folded_block = fb.fold_batch_norm(block)
+        np.testing.assert_allclose(folded_block(x), block(x), rtol=1e-12, atol=1e-12)
+
+
+def test_the_model_is_a_plain_nnx_module(weights):
+    model = fb.create_model("mobilenet_v2", weights=weights, **SMALL)
+    keys = jax.random.split(jax.random.key(0))
+    linen = nnx.bridge.to_linen(type(model), num_classes=2, width_mult=0.25)
+    variables = linen.init({"params": keys[0], "dropout": keys[1]}, jnp.ones((2, 40, 40, 3)))
+    assert set(variables) >= {"params", "batch_stats"}
+    graphdef, state = nnx.split(model)
+    assert type(nnx.merge(graphdef, state)) is type(model)
+
+
+def test_importing_brings_no_torch_and_nothing_slow():
+    code = (
+        "import sys, flaxblocks; "
+        "print([m for m in ('torch', 'PIL', 'click', 'pooch', 'safetensors', 'timm', 'matplotlib') "
+        "if m in sys.modules])"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.strip() == "[]"
