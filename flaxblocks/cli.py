@@ -128,8 +128,7 @@ def list_command(pattern: str, as_json: bool) -> None:
 
     rows = []
     for name in list_models(pattern):
-        entry = find_model(name)
-        tags = [weights.tag for weights in list_weights(name)]
+        entry, tags = find_model(name), [weights.tag for weights in list_weights(name)]
         rows.append(
             {"name": name, "parameters": entry.parameters, "source": entry.source, "weights": tags}
         )
@@ -181,10 +180,8 @@ def info_command(
         _print_json({"parameters": parameters, "multiply_adds": multiply_adds, "stages": stages})
         return
     click.echo(table(rows))
-    click.echo(
-        f"{entry.name} at {height}x{width}: "
-        f"{parameters:,} parameters, {multiply_adds:,} multiply-adds"
-    )
+    counts = f"{parameters:,} parameters, {multiply_adds:,} multiply-adds"
+    click.echo(f"{entry.name} at {height}x{width}: {counts}")
 
 
 @commands.command(
@@ -233,9 +230,8 @@ def convert_command(
         return abstract_model(entry.name, num_classes=classes or 0, **config)
 
     with working(f"converting {source}"):
-        done = convert_file(
-            source, target, build, format=format, dialect=dialect, overwrite=overwrite
-        )
+        how = {"format": format, "dialect": dialect, "overwrite": overwrite}
+        done = convert_file(source, target, build, **how)
     click.echo(
         f"{target}: {done.arrays} arrays, {done.bytes / 1e6:.1f} MB, "
         f"{done.source_dialect} -> {done.dialect} ({done.format})"

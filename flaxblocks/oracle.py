@@ -93,9 +93,9 @@ def calibrate(
     """Give a freshly built PyTorch model weights that hide nothing, in place; it ends in evaluation
     mode.
 
-    The norms' scales and biases are drawn at random (1 and 0 hide a swapped or a forgotten one),
-    and the running statistics are what a few training-mode passes over random images make of them
-    (0 and 1 hide likewise).
+    Parameters that start constant, as scales of 1 and biases of 0 do, are drawn about their value
+    (a forgotten or a swapped one would not show), and the running statistics are what a few
+    training-mode passes over random images make of them (0 and 1 hide likewise).
 
     Args:
         model: any module with batch norms.
@@ -105,26 +105,18 @@ def calibrate(
         seed: of the draws.
     """
     import torch
-    from torch import nn
 
     generator = torch.Generator().manual_seed(seed)
 
-    def draw(like, mean: float, deviation: float):
-        return mean + deviation * torch.randn(like.shape, generator=generator, dtype=torch.float64)
+    def draw(shape: tuple[int, ...]) -> torch.Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
 
-    norms = [
-        m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm | nn.GroupNorm)
-    ]
+    dtype = next(model.parameters()).dtype
     with torch.no_grad():
-        for norm in norms:
-            norm.weight.copy_(draw(norm.weight, 1.0, 0.2))
-            norm.bias.copy_(draw(norm.bias, 0.0, 0.2))
-        parameter = next(model.parameters())
+        for parameter in model.parameters():
+            if parameter.min() == parameter.max():
+                parameter += 0.2 * draw(parameter.shape).to(dtype)
         model.train()
         for _ in range(passes):
-            model(
-                torch.randn(input_shape, generator=generator, dtype=torch.float64).to(
-                    parameter.dtype
-                )
-            )
+            model(draw(input_shape).to(dtype))
     model.eval()

@@ -2,18 +2,16 @@
 
 import difflib
 import fnmatch
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
-
-from flax import nnx
 
 __all__ = ["ModelEntry", "find_model", "list_models", "model_entries", "register", "suggest"]
 
 Source = Literal["torchvision", "timm", "article"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ModelEntry:
     """One row of the registry.
 
@@ -30,7 +28,7 @@ class ModelEntry:
     """
 
     name: str
-    build: Callable[..., nnx.Module]
+    build: type[Any]
     source: Source
     config: Mapping[str, Any] = field(default_factory=dict)
     aliases: tuple[str, ...] = ()

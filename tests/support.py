@@ -95,7 +95,7 @@ OPTIMISERS: dict[str, tuple[Callable[..., Any], Callable[[], optax.GradientTrans
 def train_both(
     model: nnx.Module, oracle: torch.nn.Module, x: np.ndarray, dialect: str, steps: int = 10
 ) -> dict[str, float]:
-    """The largest relative error of a parameter or buffer after `steps` float64 steps, by optimiser.
+    """Largest relative error of a parameter or buffer after `steps` float64 steps, by optimiser.
 
     The loss is the mean square of the output less a fixed random target. Both start from the same
     weights for each optimiser. Dropout is off in both.
@@ -112,15 +112,14 @@ def train_both(
         out = nnx.eval_shape(lambda: nnx.merge(graphdef, *initial, copy=True)(jnp.asarray(x)))
         target = np.random.default_rng(1).standard_normal(out.shape)
 
-        @jax.jit
-        @lambda loss: jax.grad(loss, has_aux=True)
-        def gradient(params: Mapping, rest: Mapping):
+        def loss_of(params: Mapping, rest: Mapping):
             fresh = nnx.merge(graphdef, params, rest, copy=True)
             loss = ((fresh(jnp.asarray(x)) - target) ** 2).mean()
             return loss, nnx.to_pure_dict(nnx.state(fresh, nnx.Not(nnx.Param)))
 
+        gradient = jax.jit(jax.grad(loss_of, has_aux=True))
         for name, (torch_optimiser, flax_optimiser) in OPTIMISERS.items():
-            ours = _train_flax(gradient, *initial, flax_optimiser(), steps)
+            ours = _train_flax(gradient, initial[0], initial[1], flax_optimiser(), steps)
             oracle.load_state_dict(start)
             theirs = _train_torch(oracle, x, target, torch_optimiser, steps)
             for part in ours:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ from flax import nnx
 import flaxblocks as fb
 from flaxblocks.registry import ModelEntry, register
 
-SMALL = {"width_mult": 0.25}
+SMALL: dict[str, Any] = {"width_mult": 0.25}
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,9 @@ def test_a_wrong_argument_is_named(arguments, message):
 
 def test_a_name_is_registered_once():
     with pytest.raises(ValueError, match="'mobilenetv2_100' is taken by 'mobilenet_v2'"):
-        register(ModelEntry("new", nnx.Module, "timm", aliases=("mobilenetv2_100",)))
+        register(
+            ModelEntry(name="new", build=nnx.Module, source="timm", aliases=("mobilenetv2_100",))
+        )
     assert "new" not in fb.list_models()
 
 

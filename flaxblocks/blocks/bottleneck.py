@@ -107,7 +107,7 @@ class BottleNeck(nnx.Module):
         """
         y = self.expand(self.conv(self.reduce(x)))
         skip = x if self.shortcut is None else self.shortcut(x)
-        return self.final_activation(y + skip)
+        return self.final_activation(y + skip.astype(y.dtype))
 
 
 class LinearBottleNeck(BottleNeck):

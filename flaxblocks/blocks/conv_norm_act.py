@@ -22,7 +22,11 @@ def _sequential(block: nnx.Module):
 
 
 class ConvNormAct(nnx.Module):
-    """activation(norm(conv(x))). Every argument of the convolution reaches it."""
+    """activation(norm(conv(x))). Every argument of the convolution reaches it.
+
+    Its dialects are those of a Sequential: `0` the convolution, `1` the norm. A family whose
+    checkpoints name the layers otherwise pairs `conv` and `norm` by themselves.
+    """
 
     dialects = {"article": _sequential, "torchvision": _sequential}
 
@@ -42,6 +46,7 @@ class ConvNormAct(nnx.Module):
         dtype: DTypeLike | None = None,
         param_dtype: DTypeLike = jnp.float32,
         kernel_init: Initializer = uniform_fan_in,
+        bias_init: Initializer | None = None,
         rngs: nnx.Rngs,
     ):
         """Build the three layers.
@@ -61,6 +66,7 @@ class ConvNormAct(nnx.Module):
             dtype: of the computation; None takes the widest of input and parameters.
             param_dtype: of the parameters and running statistics.
             kernel_init: draws the kernel; PyTorch's default unless given.
+            bias_init: draws the bias; PyTorch's default unless given.
             rngs: `params` is drawn from.
 
         Raises: ValueError if a number is out of range or a name is unknown.
@@ -78,6 +84,7 @@ class ConvNormAct(nnx.Module):
             dtype=dtype,
             param_dtype=param_dtype,
             kernel_init=kernel_init,
+            bias_init=bias_init,
             rngs=rngs,
         )
         self.norm = make_norm(norm, out_features, dtype=dtype, param_dtype=param_dtype, rngs=rngs)

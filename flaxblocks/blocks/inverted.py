@@ -154,7 +154,8 @@ class InvertedResidual(nnx.Module):
             y = self.squeeze_excite(y)
         y = self.project(y)
         if self.residual:
-            y = y + (x if self.shortcut is None else self.shortcut(x))
+            skip = x if self.shortcut is None else self.shortcut(x)
+            y = y + skip.astype(y.dtype)  # `dtype` decides, not the input
         return self.final_activation(y)
 
 

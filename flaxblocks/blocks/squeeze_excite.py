@@ -60,9 +60,11 @@ class SqueezeExcite(nnx.Module):
             kernel_init: draws the kernels; PyTorch's default unless given.
             rngs: `params` is drawn from.
 
-        Raises: ValueError if `reduction` leaves no channel.
+        Raises: ValueError if a number is out of range or `reduction` leaves no channel.
         """
         check_positive(features=features, reduction=reduction)
+        if squeezed_features is not None:
+            check_positive(squeezed_features=squeezed_features)
         squeezed = features // reduction if squeezed_features is None else squeezed_features
         if squeezed < 1:
             raise ValueError(
@@ -83,4 +85,5 @@ class SqueezeExcite(nnx.Module):
         s = self.reduce(global_avg_pool(x)[:, None, None, :])
         if self.norm is not None:
             s = self.norm(s)
-        return x * self.gate(self.expand(self.activation(s)))
+        gate = self.gate(self.expand(self.activation(s)))
+        return x.astype(gate.dtype) * gate

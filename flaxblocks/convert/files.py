@@ -105,6 +105,6 @@ def _format(target: Path, format: str | None) -> str:
     if format not in FORMATS:
         raise ValueError(f"`format` (={format!r}) must be one of {FORMATS}")
     if by_suffix != format and not (format == "orbax" and by_suffix is None):
-        endings = " or ".join(end for end, kind in SUFFIXES.items() if kind == format and end)
+        endings = " or ".join(end or "nothing" for end, kind in SUFFIXES.items() if kind == format)
         raise ValueError(f"OUT {str(target)!r} must end in {endings} for the format {format!r}")
     return format

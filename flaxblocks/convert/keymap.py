@@ -7,12 +7,16 @@ attribute
     dialects = {"torchvision": keys, "timm": other_keys}
 
 whose functions take the module and yield pairs (native path, foreign path) of the modules below it,
-in the order in which PyTorch's `state_dict()` lists them. A pair may name a layer, or a block that
-has a dialect of that name itself and goes on from there; a block may also be paired
-with a layer that has its own pair, and then their outputs are the same thing. A pair whose native
-module is absent (None, or not there) is passed over, so one function serves every configuration; a
-variable that no pair reaches is an error, so nothing is forgotten. A third element, `"conv1x1"` or
-`"linear"`, says that PyTorch stores this layer as the other of the two kinds.
+in the order in which PyTorch's `state_dict()` lists them:
+
+    def keys(block):
+        yield "conv", "0"  # a layer: its variables are named by `LEAVES`
+        yield "expand", "1"  # a block that has a dialect of this name: it goes on from there
+        yield "head", "fc", "conv1x1"  # a Linear that PyTorch stores as a 1x1 convolution
+        yield "expand", "2", "output"  # no variables: both give the same output, for `parity`
+
+A pair whose native module is absent is passed over, so one function serves every configuration; a
+variable that no pair reaches is an error, so nothing is forgotten.
 
 The first dialect of a class is its own; "flax" is always there and is the native naming.
 """
@@ -31,13 +35,14 @@ from flaxblocks.nn.norm import BatchNorm
 __all__ = ["NATIVE", "Entry", "KeyMap", "dialects_of", "key_map", "variables_of"]
 
 NATIVE = "flax"
+OUTPUT = "output"
 CONVERTED = (nnx.Param, nnx.BatchStat)  # the variables that a state dict holds
 
 _CONV_AXES = (3, 2, 0, 1)  # HWIO -> OIHW
 _LINEAR_AXES = (1, 0)
 _AFFINE = (("scale", "weight", None), ("bias", "bias", None))
-_BATCH_NORM = (*_AFFINE, ("mean", "running_mean", None), ("var", "running_var", None))
-_BATCH_NORM = (*_BATCH_NORM, ("num_batches_tracked", "num_batches_tracked", None))
+_STATISTICS = (("mean", "running_mean", None), ("var", "running_var", None))
+_COUNT = ("num_batches_tracked", "num_batches_tracked", None)
 
 # Layer type -> (native name, PyTorch's name, axes of the native array in PyTorch's order) in
 # PyTorch's order.
@@ -46,7 +51,7 @@ LEAVES: dict[type[nnx.Module], tuple[tuple[str, str, tuple[int, ...] | None], ..
     nnx.Conv: (("kernel", "weight", _CONV_AXES), ("bias", "bias", None)),
     Linear: (("kernel", "weight", _LINEAR_AXES), ("bias", "bias", None)),
     nnx.Linear: (("kernel", "weight", _LINEAR_AXES), ("bias", "bias", None)),
-    BatchNorm: _BATCH_NORM,
+    BatchNorm: (*_AFFINE, *_STATISTICS, _COUNT),
     nnx.GroupNorm: _AFFINE,
     nnx.LayerNorm: _AFFINE,
 }
@@ -165,7 +170,8 @@ def _walk(module: nnx.Module, dialect: str, native: str, foreign: str) -> Iterat
             continue
         path, key = _join(native, child_native), _join(foreign, child_foreign)
         yield (path, key, *kind)
-        yield from _walk(child, dialect, path, key)
+        if kind != [OUTPUT]:
+            yield from _walk(child, dialect, path, key)
 
 
 def _join(*parts: str) -> str:
@@ -188,7 +194,9 @@ def _descend(module: nnx.Module, path: str) -> nnx.Module | None:
 def _leaf(
     root: nnx.Module, native: str, foreign: str, stored_as: str | None = None
 ) -> Iterator[Entry]:
-    """The variables of the layer at `native`; nothing where it is a block."""
+    """The variables of the layer at `native`; nothing where it is a block or only an output."""
+    if stored_as == OUTPUT:
+        return
     layer = _descend(root, native)
     for kind in type(layer).__mro__:
         for name, key, axes in LEAVES.get(kind, ()):

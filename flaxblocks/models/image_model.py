@@ -2,7 +2,7 @@
 `forward_intermediates`.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import jax
@@ -10,6 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from flaxblocks.nn.arguments import check_positive
+from flaxblocks.nn.pool import global_avg_pool
 
 __all__ = ["Feature", "FeatureExtractor", "FeatureInfo", "ImageModel"]
 
@@ -64,39 +65,82 @@ class FeatureInfo(Sequence[Feature]):
 class ImageModel(nnx.Module):
     """Base of the classifiers: an image `(N, H, W, in_channels)` to logits `(N, num_classes)`.
 
-    Subclasses set `num_classes`, `in_channels`, `num_features` and `feature_info`, and implement
-    the four methods that raise here. `head` is the layer that `num_classes` decides, `stem` begins
-    with the convolution that `in_channels` decides.
+    A subclass says what it consists of, and the rest follows:
+
+    | it sets | which is |
+    |---|---|
+    | `num_classes`, `in_channels` | as in `create_model` |
+    | `num_features` | channels of the last feature map |
+    | `feature_info` | the feature maps at each reduction, by the names of steps |
+    | `dropout` | what follows pooling |
+    | `head` | the one layer of width `num_classes`, a `Linear` or a `Conv`; None for 0 classes |
+    | `steps()` | the way to the last feature map, as ordered (name, callable) pairs |
+
+    The name of a step is the native path of its module; a step that has none, such as a pooling
+    function, has a name of its own.
     """
 
     num_classes: int
     in_channels: int
     num_features: int
     feature_info: FeatureInfo
+    dialects: Mapping[str, Callable[..., Iterator[tuple[str, ...]]]]
+    dropout: nnx.Module
+    head: nnx.Module | None
+
+    def steps(self) -> Iterator[tuple[str, Callable[[jax.Array], jax.Array]]]:
+        """(name, step) in forward order, up to the last feature map."""
+        raise NotImplementedError
 
     def __call__(self, x: Float[Array, "N H W C"]) -> Float[Array, "N K"]:
         """Logits, or pooled features if the model was built with `num_classes=0`."""
         return self.forward_head(self.forward_features(x))
 
     def forward_features(self, x: Float[Array, "N H W C"]) -> Float[Array, "N h w F"]:
-        """The last feature map, `(N, h, w, num_features)`, before pooling."""
-        raise NotImplementedError
+        """The last feature map, `(N, h, w, num_features)`."""
+        for _, step in self.steps():
+            x = step(x)
+        return x
 
-    def forward_head(self, x: Float[Array, "N h w F"], *, pre_logits: bool = False) -> jax.Array:
-        """Pool a last feature map and classify it; `pre_logits` stops at `(N, num_features)`."""
-        raise NotImplementedError
+    def forward_head(
+        self, x: Float[Array, "N h w F"], *, pre_logits: bool = False
+    ) -> Float[Array, "N K"]:
+        """What follows the last feature map: pooling, dropout, `head`.
+
+        `pre_logits` stops before `head`, at `(N, num_features)`.
+        """
+        x = self.dropout(global_avg_pool(x))
+        return x if pre_logits or self.head is None else self.head(x)
 
     def forward_intermediates(
         self, x: Float[Array, "N H W C"], out_indices: Iterable[int] | None = None
     ) -> list[jax.Array]:
-        """The maps of `feature_info` at `out_indices` (all unless given), finest first; nothing
-        after them runs.
+        """The maps of `feature_info` at `out_indices`, finest first; nothing after them runs.
+
+        Raises: ValueError for an index that the model has no map for.
         """
-        raise NotImplementedError
+        wanted = [self.feature_info[i].module for i in self.feature_info.select(out_indices)]
+        maps = []
+        for name, step in self.steps():
+            x = step(x)
+            if name in wanted:
+                maps.append(x)
+            if len(maps) == len(wanted):
+                break
+        return maps
 
     def drop_after(self, index: int) -> None:
-        """Remove what runs after feature map `index`."""
-        raise NotImplementedError
+        """Remove what runs after feature map `index`, and the head."""
+        names = [name for name, _ in self.steps()]
+        last = names.index(self.feature_info[index].module)
+        for name in reversed(names[last + 1 :]):
+            owner, _, position = name.rpartition(".")
+            if position.isdigit():
+                items = getattr(self, owner)
+                setattr(self, owner, nnx.List(list(items)[: int(position)]))
+            elif hasattr(self, name):
+                setattr(self, name, None)
+        self.head = None
 
 
 class FeatureExtractor(nnx.Module):
@@ -116,6 +160,17 @@ class FeatureExtractor(nnx.Module):
         self.backbone = model
         self.out_indices = indices
         self.feature_info = FeatureInfo(tuple(model.feature_info[i] for i in indices))
+
+    @property
+    def dialects(self) -> Mapping[str, Callable[["FeatureExtractor"], Iterator[tuple[str, ...]]]]:
+        """The backbone's: PyTorch's names do not know of the extractor."""
+
+        def through(keys):
+            return lambda extractor: (
+                (f"backbone.{native}", *rest) for native, *rest in keys(extractor.backbone)
+            )
+
+        return {name: through(keys) for name, keys in self.backbone.dialects.items()}
 
     def __call__(self, x: Float[Array, "N H W C"]) -> list[jax.Array]:
         """The feature maps of an image batch."""

@@ -5,14 +5,12 @@ Source: Sandler et al. 2018, https://arxiv.org/abs/1801.04381, table 2.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
 
 from flaxblocks.blocks.channels import make_divisible
 from flaxblocks.blocks.conv_norm_act import ConvNormAct
@@ -22,7 +20,6 @@ from flaxblocks.nn.drop import Dropout
 from flaxblocks.nn.init import kaiming_normal_fan_out, normal, zeros
 from flaxblocks.nn.linear import Linear
 from flaxblocks.nn.norm import Norm
-from flaxblocks.nn.pool import global_avg_pool
 from flaxblocks.registry import ModelEntry, register
 
 __all__ = ["MobileNetV2"]
@@ -43,7 +40,7 @@ LAST_FEATURES = 1280
 linear_bottleneck = partial(MBConv, bias=False, final_activation=None, always_expand=False)
 
 
-def _torchvision(model: "MobileNetV2") -> Iterator[tuple[str, str]]:
+def _torchvision(model: "MobileNetV2") -> Iterator[tuple[str, ...]]:
     yield "stem", "features.0"
     for i, block in enumerate(model.blocks):
         native, foreign = f"blocks.{i}", f"features.{i + 1}"
@@ -58,10 +55,10 @@ def _torchvision(model: "MobileNetV2") -> Iterator[tuple[str, str]]:
     yield "head", "classifier.1"
 
 
-def _timm(model: "MobileNetV2") -> Iterator[tuple[str, str]]:
+def _timm(model: "MobileNetV2") -> Iterator[tuple[str, ...]]:
     yield "stem.conv", "conv_stem"
     yield "stem.norm", "bn1"
-    yield "stem", "bn1"  # timm's norms carry the activation
+    yield "stem", "bn1", "output"  # timm's norms carry the activation
     starts = [sum(model.depths[:stage]) for stage in range(len(model.depths))]
     for i, block in enumerate(model.blocks):
         stage = max(s for s, start in enumerate(starts) if start <= i)
@@ -79,10 +76,10 @@ def _timm(model: "MobileNetV2") -> Iterator[tuple[str, str]]:
             for k, (name, conv) in enumerate(zip(layers, names, strict=True), start=1):
                 yield f"{native}.{name}.conv", f"{foreign}.{conv}"
                 yield f"{native}.{name}.norm", f"{foreign}.bn{k}"
-                yield f"{native}.{name}", f"{foreign}.bn{k}"
+                yield f"{native}.{name}", f"{foreign}.bn{k}", "output"
     yield "head_conv.conv", "conv_head"
     yield "head_conv.norm", "bn2"
-    yield "head_conv", "bn2"
+    yield "head_conv", "bn2", "output"
     yield "head", "classifier"
 
 
@@ -174,38 +171,13 @@ class MobileNetV2(ImageModel):
         head = partial(Linear, kernel_init=normal, bias_init=zeros, **types)
         self.head = head(self.num_features, num_classes) if num_classes else None
 
-    def forward_features(self, x: Float[Array, "N H W C"]) -> Float[Array, "N h w F"]:
-        """The last feature map, `(N, ceil(H / 32), ceil(W / 32), num_features)`, before pooling."""
-        x = self.stem(x)
-        for block in self.blocks:
-            x = block(x)
-        return x if self.head_conv is None else self.head_conv(x)
-
-    def forward_head(self, x: Float[Array, "N h w F"], *, pre_logits: bool = False) -> jax.Array:
-        """Pool a last feature map and classify it; `pre_logits` stops at `(N, num_features)`."""
-        x = self.dropout(global_avg_pool(x))
-        return x if pre_logits or self.head is None else self.head(x)
-
-    def forward_intermediates(
-        self, x: Float[Array, "N H W C"], out_indices: Iterable[int] | None = None
-    ) -> list[jax.Array]:
-        """The maps of `feature_info` at `out_indices` (all unless given), finest first."""
-        ends = [self.feature_info[i].module for i in self.feature_info.select(out_indices)]
-        maps = []
-        x = self.stem(x)
+    def steps(self) -> Iterator[tuple[str, nnx.Module]]:
+        """The stem, the blocks, the last convolution."""
+        yield "stem", self.stem
         for i, block in enumerate(self.blocks):
-            x = block(x)
-            if f"blocks.{i}" in ends:
-                maps.append(x)
-            if len(maps) == len(ends):
-                break
-        return maps
-
-    def drop_after(self, index: int) -> None:
-        """Remove the blocks after feature map `index`, the last convolution and the head."""
-        last = int(self.feature_info[index].module.removeprefix("blocks."))
-        self.blocks = nnx.List(list(self.blocks)[: last + 1])
-        self.head_conv = self.head = None
+            yield f"blocks.{i}", block
+        if self.head_conv is not None:
+            yield "head_conv", self.head_conv
 
 
 def _end_of(blocks: list[nnx.Module], features: int, reduction: int) -> list[Feature]:
@@ -236,14 +208,21 @@ def _check_setting(setting: Sequence[Sequence[int]]) -> Sequence[Sequence[int]]:
 
 def _entry(name: str, parameters: int, multiply_adds: int | None, **config) -> ModelEntry:
     config = {"dropout": 0.0, **config}  # timm's default
-    return ModelEntry(name, MobileNetV2, "timm", config, (), parameters, multiply_adds)
+    return ModelEntry(
+        name=name,
+        build=MobileNetV2,
+        source="timm",
+        config=config,
+        parameters=parameters,
+        multiply_adds=multiply_adds,
+    )
 
 
 for _row in (
     ModelEntry(
-        "mobilenet_v2",
-        MobileNetV2,
-        "torchvision",
+        name="mobilenet_v2",
+        build=MobileNetV2,
+        source="torchvision",
         aliases=("mobilenetv2_100",),
         parameters=3_504_872,
         multiply_adds=300_809_384,

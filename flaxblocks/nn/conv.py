@@ -127,6 +127,7 @@ class Conv(nnx.Module):
         dtype: DTypeLike | None = None,
         param_dtype: DTypeLike = jnp.float32,
         kernel_init: Initializer = uniform_fan_in,
+        bias_init: Initializer | None = None,
         rngs: nnx.Rngs,
     ):
         """Check the geometry and draw the parameters.
@@ -143,6 +144,8 @@ class Conv(nnx.Module):
             dtype: of the computation; None takes the widest of input and parameters.
             param_dtype: of the parameters.
             kernel_init: draws the kernel; PyTorch's default unless given.
+            bias_init: draws the bias; PyTorch's default, U(-b, b) with b = fan_in^-1/2, unless
+                given.
             rngs: `params` is drawn from.
 
         Raises: ValueError if a number is out of range or `groups` does not divide both widths.
@@ -159,11 +162,9 @@ class Conv(nnx.Module):
         self.dtype = dtype
         shape = (*self.kernel_size, in_features // groups, out_features)
         self.kernel = nnx.Param(kernel_init(rngs.params(), shape, param_dtype))
-        fan_in = math.prod(shape[:-1])
+        draw_bias = bias_init or partial(uniform_fan_in, fan_in=math.prod(shape[:-1]))
         self.bias = (
-            nnx.Param(uniform_fan_in(rngs.params(), (out_features,), param_dtype, fan_in))
-            if bias
-            else None
+            nnx.Param(draw_bias(rngs.params(), (out_features,), param_dtype)) if bias else None
         )
 
     def __call__(self, x: Float[Array, "N H W C"]) -> Float[Array, "N Ho Wo O"]:

@@ -29,7 +29,7 @@ class Geometry(NamedTuple):
     padding: Pair
     dilation: Pair
 
-    def output(self, size: Pair, kernel: Pair) -> Pair:
+    def output(self, size: tuple[int, ...], kernel: tuple[int, ...]) -> Pair:
         """Output pixels for an image of `size` and a kernel of `kernel` taps."""
         height, width = (
             (n + 2 * p - d * (k - 1) - 1) // s + 1

@@ -4,6 +4,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
@@ -20,7 +21,7 @@ def _window(
     """Output pixels along one axis, and the padding after it that makes the windows fit."""
     reach = dilation * (kernel - 1) + 1
     room = size + 2 * padding - reach
-    if room < 0:
+    if room < (1 - stride if ceil_mode else 0):  # `ceil_mode` lets a window hang over the edge
         raise ValueError(
             f"a window of {reach} pixels does not fit an image of {size} padded by {padding}"
         )
@@ -115,9 +116,9 @@ def avg_pool(
     padding_all = _padding(x, kernel, strides, pads, (1, 1), ceil_mode)
 
     def windows_sum(values: jax.Array, padding: list[tuple[int, int]]) -> jax.Array:
-        return lax.reduce_window(
-            values, jnp.zeros((), values.dtype), lax.add, (1, *kernel, 1), (1, *strides, 1), padding
-        )
+        # A NumPy zero: under `jax.jit` a traced one hides the sum, and with it the derivative.
+        zero = np.zeros((), values.dtype)
+        return lax.reduce_window(values, zero, lax.add, (1, *kernel, 1), (1, *strides, 1), padding)
 
     # Narrow types are added up in float32: in bfloat16 a sum of ones stops at 256.
     wide = jnp.promote_types(x.dtype, jnp.float32)

@@ -1,5 +1,7 @@
 """Loading and saving: every fault is named, nothing is half done, round trips keep every bit."""
 
+from typing import Any
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from flax import nnx
 import flaxblocks as fb
 from flaxblocks.create import abstract_model
 
-CONFIG = {"width_mult": 0.25, "num_classes": 5}
+CONFIG: dict[str, Any] = {"width_mult": 0.25, "num_classes": 5}
 
 
 @pytest.fixture

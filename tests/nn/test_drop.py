@@ -26,7 +26,7 @@ def test_refuses_a_mode():
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.8])
 def test_dropout_rate_and_scale(rate):
     y = np.asarray(Dropout(rate, rngs=nnx.Rngs(0))(jnp.ones((100, 400))))
-    survived = np.float32(1) / np.float32(1 - rate)
+    survived = 1 / (1 - rate)
     np.testing.assert_allclose(np.unique(y), [0, survived], rtol=1e-6)
     # 40,000 draws: five deviations are 5 (rate (1 - rate) / 40,000)^1/2, at most 0.0125.
     assert abs((y == 0).mean() - rate) < 0.0125

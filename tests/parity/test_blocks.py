@@ -1,4 +1,4 @@
-"""Every block and option against its PyTorch twin: inference, training mode, gradients, training."""
+"""Every block and option against its PyTorch twin: inference, training, gradients, trajectories."""
 
 import numpy as np
 import pytest

@@ -1,5 +1,7 @@
 """Every registered model against the library that published it."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -127,8 +129,8 @@ def test_features_agree_with_timm():
     import timm
 
     torch.manual_seed(0)
-    oracle = timm.create_model("mobilenetv2_050", features_only=True, out_indices=(0, 2, 4))
-    full = timm.create_model("mobilenetv2_050", num_classes=3)
+    oracle: Any = timm.create_model("mobilenetv2_050", features_only=True, out_indices=(0, 2, 4))
+    full: Any = timm.create_model("mobilenetv2_050", num_classes=3)
     calibrate(full, (4, 3, 64, 64))
     oracle.load_state_dict(full.state_dict(), strict=False)
     oracle.eval()
@@ -152,7 +154,7 @@ def test_pooled_features_and_pre_logits_agree_with_timm():
     import timm
 
     torch.manual_seed(0)
-    full = timm.create_model("mobilenetv2_050", num_classes=3)
+    full: Any = timm.create_model("mobilenetv2_050", num_classes=3)
     calibrate(full, (4, 3, 64, 64))
     model = fb.create_model("mobilenetv2_050", weights=full.state_dict())
     pooled = fb.create_model("mobilenetv2_050", weights=full.state_dict(), num_classes=0)
@@ -178,5 +180,7 @@ def test_compiled_inference_agrees_with_pytorch():
             oracle.float()(channels_first.float()).numpy(),
             truth := oracle.double()(channels_first).numpy(),
         )
-    ours = fb.parity.relative_error(np.asarray(fb.compile_inference(model)(np.float32(x))), truth)
+    ours = fb.parity.relative_error(
+        np.asarray(fb.compile_inference(model)(x.astype(np.float32))), truth
+    )
     assert ours <= fb.parity.FLOAT32_FACTOR * theirs  # folding changes the order of roundings only

@@ -86,7 +86,7 @@ def test_batch_norm_gradients_agree(evaluation):
         graphdef, params, rest = nnx.split(norm, nnx.Param, ...)
 
         def loss(params, x):
-            return jnp.sum(nnx.merge(graphdef, params, rest)(x) * cotangent)
+            return jnp.sum(nnx.merge(graphdef, params, rest, copy=True)(x) * cotangent)
 
         gradients, x_gradient = jax.jit(jax.grad(loss, (0, 1)))(params, jnp.asarray(x))
     for mine, theirs in (("scale", oracle.weight), ("bias", oracle.bias)):
@@ -135,5 +135,6 @@ def test_group_norm_of_a_large_mean_does_not_cancel():
     x = (1000 + 0.1 * np.random.default_rng(0).standard_normal((2, 9, 9, 8))).astype(np.float32)
     norm = GroupNorm(8, num_groups=2, rngs=nnx.Rngs(0))
     exact = torch.nn.GroupNorm(2, 8).double()(channels_first(x).double())
-    # The float32 mean is off by up to 6e-5, 6e-4 of a deviation.
-    np.testing.assert_allclose(norm(jnp.asarray(x)), channels_last(exact), atol=2e-3)
+    # The float32 mean is off by a few units of 6e-5; E[x^2] - E[x]^2 would be off by 0.06,
+    # six times the variance.
+    np.testing.assert_allclose(norm(jnp.asarray(x)), channels_last(exact), atol=1e-2)

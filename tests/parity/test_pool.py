@@ -114,5 +114,5 @@ def test_global_pool_agrees():
 def test_both_refuse(options):
     with pytest.raises(RuntimeError):
         F.max_pool2d(torch.zeros(1, 1, 9, 9), 3, **options)
-    with pytest.raises(ValueError, match="must be at most half|does not fit"):
+    with pytest.raises(ValueError, match=r"must be at most half|does not fit"):
         max_pool(jnp.zeros((1, 9, 9, 1)), 3, **options)

@@ -1,0 +1,155 @@
+"""`flaxblocks predict`: right answers for right files, one sentence for wrong ones."""
+
+import json
+import math
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+import flaxblocks as fb
+from flaxblocks import predict as predict_module
+from flaxblocks.preprocess import Transforms, preprocess_batch
+from flaxblocks.weights import find_weights
+from tests.cli.conftest import SMALL, TINY, Refuse, Run
+
+State = dict[str, np.ndarray]
+
+
+@pytest.fixture(autouse=True)
+def small_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The networks see 32 pixels, not 224: the answers are compared with those for the same."""
+
+    def small(images, transforms: Transforms) -> np.ndarray:
+        return np.ascontiguousarray(preprocess_batch(images, transforms)[:, 96:128, 96:128])
+
+    monkeypatch.setattr(predict_module, "preprocess_batch", small)
+
+
+@pytest.fixture
+def images(here: Path) -> list[Path]:
+    """Three photographs of noise, in three modes."""
+    draw = np.random.default_rng(0)
+    for name, mode in {"a.png": "RGB", "b.jpg": "L", "c.png": "RGBA"}.items():
+        pixels = draw.integers(0, 256, (40, 60, 4), np.uint8)
+        Image.fromarray(pixels, "RGBA").convert(mode).save(name)
+    return [Path("a.png"), Path("b.jpg"), Path("c.png")]
+
+
+def expected(model, images: list[Path], transforms: Transforms) -> np.ndarray:
+    run = fb.compile_inference(model, fold=False)
+    x = predict_module.preprocess_batch(images, transforms)
+    return np.asarray(jax.nn.softmax(run(jnp.asarray(x))))
+
+
+def test_the_answers_are_the_models(
+    run: Run, checkpoint: Path, images: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(predict_module, "BATCH", 2)  # the last batch is a smaller one
+    ran = run("predict", *images, "--weights", checkpoint, "--top", "99", "--json", *SMALL)
+    assert ran[::2] == (0, "")
+    results = json.loads(ran.out)
+    model = fb.create_model("mobilenet_v2", weights=checkpoint, **TINY)
+    truth = expected(model, images, find_weights("mobilenet_v2", "DEFAULT").transforms)
+    assert [result["image"] for result in results] == [str(path) for path in images]
+    for result, probabilities in zip(results, truth, strict=True):
+        top = result["top"]
+        assert [guess["index"] for guess in top] == list(np.argsort(-probabilities))
+        assert [guess["class"] for guess in top] == [str(guess["index"]) for guess in top]
+        found = np.array([guess["probability"] for guess in top])
+        # Folded batch norms and another batch size round differently.
+        np.testing.assert_allclose(found, np.sort(probabilities)[::-1], rtol=1e-4)
+
+
+def test_a_terminal_gets_a_table(run: Run, checkpoint: Path, images: list[Path]) -> None:
+    lines = run("predict", *images[:2], "--weights", checkpoint, "--top", "2", *SMALL).out
+    first, *guesses = lines.splitlines()[:3]
+    assert first == "a.png"
+    assert len(lines.splitlines()) == 6
+    assert all("%" in guess for guess in guesses)
+
+
+@pytest.mark.parametrize("model", ["mobilenet_v2", "mobilenetv2_035"])
+def test_a_thousand_classes_have_names(model: str, run: Run, images: list[Path]) -> None:
+    fb.write_checkpoint(fb.to_torch(fb.create_model(model, **TINY)), "in.pth")
+    options = (*SMALL, "--model", model, "--json")
+    ran = run("predict", images[0], "--weights", "in.pth", *options)
+    (result,) = json.loads(ran.out)
+    names = find_weights("mobilenet_v2", "DEFAULT").categories
+    assert len(result["top"]) == 5
+    assert all(guess["class"] == names[guess["index"]] for guess in result["top"])
+
+
+@pytest.mark.parametrize("tag", ["ra_in1k", "mobilenetv2_100.ra_in1k", "IMAGENET1K_V1", "DEFAULT"])
+def test_published_weights_bring_their_own_preprocessing(
+    tag: str, run: Run, images: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = fb.to_torch(fb.create_model("mobilenet_v2", **TINY))
+    fb.write_checkpoint(state, "in.pth")
+    monkeypatch.setattr("flaxblocks.weights.fetch_weights", lambda entry: Path("in.pth"))
+    seen = []
+    small = predict_module.preprocess_batch
+    monkeypatch.setattr(
+        predict_module, "preprocess_batch", lambda p, t: seen.append(t) or small(p, t)
+    )
+    assert run("predict", images[0], "--weights", tag, *SMALL).status == 0
+    assert seen == [find_weights("mobilenet_v2", tag).transforms]
+
+
+def test_a_wrong_image_is_named(refuse: Refuse, checkpoint: Path, images: list[Path]) -> None:
+    whole = images[0].read_bytes()
+    Path("cut.png").write_bytes(whole[: len(whole) // 2])
+    Path("text.jpg").write_text("no image")
+    Path("folder.png").mkdir()
+    for wrong in ("missing.jpg", "cut.png", "text.jpg", "folder.png"):
+        refuse("predict", images[0], wrong, "--weights", checkpoint, *SMALL, named=wrong)
+    refuse("predict", "--weights", checkpoint, *SMALL, named="IMAGE")
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (("--weights", "missing.pth"), "missing.pth"),
+        (("--weights", "a.png"), "a.png"),
+        (("--weights", "IMAGENET1K_V9"), "IMAGENET1K_V9"),
+        (("--weights", "resnet50.a1_in1k"), "resnet50"),
+        (("--weights", "in.pth", "--top", "0"), "--top"),
+        (("--weights", "in.pth", "--num-classes", "7"), "`num_classes` (=7)"),
+        (("--weights", "in.pth", "--in-channels", "1"), "`in_channels` (=1)"),
+        (("--weights", "in.pth", "--set", "dropout=x"), "dropout"),
+        ((), "--weights"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_wrong_weights_or_options_are_named(
+    options: tuple[str, ...], named: str, refuse: Refuse, checkpoint: Path, images: list[Path]
+) -> None:
+    refuse("predict", images[0], *options, *SMALL, named=named)
+
+
+def test_without_a_network_the_sentence_says_where_to_put_the_file(
+    refuse: Refuse, images: list[Path], tmp_path_factory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import requests
+
+    def no_network(*_: object, **__: object) -> None:
+        raise requests.ConnectionError("no route to host")
+
+    cache = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("FLAXBLOCKS_CACHE", str(cache))
+    monkeypatch.setattr(requests.Session, "request", no_network)
+    options = ("--model", "mobilenet_v2", "--weights", "IMAGENET1K_V1")
+    refuse("predict", images[0], *options, named=str(cache / "mobilenet_v2-b0353104.pth"))
+    assert list(cache.iterdir()) == []
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_weights_that_overflow_are_refused(
+    value: float, refuse: Refuse, here: Path, images: list[Path], state: State
+) -> None:
+    bad = {**state, "classifier.1.bias": np.full(10, value, np.float32)}
+    fb.write_checkpoint(bad, "bad.pth")
+    refuse("predict", images[0], "--weights", "bad.pth", "--json", *SMALL, named="bad.pth")

@@ -1,0 +1,28 @@
+"""Calibration leaves nothing that would hide a mistake."""
+
+from typing import Any
+
+import torch
+
+from flaxblocks.oracle import calibrate, make_oracle
+from flaxblocks.registry import find_model
+
+
+def test_no_parameter_or_statistic_is_constant_after_calibration():
+    model: Any = make_oracle(find_model("mobilenet_v2"), 5, 3, {"width_mult": 0.25})
+    assert (model.classifier[1].bias == 0).all()
+    calibrate(model, (4, 3, 64, 64))
+    for name, value in model.state_dict().items():
+        if value.is_floating_point():
+            assert value.std() > 0, name
+            assert torch.isfinite(value).all(), name
+    assert not model.training
+
+
+def test_calibration_is_the_same_for_the_same_seed():
+    states = []
+    for _ in range(2):
+        model = make_oracle(find_model("mobilenet_v2"), 5, 3, {"width_mult": 0.25}, seed=3)
+        calibrate(model, (4, 3, 64, 64), seed=3)
+        states.append(model.state_dict())
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])

@@ -1,0 +1,143 @@
+"""`flaxblocks verify`: exit status 0 where every bound holds, 1 where one is broken, 2 for a
+mistake.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import flaxblocks as fb
+from flaxblocks.cli import main
+from flaxblocks.nn import BatchNorm
+from flaxblocks.parity import verify as verify_module
+
+SMALL = ("verify", "mobilenet_v2", "--width-mult", "0.25", "--size", "32", "--num-classes", "10")
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Run a command in an empty folder: its status, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def go(*arguments: object) -> tuple[object, str, str]:
+        with pytest.raises(SystemExit) as exit:
+            main([str(argument) for argument in arguments])
+        return (exit.value.code, *capsys.readouterr())
+
+    return go
+
+
+def test_an_untouched_model_passes_in_training_mode_with_gradients(run) -> None:
+    status, out, err = run(*SMALL, "--train", "--grad", "--batch", "3", "--json")
+    assert (status, err) == (0, "")
+    report = json.loads(out)
+    assert report["ok"]
+    assert report["train"]
+    assert {row["kind"] for row in report["rows"]} == {"module", "buffer", "gradient"}
+    assert len(report["rows"]) > 500  # 52 norms with 3 buffers, 158 gradients, over 200 modules
+
+
+def test_weights_from_a_file_are_what_is_compared(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = fb.create_model("mobilenet_v2", width_mult=0.25, num_classes=7, rngs=5)
+    state = fb.to_torch(model)
+    fb.write_checkpoint(state, "in.pth")
+    seen = {}
+    compare = verify_module.compare
+
+    def spy(model, oracle, *args, **kwargs):
+        seen.update({key: value.numpy() for key, value in oracle.state_dict().items()})
+        return compare(model, oracle, *args, **kwargs)
+
+    monkeypatch.setattr(verify_module, "compare", spy)
+    status, out, err = run(*SMALL[:-2], "--weights", "in.pth", "--quiet")
+    assert (status, err) == (0, ""), out
+    assert out.splitlines()[-1] == "mobilenet_v2: every bound holds"
+    assert len(out.splitlines()) == 3
+    assert all(np.array_equal(seen[key], value) for key, value in state.items())
+
+
+def test_a_wrong_epsilon_breaks_a_bound(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    create = verify_module.create_model
+
+    def broken(*args, **kwargs):
+        model = create(*args, **kwargs)
+        model.set_attributes(BatchNorm, eps=1e-3)
+        return model
+
+    monkeypatch.setattr(verify_module, "create_model", broken)
+    status, out, err = run(*SMALL)
+    assert (status, err) == (1, "")
+    assert "the first module to depart is features.0" in out
+    assert out.splitlines()[-1] == "mobilenet_v2: a bound is broken"
+
+
+def test_a_broken_model_gives_valid_json(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    create = verify_module.create_model
+
+    def broken(*args, **kwargs):
+        model = create(*args, **kwargs)
+        model.head.bias[...] = model.head.bias[...].at[0].set(np.nan)
+        return model
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    monkeypatch.setattr(verify_module, "create_model", broken)
+    status, out, err = run(*SMALL, "--json")
+    assert (status, err) == (1, "")
+    report = json.loads(out, parse_constant=refuse)
+    assert not report["ok"]
+    assert report["first_departure"] == "classifier.1"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("verify", "mobilenet_v9"), "mobilenet_v9"),
+        ((*SMALL, "--size", "0"), "'0'"),
+        ((*SMALL, "--batch", "0"), "--batch"),
+        ((*SMALL, "--seed", "-1"), "--seed"),
+        ((*SMALL, "--in-channels", "4"), "4"),
+        ((*SMALL, "--set", "dropout=2"), "2"),
+        ((*SMALL, "--set", "depth_mult=1.5"), "depth_mult"),
+        ((*SMALL, "--set", "norm_layer=batch_norm"), "norm_layer"),
+        ((*SMALL, "--weights", "missing.pth"), "missing.pth"),
+        ((*SMALL, "--weights", "NO_SUCH_TAG"), "NO_SUCH_TAG"),
+        ((*SMALL, "--size", "1", "--batch", "1", "--train"), "per channel"),
+    ],
+    ids=lambda value: " ".join(value[-2:]) if isinstance(value, tuple) else "",
+)
+def test_a_mistake_is_one_sentence(arguments: tuple[str, ...], named: str, run) -> None:
+    status, out, err = run(*arguments)
+    assert (status, out) == (2, "")
+    assert err.count("\n") == 1
+    assert named in err
+    assert list(Path().iterdir()) == []
+
+
+@pytest.mark.parametrize("missing", ["torch", "torchvision", "timm"])
+def test_without_pytorch_the_sentence_says_what_to_install(
+    missing: str, run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, missing, None)
+    status, out, err = run("verify", "mobilenetv2_035" if missing == "timm" else "mobilenet_v2")
+    assert (status, out) == (2, "")
+    assert err.count("\n") == 1
+    assert missing in err
+    assert "pip install 'flaxblocks[torch]'" in err
+
+
+def test_a_fresh_process_without_torch_says_the_same() -> None:
+    script = (
+        "import sys; sys.modules['torch'] = None; from flaxblocks.cli import main; "
+        "main(['verify', 'mobilenet_v2'])"
+    )
+    command = [sys.executable, "-W", "error", "-c", script]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert ran.stderr.count("\n") == 1
+    assert "pip install 'flaxblocks[torch]'" in ran.stderr
