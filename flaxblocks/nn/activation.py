@@ -1,9 +1,9 @@
 """Activations by name, each as PyTorch computes it.
 
-Where a piecewise function bends, JAX and PyTorch pick different slopes: `jax.nn.relu6` has slope
-1/2 at exactly 0 and 6, PyTorch 0. Dead channels sit exactly there, so those functions are written
-out here. They agree at NaN and infinity too, where a `where` left to JAX's derivative gives 0 times
-infinity.
+Where a piecewise function bends, JAX and PyTorch pick different slopes: `jnp.clip(x, 0, 6)` has 1/2
+at exactly 0 and 6, PyTorch's relu6 0; `jax.nn.leaky_relu` has 1 at 0, PyTorch's 0.01. Dead channels
+sit exactly there, so those functions are written out here. They agree at NaN and infinity too,
+where a `where` left to JAX's derivative gives 0 times infinity.
 """
 
 from collections.abc import Callable
