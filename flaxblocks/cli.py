@@ -4,7 +4,6 @@ nothing else.
 
 import functools
 import json
-import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -41,12 +40,8 @@ def main(arguments: list[str] | None = None) -> None:
     """
     try:
         status = commands(arguments, prog_name="flaxblocks", standalone_mode=False)
-        sys.stdout.flush()
     except click.ClickException as error:
         _refuse(error.format_message())
-    except BrokenPipeError:  # `flaxblocks list | head` is no error
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
     except OSError as error:
         _refuse(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except ValueError as error:

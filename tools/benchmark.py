@@ -112,9 +112,8 @@ def main() -> None:
         for way, median in medians.items():
             first = statistics.median(r["first"] for r in results[way]) / 1e3
             ratio = median / medians["jax_compiled"]
-            print(
-                f"batch {batch:3}  {way:20} {median:8.1f}  {ratio:6.2f}x  (first call {first:.1f} s)"
-            )
+            cells = f"{median:8.1f} {ratio:6.2f}x  first call {first:.1f} s"
+            print(f"batch {batch:3}  {way:20} {cells}")
 
 
 if __name__ == "__main__":

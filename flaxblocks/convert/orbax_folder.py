@@ -38,11 +38,21 @@ def write_orbax(arrays: Mapping[str, np.ndarray], target: str | os.PathLike[str]
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as scratch:
             with ocp.StandardCheckpointer() as checkpointer:
                 checkpointer.save(Path(scratch) / "checkpoint", tree)
-            if target.exists():  # a folder that is not empty cannot be replaced in one step
-                target.replace(Path(scratch) / "old")
-            (Path(scratch) / "checkpoint").replace(target)
+            _swap(Path(scratch) / "checkpoint", target, Path(scratch) / "old")
     except OSError as error:
         raise CheckpointError(f"{target} cannot be written: {error.strerror or error}") from error
+
+
+def _swap(new: Path, target: Path, aside: Path) -> None:
+    """Put `new` at `target`; the system cannot replace a folder that is not empty in one step."""
+    if target.exists():
+        target.replace(aside)
+    try:
+        new.replace(target)
+    except BaseException:
+        if aside.exists():
+            aside.replace(target)
+        raise
 
 
 def read_orbax(path: Path) -> dict[str, np.ndarray]:

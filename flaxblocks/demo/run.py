@@ -121,7 +121,7 @@ def draw_digits(digits: Digits, logits: np.ndarray, path: Path, count: int = 24)
 
     Digits that either gets wrong come first, in red.
 
-    Raises: OSError if the picture cannot be written; ValueError for a suffix of no picture.
+    Raises: ValueError if the picture cannot be written, or its suffix is that of no picture.
     """
     from matplotlib.figure import Figure
 
@@ -135,5 +135,8 @@ def draw_digits(digits: Digits, logits: np.ndarray, path: Path, count: int = 24)
         colour = "firebrick" if wrong[i] else "black"
         axis.set_title(f"torch {torch_answers[i]}  jax {answers[i]}", fontsize=8, color=colour)
         axis.set_axis_off()
-    with replacing(path) as file:
-        figure.savefig(file, format=path.suffix[1:] or "png", dpi=150)
+    try:
+        with replacing(path) as file:
+            figure.savefig(file, format=path.suffix[1:] or "png", dpi=150)
+    except OSError as error:
+        raise ValueError(f"picture {str(path)!r} cannot be written: {error.strerror}") from error

