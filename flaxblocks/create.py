@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -81,7 +82,7 @@ def create_model(
             keys,
         )
     else:
-        arrays = as_arrays(resolve_weights(entry, weights))
+        arrays = as_arrays(resolve_weights(name, weights))
         model = _build_loaded(entry, {"num_classes": num_classes, **config}, keys, arrays)
     return FeatureExtractor(model, out_indices) if features_only else model
 
@@ -94,8 +95,8 @@ def abstract_model(name: str, **config: Any):
     return nnx.eval_shape(partial(_build, find_model(name), config, {"params": 0, "dropout": 0}))
 
 
-def resolve_weights(entry: ModelEntry, weights: Any) -> Any:
-    """A published weight name as its downloaded file; a path or a mapping as it is.
+def resolve_weights(name: str, weights: Any) -> Any:
+    """The downloaded file of published weights of model `name`; a path or a mapping as it is.
 
     Raises: ValueError if there is neither a file nor published weights of that name.
     """
@@ -105,7 +106,7 @@ def resolve_weights(entry: ModelEntry, weights: Any) -> Any:
         return Path(weights)  # the reader says that it is missing
     from flaxblocks.weights import fetch_weights, find_weights
 
-    return fetch_weights(find_weights(entry.name, weights))
+    return fetch_weights(find_weights(name, weights), progress=sys.stderr.isatty())
 
 
 def _build(entry: ModelEntry, config: Mapping[str, Any], keys: Mapping[str, Any]) -> Any:

@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
-from jax import lax
 
 from flaxblocks.blocks.conv_norm_act import ConvNormAct
 from flaxblocks.nn.norm import BatchNorm
@@ -40,17 +40,17 @@ def fold_batch_norm(model: nnx.Module) -> nnx.Module:
 
 
 def _fold(block: ConvNormAct, norm: BatchNorm) -> None:
+    """In float64, so that each folded value is rounded once."""
     dtype = block.conv.kernel.dtype
-    wide = jnp.promote_types(dtype, jnp.float32)
 
-    def values(variable: nnx.Variable | None, default: float) -> jax.Array:
-        return jnp.asarray(default if variable is None else variable[...], wide)
+    def values(variable: nnx.Variable | None, default: float) -> np.ndarray:
+        return np.asarray(default if variable is None else variable[...], np.float64)
 
-    gain = values(norm.scale, 1.0) * lax.rsqrt(values(norm.var, 1.0) + norm.eps)
+    gain = values(norm.scale, 1.0) / np.sqrt(values(norm.var, 1.0) + norm.eps)
     bias = (values(block.conv.bias, 0.0) - values(norm.mean, 0.0)) * gain + values(norm.bias, 0.0)
-    block.conv.kernel[...] = (values(block.conv.kernel, 0.0) * gain).astype(dtype)
+    block.conv.kernel[...] = jnp.asarray((values(block.conv.kernel, 0.0) * gain).astype(dtype))
     del block.conv.bias, block.norm
-    block.conv.bias = nnx.Param(bias.astype(dtype))
+    block.conv.bias = nnx.Param(jnp.asarray(bias.astype(dtype)))
     block.norm = None
 
 

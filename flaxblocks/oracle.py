@@ -61,20 +61,9 @@ def make_oracle(
         import_torchvision()
         import torch
 
-        state = torch.get_rng_state()
-        torch.manual_seed(seed)
-        if entry.source == "timm":
-            import timm
-
-            arguments = {**config, "num_classes": num_classes, "in_chans": in_channels}
-            model = timm.create_model(entry.name, **arguments)
-        else:
-            from torchvision import models
-
-            if in_channels != 3:
-                raise OracleError(f"torchvision's {entry.name} takes 3 channels, not {in_channels}")
-            model = models.get_model(entry.name, num_classes=num_classes, **config)
-        torch.set_rng_state(state)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = _build(entry, num_classes, in_channels, config)
     except ImportError as error:
         raise OracleError(
             f"to compare with PyTorch, {error.name or 'torch'} must be installed: "
@@ -85,6 +74,19 @@ def make_oracle(
             f"{entry.source} cannot build {entry.name} with {dict(config)}: {error}"
         ) from error
     return model.eval()
+
+
+def _build(entry: ModelEntry, num_classes: int, in_channels: int, config: Mapping[str, Any]):
+    if entry.source == "timm":
+        import timm
+
+        arguments = {**config, "num_classes": num_classes, "in_chans": in_channels}
+        return timm.create_model(entry.name, **arguments)
+    from torchvision import models
+
+    if in_channels != 3:
+        raise OracleError(f"torchvision's {entry.name} takes 3 channels, not {in_channels}")
+    return models.get_model(entry.name, num_classes=num_classes, **config)
 
 
 def calibrate(

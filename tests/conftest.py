@@ -1,22 +1,33 @@
-"""What every test shares: PyTorch on one thread, and jaxtyping's shapes checked by beartype."""
+"""What every test shares: jaxtyping's shapes checked by beartype, and PyTorch on one thread."""
 
 import jaxtyping
-import pytest
-import torch
 
-from flaxblocks.oracle import import_torchvision
+import tests.typechecker  # noqa: F401
+
+# Before anything imports them: the hook changes how the modules are compiled.
+jaxtyping.install_import_hook(["flaxblocks.nn", "flaxblocks.blocks"], "tests.typechecker.check")
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+from flaxblocks.oracle import import_torchvision  # noqa: E402
 
 torch.set_num_threads(1)
 import_torchvision()
 
 
-def pytest_configure() -> None:
-    """Check the annotated shapes of the layers and models in every test."""
-    jaxtyping.install_import_hook(["flaxblocks.nn", "flaxblocks.blocks"], "beartype.beartype")
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """GPU tests run where they are asked for by `-m gpu`."""
-    for item in items:
-        if "gpu" in item.keywords and item.config.getoption("-m") != "gpu":
-            item.add_marker(pytest.mark.skip(reason="needs a GPU: pytest -m gpu"))
+    if config.getoption("-m") != "gpu":
+        deselected = [item for item in items if "gpu" in item.keywords]
+        items[:] = [item for item in items if "gpu" not in item.keywords]
+        config.hook.pytest_deselected(items=deselected)
+
+
+@pytest.fixture(autouse=True)
+def _annotations_checked(request: pytest.FixtureRequest):
+    """Check annotations, but where a test passes wrong types on purpose."""
+    untyped = request.node.get_closest_marker("untyped") is not None
+    jaxtyping.config.update("jaxtyping_disable", untyped)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

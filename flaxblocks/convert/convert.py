@@ -148,16 +148,15 @@ def translate(
     """
     target = key_map(module, to)
     found = fit(module, arrays, dialect)
-    natives = {
-        entry.native: entry.to_native(arrays[entry.foreign])
-        for entry in found.keys.entries
-        if entry.foreign in arrays
-    }
-    for key in found.uncounted:
-        natives[found.keys.by_foreign[key].native] = np.zeros((), np.int64)
-    return {
-        entry.foreign: entry.to_foreign(natives[entry.native]) for entry in target.entries
-    }, found.keys.dialect
+    sources = {entry.native: entry for entry in found.keys.entries}
+
+    def converted(entry: Entry) -> np.ndarray:
+        source = sources[entry.native]
+        if source.foreign not in arrays:  # one of `found.uncounted`
+            return np.zeros((), np.int64)
+        return entry.to_foreign(source.to_native(arrays[source.foreign]))
+
+    return {entry.foreign: converted(entry) for entry in target.entries}, found.keys.dialect
 
 
 def as_arrays(source: str | os.PathLike[str] | Mapping[str, Any]) -> dict[str, np.ndarray]:

@@ -16,6 +16,7 @@ from flaxblocks.blocks.channels import make_divisible
 from flaxblocks.blocks.conv_norm_act import ConvNormAct
 from flaxblocks.blocks.inverted import MBConv
 from flaxblocks.models.image_model import Feature, FeatureInfo, ImageModel, check_classes
+from flaxblocks.nn.arguments import check_positive, check_rate
 from flaxblocks.nn.drop import Dropout
 from flaxblocks.nn.init import kaiming_normal_fan_out, normal, zeros
 from flaxblocks.nn.linear import Linear
@@ -132,6 +133,8 @@ class MobileNetV2(ImageModel):
             SETTING if inverted_residual_setting is None else inverted_residual_setting
         )
         check_classes(num_classes, in_channels)
+        check_positive(round_nearest=round_nearest)
+        check_rate("dropout", dropout)
         for name, value in {"width_mult": width_mult, "depth_mult": depth_mult}.items():
             if not value > 0:
                 raise ValueError(f"`{name}` (={value}) must be positive")

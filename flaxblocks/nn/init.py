@@ -58,7 +58,13 @@ def zeros(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike) -> jax.Array
 
 
 @partial(jax.jit, static_argnames=("kind", "dtype"))
-def _chunk(kind: str, key: jax.Array, index: jax.Array, dtype: DTypeLike, scale: float):
+def _chunk(
+    kind: str,
+    key: jax.Array,
+    index: jax.Array | np.uint32,
+    dtype: DTypeLike,
+    scale: jax.Array | float,
+) -> jax.Array:
     """Chunk `index` of an endless stream: U(-scale, scale) or N(0, scale^2)."""
     key = jax.random.fold_in(key, index)
     if kind == "uniform":

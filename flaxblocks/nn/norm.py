@@ -8,7 +8,7 @@ which cancels: with mean 1000 and deviation 0.1 the latter gives 0 in float32.
 
 from collections.abc import Callable
 from functools import partial
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,7 @@ from flaxblocks.nn.arguments import check_divisible, check_positive
 __all__ = ["NORMS", "BatchNorm", "GroupNorm", "MakeNorm", "Norm", "make_norm"]
 
 
+@runtime_checkable
 class MakeNorm(Protocol):
     """What builds a norm for a number of channels: a class such as `BatchNorm`, or a partial of
     it.

@@ -51,7 +51,7 @@ def verify(
         not this model's.
     """
     config = config or {}
-    arrays = None if weights is None else as_arrays(resolve_weights(entry, weights))
+    arrays = None if weights is None else as_arrays(resolve_weights(entry.name, weights))
     if num_classes is None and arrays is not None:
         num_classes = head_classes(entry, {"in_channels": in_channels, **config}, arrays)
     classes = 1000 if num_classes is None else num_classes

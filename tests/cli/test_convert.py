@@ -90,7 +90,9 @@ def test_overwrite_replaces_a_file_and_an_orbax_folder(run: Run, checkpoint: Pat
     for target in ("flax.safetensors", "folder"):
         run("convert", checkpoint, target, *SMALL)
         first = fb.create_model("mobilenet_v2", weights=target, **TINY)
-        other = {k: v + v.dtype.type(1) for k, v in fb.read_checkpoint(checkpoint).items()}
+        other = {
+            k: np.asarray(v + v.dtype.type(1)) for k, v in fb.read_checkpoint(checkpoint).items()
+        }
         fb.write_checkpoint(other, "other.pth")
         assert run("convert", "other.pth", target, "--overwrite", *SMALL).status == 0
         second = fb.create_model("mobilenet_v2", weights=target, **TINY)

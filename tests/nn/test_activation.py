@@ -54,6 +54,7 @@ def test_first_and_second_derivatives_are_finite_at_large_values(name):
         assert bool(jnp.isfinite(jax.vmap(function)(x)).all())
 
 
+@pytest.mark.untyped
 def test_elu_keeps_its_slope_in_float32():
     # (e^x - 1) + 1 is 0 here.
     np.testing.assert_allclose(jax.grad(ACTIVATIONS["elu"])(-20.0), np.exp(-20.0), rtol=1e-6)

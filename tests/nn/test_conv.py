@@ -26,6 +26,7 @@ from flaxblocks.nn.conv import _by_lax, _cpu_formulation, conv_output_size
         ((4, 6, 3, {"groups": 4}), r"`out_features` \(=6\) must be divisible by `groups` \(=4\)"),
     ],
 )
+@pytest.mark.untyped
 def test_constructor_refuses(arguments, message):
     positional = [a for a in arguments if not isinstance(a, dict)]
     options = arguments[-1] if isinstance(arguments[-1], dict) else {}
@@ -43,6 +44,7 @@ def test_constructor_refuses(arguments, message):
         ((1, 9, 2, 4), r"smaller than the kernel \(3, 3\) at dilation \(1, 1\)"),
     ],
 )
+@pytest.mark.untyped
 def test_call_refuses_another_shape(shape, message):
     with pytest.raises(ValueError, match=message):
         Conv(4, 8, 3, rngs=nnx.Rngs(0))(jnp.zeros(shape))

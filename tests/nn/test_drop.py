@@ -18,6 +18,7 @@ def test_refuses_a_rate(layer, rate):
         layer(rate, rngs=nnx.Rngs(0))
 
 
+@pytest.mark.untyped
 def test_refuses_a_mode():
     with pytest.raises(ValueError, match=r"`mode` \(='pixel'\) must be 'row' or 'batch'"):
         StochasticDepth(0.5, "pixel", rngs=nnx.Rngs(0))  # pyright: ignore[reportArgumentType]

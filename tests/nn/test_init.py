@@ -101,6 +101,7 @@ def test_pair():
 @pytest.mark.parametrize(
     "value", [3.0, "33", None, True, (1, 2, 3), (1,), (1.0, 2), (True, 1), np.float32(2)]
 )
+@pytest.mark.untyped
 def test_pair_refuses_another_type(value):
     with pytest.raises(ValueError, match=r"`stride` \(=.*\) must be an int or a pair of ints"):
         pair("stride", value)
@@ -112,6 +113,7 @@ def test_pair_refuses_a_small_value(value, minimum):
         pair("size", value, minimum)
 
 
+@pytest.mark.untyped
 def test_checks():
     check_positive(a=1, b=7)
     check_divisible("groups", 4, features=8)

@@ -23,6 +23,7 @@ def test_refuses_widths(widths, message):
 
 
 @pytest.mark.parametrize("shape", [(2, 5), (4, 1), ()])
+@pytest.mark.untyped
 def test_call_refuses_another_width(shape):
     with pytest.raises(ValueError, match=r"`x` \(shape .*\) must be \(\.\.\., 4\)"):
         Linear(4, 3, rngs=nnx.Rngs(0))(jnp.zeros(shape))

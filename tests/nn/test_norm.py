@@ -47,6 +47,7 @@ def test_refuses_groups_that_do_not_divide():
 
 @pytest.mark.parametrize("norm", [BatchNorm(6), GroupNorm(6, num_groups=2, rngs=nnx.Rngs(0))])
 @pytest.mark.parametrize("shape", [(2, 5, 5, 4), (2, 6, 5, 5), ()])
+@pytest.mark.untyped
 def test_call_refuses_other_channels(norm, shape):
     with pytest.raises(ValueError, match=r"`x` \(shape .*\) must be \(.*6\)"):
         norm(jnp.zeros(shape))

@@ -26,6 +26,7 @@ from flaxblocks.nn import adaptive_avg_pool, avg_pool, global_avg_pool, max_pool
         ),
     ],
 )
+@pytest.mark.untyped
 def test_refuses(pool, options, message):
     with pytest.raises(ValueError, match=message):
         pool(jnp.zeros((1, 6, 6, 2)), **options)

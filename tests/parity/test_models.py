@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -181,6 +182,6 @@ def test_compiled_inference_agrees_with_pytorch():
             truth := oracle.double()(channels_first).numpy(),
         )
     ours = fb.parity.relative_error(
-        np.asarray(fb.compile_inference(model)(x.astype(np.float32))), truth
+        np.asarray(fb.compile_inference(model)(jnp.asarray(x, jnp.float32))), truth
     )
     assert ours <= fb.parity.FLOAT32_FACTOR * theirs  # folding changes the order of roundings only
