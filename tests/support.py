@@ -78,12 +78,12 @@ def block_pair(case: tuple[str, tuple[int, ...], dict[str, Any]], size: tuple[in
 
 OPTIMISERS: dict[str, tuple[Callable[..., Any], Callable[[], optax.GradientTransformation]]] = {
     "sgd": (
-        lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, weight_decay=1e-2),
-        lambda: optax.chain(optax.add_decayed_weights(1e-2), optax.sgd(0.05, momentum=0.9)),
+        lambda p: torch.optim.SGD(p, lr=1e-3, momentum=0.9, weight_decay=1e-2),
+        lambda: optax.chain(optax.add_decayed_weights(1e-2), optax.sgd(1e-3, momentum=0.9)),
     ),
     "rmsprop": (
-        lambda p: torch.optim.RMSprop(p, lr=1e-3, alpha=0.9, eps=1e-3, momentum=0.9),
-        lambda: optax.rmsprop(1e-3, decay=0.9, eps=1e-3, eps_in_sqrt=False, momentum=0.9),
+        lambda p: torch.optim.RMSprop(p, lr=1e-4, alpha=0.9, eps=1e-3, momentum=0.9),
+        lambda: optax.rmsprop(1e-4, decay=0.9, eps=1e-3, eps_in_sqrt=False, momentum=0.9),
     ),
     "adamw": (
         lambda p: torch.optim.AdamW(p, lr=1e-3, betas=(0.9, 0.99), eps=1e-6, weight_decay=0.1),

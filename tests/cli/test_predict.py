@@ -89,7 +89,7 @@ def test_published_weights_bring_their_own_preprocessing(
 ) -> None:
     state = fb.to_torch(fb.create_model("mobilenet_v2", **TINY))
     fb.write_checkpoint(state, "in.pth")
-    monkeypatch.setattr("flaxblocks.weights.fetch_weights", lambda entry: Path("in.pth"))
+    monkeypatch.setattr("flaxblocks.weights.fetch_weights", lambda entry, progress: Path("in.pth"))
     seen = []
     small = predict_module.preprocess_batch
     monkeypatch.setattr(

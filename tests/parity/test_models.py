@@ -32,7 +32,7 @@ def photographs(size: int = 96) -> np.ndarray:
 
 @pytest.mark.parametrize("name", ENTRIES)
 def test_every_model_agrees_with_its_library_in_inference(name):
-    report = verify(ENTRIES[name], size=(65, 47), num_classes=10)
+    report = verify(ENTRIES[name], size=(65, 47), batch=4)
     assert report.first_departure is None, str(report)  # 1e-12 in float64 at every module
     assert report.float32_holds, report.summary()
 
@@ -53,9 +53,7 @@ def test_every_model_round_trip_is_bit_exact_and_loads_strictly(name):
 
 @pytest.mark.parametrize(("width", "size"), list(zip(WIDTHS, ODD_SIZES, strict=True)))
 def test_mobilenet_v2_agrees_at_every_width_and_odd_sizes(width, size):
-    report = verify(
-        find_model("mobilenet_v2"), size=size, num_classes=5, config={"width_mult": width}
-    )
+    report = verify(find_model("mobilenet_v2"), size=size, batch=4, config={"width_mult": width})
     assert report.first_departure is None, str(report)  # 1e-12 in float64 at every module
     assert report.float32_holds, report.summary()
 
@@ -100,7 +98,7 @@ def test_mobilenet_v2_follows_ten_optimiser_steps():
     oracle = make_oracle(find_model("mobilenet_v2"), 5, 3, {"width_mult": 0.25})
     calibrate(oracle, (4, 3, 64, 64))
     model = fb.create_model("mobilenet_v2", weights=oracle.state_dict(), width_mult=0.25)
-    x = np.random.default_rng(0).standard_normal((4, 65, 47, 3))
+    x = np.random.default_rng(0).standard_normal((8, 65, 79, 3))
     errors = train_both(model, oracle, x, "torchvision")
     assert max(errors.values()) <= 1e-8, errors  # parameters and buffers, float64
 
@@ -144,7 +142,7 @@ def test_features_agree_with_timm():
     x = np.random.default_rng(0).standard_normal((2, 65, 47, 3)).astype(np.float32)
     with torch.no_grad():
         theirs = oracle(torch.from_numpy(x).permute(0, 3, 1, 2))
-    for ours, wanted in zip(model(x), theirs, strict=True):
+    for ours, wanted in zip(model(jnp.asarray(x)), theirs, strict=True):
         # float32 in both: some tens of roundings of 6e-8
         np.testing.assert_allclose(
             ours, wanted.permute(0, 2, 3, 1), rtol=0, atol=2e-5 * wanted.abs().max().item()
@@ -165,9 +163,9 @@ def test_pooled_features_and_pre_logits_agree_with_timm():
     with torch.no_grad():
         features = full.forward_features(torch.from_numpy(x).permute(0, 3, 1, 2))
         wanted = full.forward_head(features, pre_logits=True).numpy()
-    ours = model.forward_head(model.forward_features(x), pre_logits=True)
+    ours = model.forward_head(model.forward_features(jnp.asarray(x)), pre_logits=True)
     np.testing.assert_allclose(ours, wanted, rtol=0, atol=2e-5 * abs(wanted).max())
-    np.testing.assert_array_equal(ours, pooled(x))
+    np.testing.assert_array_equal(ours, pooled(jnp.asarray(x)))
 
 
 def test_compiled_inference_agrees_with_pytorch():
