@@ -32,7 +32,7 @@ def photographs(size: int = 96) -> np.ndarray:
 
 @pytest.mark.parametrize("name", ENTRIES)
 def test_every_model_agrees_with_its_library_in_inference(name):
-    report = verify(ENTRIES[name], size=(65, 47), batch=4)
+    report = verify(ENTRIES[name], size=(65, 47), batch=16)
     assert report.first_departure is None, str(report)  # 1e-12 in float64 at every module
     assert report.float32_holds, report.summary()
 
