@@ -1,6 +1,7 @@
 """Helpers of the parity tests: the cases, and one training run in both frameworks."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -76,24 +77,38 @@ def block_pair(case: tuple[str, tuple[int, ...], dict[str, Any]], size: tuple[in
     return block, twin
 
 
-OPTIMISERS: dict[str, tuple[Callable[..., Any], Callable[[], optax.GradientTransformation]]] = {
+# Built with a pace that scales the learning rates of SGD and RMSprop.
+OPTIMISERS: dict[
+    str, tuple[Callable[..., Any], Callable[[float], optax.GradientTransformation]]
+] = {
     "sgd": (
-        lambda p: torch.optim.SGD(p, lr=1e-3, momentum=0.9, weight_decay=1e-2),
-        lambda: optax.chain(optax.add_decayed_weights(1e-2), optax.sgd(1e-3, momentum=0.9)),
+        lambda p, pace: torch.optim.SGD(p, lr=0.05 * pace, momentum=0.9, weight_decay=1e-2),
+        lambda pace: optax.chain(
+            optax.add_decayed_weights(1e-2), optax.sgd(0.05 * pace, momentum=0.9)
+        ),
     ),
     "rmsprop": (
-        lambda p: torch.optim.RMSprop(p, lr=1e-4, alpha=0.9, eps=1e-3, momentum=0.9),
-        lambda: optax.rmsprop(1e-4, decay=0.9, eps=1e-3, eps_in_sqrt=False, momentum=0.9),
+        lambda p, pace: torch.optim.RMSprop(p, lr=1e-3 * pace, alpha=0.9, eps=1e-3, momentum=0.9),
+        lambda pace: optax.rmsprop(
+            1e-3 * pace, decay=0.9, eps=1e-3, eps_in_sqrt=False, momentum=0.9
+        ),
     ),
     "adamw": (
-        lambda p: torch.optim.AdamW(p, lr=1e-3, betas=(0.9, 0.99), eps=1e-6, weight_decay=0.1),
-        lambda: optax.adamw(1e-3, b1=0.9, b2=0.99, eps=1e-6, weight_decay=0.1),
+        lambda p, pace: torch.optim.AdamW(
+            p, lr=1e-3, betas=(0.9, 0.99), eps=1e-6, weight_decay=0.1
+        ),
+        lambda _: optax.adamw(1e-3, b1=0.9, b2=0.99, eps=1e-6, weight_decay=0.1),
     ),
 }
 
 
 def train_both(
-    model: nnx.Module, oracle: torch.nn.Module, x: np.ndarray, dialect: str, steps: int = 10
+    model: nnx.Module,
+    oracle: torch.nn.Module,
+    x: np.ndarray,
+    dialect: str,
+    steps: int = 10,
+    pace: float = 1.0,
 ) -> dict[str, float]:
     """Largest relative error of a parameter or buffer after `steps` float64 steps, by optimiser.
 
@@ -119,9 +134,9 @@ def train_both(
 
         gradient = jax.jit(jax.grad(loss_of, has_aux=True))
         for name, (torch_optimiser, flax_optimiser) in OPTIMISERS.items():
-            ours = _train_flax(gradient, initial[0], initial[1], flax_optimiser(), steps)
+            ours = _train_flax(gradient, initial[0], initial[1], flax_optimiser(pace), steps)
             oracle.load_state_dict(start)
-            theirs = _train_torch(oracle, x, target, torch_optimiser, steps)
+            theirs = _train_torch(oracle, x, target, partial(torch_optimiser, pace=pace), steps)
             for part in ours:
                 nnx.update(wide, part)
             state = fb.to_torch(wide, dialect)
