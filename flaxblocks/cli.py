@@ -243,7 +243,7 @@ def convert_command(
 @click.option(
     "--size", default="96", show_default=True, metavar="H[xW]", help="Image size in pixels."
 )
-@click.option("--batch", type=click.IntRange(min=1), default=8, show_default=True, help="Images.")
+@click.option("--batch", type=click.IntRange(min=1), default=2, show_default=True, help="Images.")
 @click.option("--train", is_flag=True, help="Normalise by the batch; compare the updated buffers.")
 @click.option("--grad", is_flag=True, help="Compare the gradient of every parameter.")
 @click.option(

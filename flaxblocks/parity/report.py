@@ -17,6 +17,9 @@ FLOAT32_FACTOR = 2.0
 # A gradient below this fraction of the model's largest is 0 up to rounding, such as a bias's before
 # a batch norm.
 NEGLIGIBLE = 1e-12
+# PyTorch's float32 error, brought down to float64's rounding, is what its float64 error must be
+# about; a departure within this many times that is rounding that the model itself amplifies.
+AMPLIFIED = 100 * 2.0**-29
 
 
 def relative_error(ours: np.ndarray, reference: np.ndarray, negligible: float = 0.0) -> float:
@@ -74,6 +77,13 @@ class Row:
     def departs(self) -> bool:
         """The float64 bound of its kind is broken."""
         return not self.relative <= BOUNDS[self.kind]
+
+    @property
+    def amplified(self) -> bool:
+        """The error is of the size of PyTorch's own: this input amplifies rounding, as norms over a
+        handful of values do.
+        """
+        return self.torch32 is not None and self.relative <= AMPLIFIED * self.torch32
 
 
 @dataclass(frozen=True)
@@ -153,6 +163,11 @@ class ParityReport:
                 f"the first {row.kind} to depart is {row.foreign} ({row.native}): relative error "
                 f"{row.relative:.1e} in float64, bound {BOUNDS[row.kind]:.0e}"
             )
+            if row.amplified:
+                lines.append(
+                    f"PyTorch's own float32 error there is {row.torch32:.1e}: this input amplifies "
+                    "rounding, as batch norms over few values do; try a larger image or batch"
+                )
         if self.output.ours32 is not None and self.output.torch32 is not None:
             verdict = "" if self.float32_holds else f", more than {FLOAT32_FACTOR:g} times as much"
             lines.append(

@@ -47,3 +47,17 @@ def test_parameters_are_drawn_from_the_interval_of_pytorch():
         # The maxima of 4,096 uniform draws lie within 0.5% of the bound but once in 10^9.
         largest = float(theirs.detach().abs().max())
         assert abs(float(jnp.abs(ours[...]).max()) / largest - 1) < 5e-3
+
+
+@pytest.mark.parametrize("batch", [1, 2, 32])
+@pytest.mark.parametrize("width", [1280, 2048])
+def test_long_sums_round_no_more_than_in_pytorch(batch, width):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((batch, width)).clip(0).astype(np.float32)
+    oracle, layer = torch.nn.Linear(width, 1000), Linear(width, 1000, rngs=nnx.Rngs(0))
+    layer.kernel[...] = jnp.asarray(oracle.weight.detach().numpy().T)
+    layer.bias = nnx.Param(jnp.asarray(oracle.bias.detach().numpy()))
+    theirs, ours = oracle(torch.from_numpy(x)).detach().numpy(), np.asarray(layer(jnp.asarray(x)))
+    truth = oracle.double()(torch.from_numpy(x.astype(np.float64))).detach().numpy()
+    # Added up in one go it is up to twice PyTorch's.
+    assert relative_error(ours, truth) <= relative_error(theirs, truth)

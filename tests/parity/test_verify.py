@@ -76,7 +76,25 @@ def test_a_wrong_epsilon_breaks_a_bound(run, monkeypatch: pytest.MonkeyPatch) ->
     status, out, err = run(*SMALL)
     assert (status, err) == (1, "")
     assert "the first module to depart is features.0" in out
+    assert "amplifies" not in out
     assert out.splitlines()[-1] == "mobilenet_v2: a bound is broken"
+
+
+def test_rounding_that_the_input_amplifies_is_told_from_a_mistake(run) -> None:
+    narrow = ("verify", "mobilenet_v2", "--width-mult", "0.25", "--num-classes", "10")
+    status, out, err = run(*narrow, "--size", "32", "--train", "--batch", "3", "--quiet")
+    assert (status, err) == (1, "")  # the last norms normalise over 3 values
+    assert "this input amplifies rounding" in out
+
+
+def test_a_gradient_that_is_zero_has_no_float32_error(run) -> None:
+    status, out, _ = run(*SMALL, "--train", "--grad", "--batch", "3", "--json")
+    rows = [row for row in json.loads(out)["rows"] if row["kind"] == "gradient"]
+    # Three biases whose constant the next batch norm takes away again: their gradient is noise.
+    zero = [row["foreign"] for row in rows if row["relative"] == 0 and row["max_abs"] > 0]
+    assert status == 0
+    assert zero
+    assert all((row["ours32"] is None) == (row["foreign"] in zero) for row in rows), rows
 
 
 def test_a_broken_model_gives_valid_json(run, monkeypatch: pytest.MonkeyPatch) -> None:
