@@ -85,6 +85,7 @@ def convert_file(
             f"`dialect` (={dialect!r}): an Orbax folder holds Flax's own layout, {NATIVE!r}"
         )
     converted, source_dialect = translate(module, arrays, dialect)
+    del arrays  # unmaps the source: writing needs memory of its own
     if format == "orbax":
         write_orbax(converted, target)
     else:

@@ -36,7 +36,9 @@ def write_orbax(arrays: Mapping[str, np.ndarray], target: str | os.PathLike[str]
         node[leaf] = array
     try:
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as scratch:
-            with ocp.StandardCheckpointer() as checkpointer:
+            # Weights hardly compress, and compressing takes memory and time.
+            handler = ocp.PyTreeCheckpointHandler(use_compression=False)
+            with ocp.Checkpointer(handler) as checkpointer:
                 checkpointer.save(Path(scratch) / "checkpoint", tree)
             _swap(Path(scratch) / "checkpoint", target, Path(scratch) / "old")
     except OSError as error:
