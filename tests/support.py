@@ -1,7 +1,9 @@
 """Helpers of the parity tests: the cases, and one training run in both frameworks."""
 
+import json
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,6 +16,12 @@ from flax import nnx
 import flaxblocks as fb
 from flaxblocks.oracle import calibrate
 from flaxblocks.parity import relative_error
+
+
+def read_facts(name: str) -> dict[str, Any]:
+    """The published numbers in `tests/facts/{name}.json`."""
+    return json.loads((Path(__file__).parent / "facts" / f"{name}.json").read_text())
+
 
 # Every block of `torch_ref`, with every option it has. (name, widths, options)
 BLOCKS: list[tuple[str, tuple[int, ...], dict[str, Any]]] = [

@@ -1,9 +1,6 @@
 """The blocks by themselves: structure, published parameter counts, errors, types."""
 
-import json
 import re
-from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,11 +25,9 @@ from flaxblocks.blocks import (
     make_divisible,
 )
 from flaxblocks.nn import BatchNorm, Conv
-from tests.support import BLOCKS, block_id
+from tests.support import BLOCKS, block_id, read_facts
 
-FACTS: dict[str, Any] = json.loads(
-    (Path(__file__).parents[1] / "facts" / "article_blocks.json").read_text()
-)
+FACTS = read_facts("article_blocks")
 
 
 def of(block, *widths, **options):

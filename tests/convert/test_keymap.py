@@ -1,8 +1,5 @@
 """The bijection of names: complete, one-to-one, in PyTorch's order, and honest about its faults."""
 
-import json
-from pathlib import Path
-
 import numpy as np
 import pytest
 from flax import nnx
@@ -11,8 +8,9 @@ import flaxblocks as fb
 from flaxblocks.convert.keymap import Entry, dialects_of, key_map, variables_of
 from flaxblocks.create import abstract_model
 from flaxblocks.registry import model_entries
+from tests.support import read_facts
 
-FACTS = json.loads((Path(__file__).parents[1] / "facts" / "mobilenetv2.json").read_text())
+FACTS = read_facts("mobilenetv2")
 
 
 @pytest.mark.parametrize("name", [entry.name for entry in model_entries()])

@@ -1,8 +1,5 @@
 """MobileNetV2 by the numbers: published counts, arguments, errors, feature access."""
 
-import json
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,8 +10,9 @@ import flaxblocks as fb
 from flaxblocks.create import abstract_model
 from flaxblocks.registry import model_entries
 from flaxblocks.summary import count_parameters, summarize
+from tests.support import read_facts
 
-FACTS = json.loads((Path(__file__).parents[1] / "facts" / "mobilenetv2.json").read_text())
+FACTS = read_facts("mobilenetv2")
 WIDTHS = [key.removeprefix("MobileNetV2 w") for key in FACTS if key.startswith("MobileNetV2")]
 
 

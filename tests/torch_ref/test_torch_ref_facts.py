@@ -1,15 +1,13 @@
 """The twins of the blocks against what the articles' code does: keys, order, shapes, counts."""
 
-import json
 import re
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from tests.support import read_facts
 from torch_ref import blocks
 from torch_ref.blocks import (
     BottleNeck,
@@ -25,9 +23,7 @@ from torch_ref.blocks import (
     ResidualAdd,
 )
 
-FACTS: dict[str, Any] = json.loads(
-    (Path(__file__).parents[1] / "facts" / "article_blocks.json").read_text()
-)
+FACTS = read_facts("article_blocks")
 
 # The article's literal code drops conv arguments: its groups, strides and depthwise forms have no
 # effect.

@@ -1,8 +1,6 @@
 """The twin of MobileNetV2 against torchvision's, bit for bit, and the published counts."""
 
-import json
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,12 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from flaxblocks.oracle import import_torchvision
+from tests.support import read_facts
 from torch_ref.blocks import make_divisible
 from torch_ref.models.mobilenetv2 import InvertedResidual, MobileNetV2
 
-FACTS: dict[str, Any] = json.loads(
-    (Path(__file__).parents[1] / "facts" / "mobilenetv2.json").read_text()
-)
+FACTS = read_facts("mobilenetv2")
 WIDTHS = [0.25, 0.35, 0.5, 0.75, 1.0, 1.3, 1.4, 2.0]
 
 
