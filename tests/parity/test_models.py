@@ -99,8 +99,8 @@ def test_mobilenet_v2_follows_ten_optimiser_steps():
     calibrate(oracle, (4, 3, 64, 64))
     model = fb.create_model("mobilenet_v2", weights=oracle.state_dict(), width_mult=0.25)
     x = np.random.default_rng(0).standard_normal((8, 65, 79, 3))
-    # slow: fifty-two batch norms in a row amplify rounding at every step
-    errors = train_both(model, oracle, x, "torchvision", pace=0.02)
+    # A tenth of the blocks' rates: at theirs SGD diverges, and amplifies rounding as it does.
+    errors = train_both(model, oracle, x, "torchvision", pace=0.1)
     assert max(errors.values()) <= 1e-8, errors  # parameters and buffers, float64
 
 
