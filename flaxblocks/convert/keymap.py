@@ -15,8 +15,8 @@ in the order in which PyTorch's `state_dict()` lists them:
         yield "head", "fc", "conv1x1"  # a Linear that PyTorch stores as a 1x1 convolution
         yield "expand", "2", "output"  # no variables: both give the same output, for `parity`
 
-A pair whose native module is absent is passed over, so one function serves every configuration; a
-variable that no pair reaches is an error, so nothing is forgotten.
+A pair whose native module is None is passed over, so one function serves every configuration; a
+pair that names no attribute, and a variable that no pair reaches, are errors.
 
 The first dialect of a class is its own; "flax" is always there and is the native naming.
 """
@@ -24,6 +24,7 @@ The first dialect of a class is its own; "flax" is always there and is the nativ
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from flax import nnx
@@ -165,7 +166,13 @@ def _walk(module: nnx.Module, dialect: str, native: str, foreign: str) -> Iterat
     if dialect not in keys:
         return
     for child_native, child_foreign, *kind in keys[dialect](module):
-        child = _descend(module, child_native)
+        try:
+            child = _descend(module, child_native)
+        except (AttributeError, IndexError):
+            raise ValueError(
+                f"dialect {dialect!r} of {type(module).__name__} names {child_native!r}, "
+                "which it has not"
+            ) from None
         if child is None:
             continue
         path, key = _join(native, child_native), _join(foreign, child_foreign)
@@ -179,15 +186,12 @@ def _join(*parts: str) -> str:
 
 
 def _descend(module: nnx.Module, path: str) -> nnx.Module | None:
-    """The module at a dotted path; None where any step is absent."""
-    node = module
+    """The module at a dotted path; None where a step is None."""
+    node: Any = module
     for step in path.split("."):
-        if isinstance(node, nnx.List | list | tuple):
-            node = node[int(step)] if int(step) < len(node) else None
-        else:
-            node = getattr(node, step, None)
         if node is None:
             return None
+        node = node[int(step)] if step.isdecimal() else getattr(node, step)
     return node
 
 

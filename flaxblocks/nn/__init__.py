@@ -5,17 +5,26 @@ from flaxblocks.nn.conv import Conv, conv2d
 from flaxblocks.nn.drop import Dropout, StochasticDepth
 from flaxblocks.nn.linear import Linear
 from flaxblocks.nn.norm import NORMS, BatchNorm, GroupNorm, Norm, make_norm
-from flaxblocks.nn.pool import adaptive_avg_pool, avg_pool, global_avg_pool, max_pool
+from flaxblocks.nn.pool import (
+    AvgPool,
+    MaxPool,
+    adaptive_avg_pool,
+    avg_pool,
+    global_avg_pool,
+    max_pool,
+)
 
 __all__ = [
     "ACTIVATIONS",
     "NORMS",
     "Activation",
+    "AvgPool",
     "BatchNorm",
     "Conv",
     "Dropout",
     "GroupNorm",
     "Linear",
+    "MaxPool",
     "Norm",
     "StochasticDepth",
     "adaptive_avg_pool",

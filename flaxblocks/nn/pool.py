@@ -1,16 +1,22 @@
-"""Pooling with PyTorch's semantics: symmetric padding, `ceil_mode`, max over -inf borders."""
+"""Pooling with PyTorch's semantics: symmetric padding, `ceil_mode`, max over -inf borders.
+
+The functions do the work. `MaxPool` and `AvgPool` are the same as modules, for the models whose
+PyTorch original has the pool as a module: as such it has a name, which `parity.compare` and
+`flaxblocks info` show.
+"""
 
 import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
 
 from flaxblocks.nn.arguments import pair
 
-__all__ = ["adaptive_avg_pool", "avg_pool", "global_avg_pool", "max_pool"]
+__all__ = ["AvgPool", "MaxPool", "adaptive_avg_pool", "avg_pool", "global_avg_pool", "max_pool"]
 
 Pair = tuple[int, int]
 
@@ -154,3 +160,65 @@ def adaptive_avg_pool(
     # The cells of one row are equally tall, so the mean of the rows' means is the cell's.
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     return averaged(averaged(wide, 1, rows), 2, columns).astype(x.dtype)
+
+
+class MaxPool(nnx.Module):
+    """`max_pool` with fixed windows: `torch.nn.MaxPool2d`."""
+
+    def __init__(
+        self,
+        kernel_size: int | Pair,
+        *,
+        stride: int | Pair | None = None,
+        padding: int | Pair = 0,
+        dilation: int | Pair = 1,
+        ceil_mode: bool = False,
+    ):
+        """Keep the arguments of `max_pool`. Raises: ValueError for one out of range."""
+        self.kernel_size = pair("kernel_size", kernel_size)
+        self.stride = self.kernel_size if stride is None else pair("stride", stride)
+        self.padding = pair("padding", padding, minimum=0)
+        self.dilation = pair("dilation", dilation)
+        self.ceil_mode = ceil_mode
+
+    def __call__(self, x: Float[Array, "N H W C"]) -> Float[Array, "N Ho Wo C"]:
+        """The largest value of each window."""
+        return max_pool(
+            x,
+            self.kernel_size,
+            stride=self.stride,
+            padding=self.padding,
+            dilation=self.dilation,
+            ceil_mode=self.ceil_mode,
+        )
+
+
+class AvgPool(nnx.Module):
+    """`avg_pool` with fixed windows: `torch.nn.AvgPool2d`."""
+
+    def __init__(
+        self,
+        kernel_size: int | Pair,
+        *,
+        stride: int | Pair | None = None,
+        padding: int | Pair = 0,
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
+    ):
+        """Keep the arguments of `avg_pool`. Raises: ValueError for one out of range."""
+        self.kernel_size = pair("kernel_size", kernel_size)
+        self.stride = self.kernel_size if stride is None else pair("stride", stride)
+        self.padding = pair("padding", padding, minimum=0)
+        self.ceil_mode = ceil_mode
+        self.count_include_pad = count_include_pad
+
+    def __call__(self, x: Float[Array, "N H W C"]) -> Float[Array, "N Ho Wo C"]:
+        """The mean of each window."""
+        return avg_pool(
+            x,
+            self.kernel_size,
+            stride=self.stride,
+            padding=self.padding,
+            ceil_mode=self.ceil_mode,
+            count_include_pad=self.count_include_pad,
+        )

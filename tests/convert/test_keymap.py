@@ -37,7 +37,10 @@ class Forgetful(nnx.Module):
         "forgets": lambda _: [("a", "0")],
         "repeats": lambda _: [("a", "0"), ("b", "0")],
         "twice": lambda _: [("a", "0"), ("a", "1"), ("b", "2")],
-        "right": lambda _: [("a", "0"), ("b", "1"), ("absent", "2"), ("a.no.such", "3")],
+        "right": lambda _: [("a", "0"), ("b", "1"), ("absent", "2"), ("absent.conv", "3")],
+        "stray": lambda _: [("a", "0"), ("b", "1"), ("c", "2")],
+        "deeper": lambda _: [("a", "0"), ("b.conv", "1")],
+        "beyond": lambda _: [("a", "0"), ("b", "1"), ("several.1", "2")],
         "reshapes": lambda _: [("a", "0", "conv1x1"), ("b", "1")],
         "linear": lambda _: [("a", "0"), ("b", "1", "linear")],
     }
@@ -45,6 +48,8 @@ class Forgetful(nnx.Module):
     def __init__(self):
         self.a = fb.nn.Linear(2, 3, rngs=nnx.Rngs(0))
         self.b = fb.nn.Conv(3, 4, 1, rngs=nnx.Rngs(0))
+        self.absent = None
+        self.several = nnx.List([None])
 
 
 @pytest.mark.parametrize(
@@ -53,6 +58,9 @@ class Forgetful(nnx.Module):
         ("forgets", "'forgets' of Forgetful forgets: b.bias, b.kernel"),
         ("repeats", "has twice: 0.bias, 0.weight"),
         ("twice", "has twice: a.bias, a.kernel"),
+        ("stray", "dialect 'stray' of Forgetful names 'c', which it has not"),
+        ("deeper", "names 'b.conv', which it has not"),
+        ("beyond", "names 'several.1', which it has not"),
         ("unknown", r"`dialect` \(='unknown'\): Forgetful has 'forgets'"),
     ],
 )

@@ -7,10 +7,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from flax import nnx
 from torch.nn import functional as F
 
-from flaxblocks.nn import adaptive_avg_pool, avg_pool, global_avg_pool, max_pool
-from flaxblocks.parity import relative_error
+from flaxblocks.convert import load_torch
+from flaxblocks.nn import (
+    AvgPool,
+    Conv,
+    MaxPool,
+    adaptive_avg_pool,
+    avg_pool,
+    global_avg_pool,
+    max_pool,
+)
+from flaxblocks.parity import compare, relative_error
 
 MAX = [
     {"kernel_size": 3},
@@ -108,6 +118,34 @@ def test_global_pool_agrees():
         y = np.asarray(global_avg_pool(jnp.asarray(x)))
     theirs = torch.from_numpy(x).mean((1, 2)).numpy()
     assert relative_error(y, theirs) <= 1e-12
+
+
+class Pooled(nnx.Module):
+    """A convolution and a pool, as a Sequential has them in PyTorch."""
+
+    dialects = {"article": lambda _: iter([("conv", "0"), ("pool", "1")])}
+
+    def __init__(self, pool: nnx.Module):
+        self.conv = Conv(3, 4, 3, rngs=nnx.Rngs(0))
+        self.pool = pool
+
+    def __call__(self, x):
+        return self.pool(self.conv(x))
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "options"),
+    [(MaxPool, torch.nn.MaxPool2d, options) for options in MAX]
+    + [(AvgPool, torch.nn.AvgPool2d, options) for options in AVERAGE],
+    ids=str,
+)
+def test_a_pool_as_a_module_is_compared_under_its_name(ours, theirs, options):
+    oracle = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), theirs(**options))
+    model = Pooled(ours(**options))
+    load_torch(model, oracle.state_dict())
+    report = compare(model, oracle, np.random.default_rng(0).standard_normal((2, 12, 13, 3)))
+    assert [row.foreign for row in report.rows] == ["0", "1", "(output)"]
+    assert report.first_departure is None, str(report)
 
 
 @pytest.mark.parametrize("options", [{"padding": 2}, {"dilation": 5}], ids=str)
