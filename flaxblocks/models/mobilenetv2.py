@@ -20,7 +20,7 @@ from flaxblocks.nn.arguments import check_positive, check_rate
 from flaxblocks.nn.drop import Dropout
 from flaxblocks.nn.init import kaiming_normal_fan_out, normal, zeros
 from flaxblocks.nn.linear import Linear
-from flaxblocks.nn.norm import Norm
+from flaxblocks.nn.norm import Norm, check_norm
 from flaxblocks.registry import ModelEntry, register
 
 __all__ = ["MobileNetV2"]
@@ -135,6 +135,7 @@ class MobileNetV2(ImageModel):
         check_classes(num_classes, in_channels)
         check_positive(round_nearest=round_nearest)
         check_rate("dropout", dropout)
+        check_norm("norm_layer", norm_layer)
         for name, value in {"width_mult": width_mult, "depth_mult": depth_mult}.items():
             if not value > 0:
                 raise ValueError(f"`{name}` (={value}) must be positive")

@@ -7,7 +7,6 @@ which cancels: with mean 1000 and deviation 0.1 the latter gives 0 in float32.
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Protocol, runtime_checkable
 
 import jax
@@ -20,7 +19,7 @@ from jaxtyping import Array, Float
 
 from flaxblocks.nn.arguments import check_divisible, check_positive
 
-__all__ = ["NORMS", "BatchNorm", "GroupNorm", "MakeNorm", "Norm", "make_norm"]
+__all__ = ["NORMS", "BatchNorm", "GroupNorm", "MakeNorm", "Norm", "check_norm", "make_norm"]
 
 
 @runtime_checkable
@@ -219,6 +218,15 @@ class GroupNorm(nnx.GroupNorm):
 NORMS: dict[str, Callable[..., nnx.Module]] = {"batch_norm": BatchNorm, "group_norm": GroupNorm}
 
 
+def check_norm(argument: str, norm: Norm) -> None:
+    """Raise ValueError, naming `argument`, if `norm` is no name in `NORMS`, callable or None."""
+    known = norm in NORMS if isinstance(norm, str) else norm is None or callable(norm)
+    if not known:
+        raise ValueError(
+            f"`{argument}` (={norm!r}) must be one of {sorted(NORMS)}, a callable or None"
+        )
+
+
 def make_norm(
     norm: Norm,
     num_features: int,
@@ -232,12 +240,8 @@ def make_norm(
 
     Raises: ValueError for an unknown name, listing the known ones.
     """
+    check_norm("norm", norm)
     if norm is None:
         return None
-    if isinstance(norm, str):
-        if norm not in NORMS:
-            raise ValueError(
-                f"`norm` (={norm!r}) must be one of {sorted(NORMS)}, a callable or None"
-            )
-        norm = partial(NORMS[norm])
-    return norm(num_features, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+    make = NORMS[norm] if isinstance(norm, str) else norm
+    return make(num_features, dtype=dtype, param_dtype=param_dtype, rngs=rngs)

@@ -54,7 +54,7 @@ def test_registered_counts_hold(entry):
         ({"num_classes": -1}, r"`num_classes` \(=-1\)"),
         ({"in_channels": 0}, r"`in_channels` \(=0\)"),
         ({"round_nearest": 0}, r"\(=0\) must be an integer of at least 1"),
-        ({"norm_layer": "batchnorm"}, r"`norm` \(='batchnorm'\) must be one of"),
+        ({"norm_layer": "batchnorm"}, r"`norm_layer` \(='batchnorm'\) must be one of"),
     ],
 )
 def test_a_wrong_argument_is_named(config, message):
