@@ -14,16 +14,18 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
-from flaxblocks.convert.convert import as_arrays, load_torch
+from flaxblocks.convert.convert import LOADED_FROM, as_arrays, load_torch
 from flaxblocks.convert.fit import closest, fit
-from flaxblocks.convert.keymap import NATIVE
+from flaxblocks.convert.keymap import NATIVE, dialects_of
 from flaxblocks.models import FeatureExtractor
+from flaxblocks.nn.arguments import is_integer
 from flaxblocks.registry import ModelEntry, find_model, suggest
 
 __all__ = ["abstract_model", "create_model", "head_classes", "resolve_weights"]
 
 Weights = str | os.PathLike[str] | Mapping[str, Any] | None
 DEFAULT_CLASSES = 1000
+PRETRAINED = ': did you mean weights="DEFAULT"?'
 CHECKPOINT_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors", ".tar")
 
 
@@ -37,7 +39,7 @@ def create_model(
     out_indices: Iterable[int] | None = None,
     dtype: DTypeLike | None = None,
     param_dtype: DTypeLike = jnp.float32,
-    rngs: nnx.Rngs | int = 0,
+    rngs: nnx.Rngs | int | jax.Array = 0,
     **config: Any,
 ) -> Any:
     """Build a registered model, in training mode as PyTorch and Flax do; call `model.eval()` for
@@ -57,7 +59,7 @@ def create_model(
         dtype: of the computation, such as `jnp.bfloat16`; None takes the widest of input and
             parameters.
         param_dtype: of the parameters and running statistics.
-        rngs: `nnx.Rngs` or a seed.
+        rngs: `nnx.Rngs`, a seed or a JAX random key.
         **config: further arguments of the model's class, such as `width_mult`.
 
     Returns: an `ImageModel`, `(N, H, W, in_channels)` to `(N, num_classes)`; or a
@@ -70,8 +72,7 @@ def create_model(
         ConversionError: the weights are not this model's.
     """
     entry = find_model(name)
-    rngs = nnx.Rngs(rngs) if isinstance(rngs, int) else rngs
-    keys = {"params": rngs.params(), "dropout": rngs.dropout()}
+    keys = _streams(rngs)
     config = {"in_channels": in_channels, "dtype": dtype, "param_dtype": param_dtype, **config}
     if out_indices is not None and not features_only:
         raise ValueError(f"`out_indices` (={out_indices}) needs `features_only=True`")
@@ -95,6 +96,22 @@ def abstract_model(name: str, **config: Any):
     return nnx.eval_shape(partial(_build, find_model(name), config, {"params": 0, "dropout": 0}))
 
 
+def _streams(rngs: Any) -> dict[str, Any]:
+    """A key for each stream, drawn from `rngs`; a stream that it has not is `params`'s."""
+    if not isinstance(rngs, nnx.Rngs):
+        is_key = isinstance(rngs, jax.Array)
+        if not (is_key or is_integer(rngs)):
+            raise ValueError(f"`rngs` (={rngs!r}) must be `nnx.Rngs`, a seed or a JAX random key")
+        rngs = nnx.Rngs(rngs if is_key else int(rngs))
+    known = set(dict(rngs.items()))
+    if not known & {"params", "default"}:
+        raise ValueError(
+            f"`rngs` (with {sorted(known)}) must have the stream 'params' or 'default'"
+        )
+    dropout = "dropout" if {"dropout", "default"} & known else "params"
+    return {"params": rngs.params(), "dropout": rngs[dropout]()}
+
+
 def resolve_weights(name: str, weights: Any) -> Any:
     """The downloaded file of published weights of model `name`; a path or a mapping as it is.
 
@@ -106,7 +123,13 @@ def resolve_weights(name: str, weights: Any) -> Any:
         return Path(weights)  # the reader says that it is missing
     from flaxblocks.weights import fetch_weights, find_weights
 
-    return fetch_weights(find_weights(name, weights), progress=sys.stderr.isatty())
+    try:
+        entry = find_weights(name, weights)
+    except ValueError as error:
+        raise ValueError(
+            f"`weights` (={weights!r}) is no file, and no published weights: {error}"
+        ) from None
+    return fetch_weights(entry, progress=sys.stderr.isatty())
 
 
 def _build(entry: ModelEntry, config: Mapping[str, Any], keys: Mapping[str, Any]) -> Any:
@@ -117,10 +140,12 @@ def _build(entry: ModelEntry, config: Mapping[str, Any], keys: Mapping[str, Any]
     ]
     for argument in config:
         if argument not in known:
-            raise ValueError(
-                f"{entry.name} takes no argument `{argument}`{suggest(argument, known)}"
-            )
-    return entry.build(**{**entry.config, **config}, rngs=nnx.Rngs(**keys))
+            hint = PRETRAINED if argument == "pretrained" else suggest(argument, known)
+            raise ValueError(f"{entry.name} takes no argument `{argument}`{hint}")
+    model = entry.build(**{**entry.config, **config}, rngs=nnx.Rngs(**keys))
+    if entry.dialect in dialects_of(model):
+        setattr(model, LOADED_FROM, entry.dialect)
+    return model
 
 
 def head_classes(

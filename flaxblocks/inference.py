@@ -5,6 +5,7 @@ to nothing.
 Here the module is taken apart once; what is compiled is a function of a plain dict of arrays.
 """
 
+from collections import Counter
 from collections.abc import Callable
 
 import jax
@@ -24,19 +25,32 @@ def fold_batch_norm(model: nnx.Module) -> nnx.Module:
 
     kernel' = kernel * g, bias' = (bias - mean) * g + beta, with g = scale / sqrt(var + eps), in
     float32 at least. Each `ConvNormAct` with a batch norm that keeps running statistics is folded;
-    other norms stay. The copy is for
-    inference: its names are no longer those of a checkpoint.
+    other norms stay, as do a convolution that several modules share and a subclass that calls its
+    layers in another order. The copy is for inference: its names are no longer those of a
+    checkpoint.
     """
-    folded = nnx.clone(model)
-    folded.eval()
-    for _, module in nnx.iter_modules(folded):
+    folded = _evaluating_copy(model)
+    modules = [module for _, module in nnx.iter_modules(folded)]
+    owners = Counter(id(child) for module in modules for child in vars(module).values())
+    for module in modules:
         if (
             isinstance(module, ConvNormAct)
+            and type(module).__call__ is ConvNormAct.__call__
             and isinstance(module.norm, BatchNorm)
             and module.norm.mean is not None
+            and owners[id(module.conv)] == 1
         ):
             _fold(module, module.norm)
     return folded
+
+
+def _evaluating_copy(model: nnx.Module) -> nnx.Module:
+    """A copy in evaluation mode that shares no memory: the original's may be donated to a step."""
+    graphdef, state = nnx.split(model)
+    own = jax.tree.map(lambda a: jax.device_put(a, a.sharding, may_alias=False), state)
+    copy = nnx.merge(graphdef, own)
+    copy.eval()
+    return copy
 
 
 def _fold(block: ConvNormAct, norm: BatchNorm) -> None:
@@ -64,11 +78,7 @@ def compile_inference(model: nnx.Module, *, fold: bool = True) -> Callable[[jax.
 
     Returns: `run(x)`, compiled at the first call for each shape.
     """
-    if fold:
-        finished = fold_batch_norm(model)
-    else:
-        finished = nnx.clone(model)
-        finished.eval()
+    finished = fold_batch_norm(model) if fold else _evaluating_copy(model)
     graphdef, state = nnx.split(finished)
     arrays = nnx.to_pure_dict(state)
 

@@ -2,6 +2,7 @@
 when called.
 """
 
+import importlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -49,9 +50,9 @@ def make_oracle(
     """Build the PyTorch model of a registry row with random weights, in evaluation mode.
 
     Args:
-        entry: the row; `entry.source` says which library has the model.
+        entry: the row, which says who has the model.
         num_classes: width of the head.
-        in_channels: channels of the image; timm alone can change it.
+        in_channels: channels of the image; torchvision cannot change it.
         config: further arguments, which the library's own constructor must know.
         seed: of the random weights; torch's own random state is left as it was.
 
@@ -77,11 +78,19 @@ def make_oracle(
 
 
 def _build(entry: ModelEntry, num_classes: int, in_channels: int, config: Mapping[str, Any]):
+    config = {entry.oracle_arguments.get(name, name): value for name, value in config.items()}
+    if entry.oracle is not None:
+        module, _, name = entry.oracle.partition(":")
+        build = getattr(importlib.import_module(module), name)
+        settings = {**entry.config, **config, "in_channels": in_channels}
+        return build(num_classes=num_classes, **settings)
     if entry.source == "timm":
         import timm
 
         arguments = {**config, "num_classes": num_classes, "in_chans": in_channels}
         return timm.create_model(entry.name, **arguments)
+    if entry.source != "torchvision":
+        raise OracleError(f"{entry.name} has no PyTorch original to compare with")
     from torchvision import models
 
     if in_channels != 3:
@@ -104,7 +113,8 @@ def calibrate(
         input_shape: `(N, C, H, W)` of the random images; N * H * W must leave each norm more than
             one value.
         passes: training-mode passes.
-        seed: of the draws.
+        seed: of the draws, and of dropout's in the passes; torch's own random state is left as it
+            was.
     """
     import torch
 
@@ -114,7 +124,8 @@ def calibrate(
         return torch.randn(shape, generator=generator, dtype=torch.float64)
 
     dtype = next(model.parameters()).dtype
-    with torch.no_grad():
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
         for parameter in model.parameters():
             if parameter.min() == parameter.max():
                 parameter += 0.2 * draw(parameter.shape).to(dtype)

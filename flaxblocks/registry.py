@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 __all__ = ["ModelEntry", "find_model", "list_models", "model_entries", "register", "suggest"]
 
-Source = Literal["torchvision", "timm", "article"]
+Source = Literal["torchvision", "timm", "official", "article"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,9 +19,12 @@ class ModelEntry:
         name: torchvision's name where torchvision has the model, else timm's.
         build: the model's class; takes `config`, `num_classes`, `in_channels`, `dtype`,
             `param_dtype`, `rngs`.
-        source: the library that published the model, whose layout is `to_torch`'s default.
+        source: who published the model; that layout is `to_torch`'s default.
         config: the arguments of `build` that make it this model.
-        aliases: other names of the same network, such as timm's.
+        aliases: other names of the same row, such as timm's for a network of torchvision's.
+        oracle: "module:callable" that builds the PyTorch original from `num_classes`, `in_channels`
+            and the model's own arguments; None for the model of that name in torchvision or timm.
+        oracle_arguments: our name -> the oracle's, where an argument has another there.
         parameters: published count of trainable parameters at 1000 classes, or None.
         multiply_adds: published count for one image of `input_size`, or None.
         input_size: (height, width) that the counts hold for.
@@ -32,9 +35,16 @@ class ModelEntry:
     source: Source
     config: Mapping[str, Any] = field(default_factory=dict)
     aliases: tuple[str, ...] = ()
+    oracle: str | None = None
+    oracle_arguments: Mapping[str, str] = field(default_factory=dict)
     parameters: int | None = None
     multiply_adds: int | None = None
     input_size: tuple[int, int] = (224, 224)
+
+    @property
+    def dialect(self) -> str:
+        """The layout of its checkpoints, as `dialects` of the model's class call it."""
+        return self.source
 
 
 _entries: dict[str, ModelEntry] = {}
@@ -64,14 +74,14 @@ def list_models(pattern: str = "*") -> list[str]:
 
 def find_model(name: str) -> ModelEntry:
     """The row of that name or alias. Raises: ValueError with near names for an unknown one."""
-    if name not in _names:
+    if not isinstance(name, str) or name not in _names:
         raise ValueError(f"unknown model {name!r}{suggest(name, _names)}")
     return _names[name]
 
 
 def suggest(word: str, known: Mapping[str, object] | list[str]) -> str:
     """`: did you mean 'x' or 'y'?`, by spelling, or a pointer to the list where nothing is near."""
-    near = difflib.get_close_matches(word, list(known), n=3, cutoff=0.6)
+    near = difflib.get_close_matches(str(word), list(known), n=3, cutoff=0.6)
     if not near:
         more = ", ..." if len(known) > 20 else ""
         return f": the known ones are {', '.join(sorted(known)[:20])}{more}"

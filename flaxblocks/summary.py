@@ -42,8 +42,8 @@ def count_parameters(module: nnx.Module) -> int:
 def summarize(
     model: nnx.Module, input_size: tuple[int, int], in_channels: int = 3
 ) -> list[StageRow]:
-    """A row for each direct child of `model` that has an output, a list's items by themselves, in
-    forward order.
+    """A row for each outermost module below `model` that has an output, in forward order: a list's
+    items by themselves.
 
     Nothing is computed: shapes come from `jax.eval_shape`, so an abstract model will do.
 
@@ -52,19 +52,20 @@ def summarize(
         input_size: (height, width) in pixels.
         in_channels: channels of the image.
     """
-    model.eval()
     graphdef, state = nnx.split(model)
     forward_order: list[str] = []
 
     def forward(state, x):
         fresh = nnx.merge(graphdef, state)
+        fresh.eval()
         with record_outputs(fresh) as outputs:
             fresh(x)
         forward_order.extend(outputs)
         return outputs
 
     image = jax.ShapeDtypeStruct((1, *input_size, in_channels), jnp.float32)
-    shapes = {path: value.shape for path, value in jax.eval_shape(forward, state, image).items()}
+    outputs = jax.eval_shape(forward, state, image).items()
+    shapes = {path: value.shape for path, value in outputs if hasattr(value, "shape")}
     modules = {".".join(map(str, path)): module for path, module in nnx.iter_modules(model)}
     costs = {path: _multiply_adds(modules[path], shape) for path, shape in shapes.items()}
 
@@ -80,7 +81,9 @@ def summarize(
             below(path),
         )
         for path in forward_order
-        if path and _is_stage(path)
+        if path in shapes
+        and path
+        and not any(f"{path}.".startswith(f"{o}.") for o in shapes if o not in ("", path))
     ]
 
 
@@ -104,11 +107,6 @@ def table(rows: list[StageRow]) -> str:
         )
         for line in cells
     )
-
-
-def _is_stage(path: str) -> bool:
-    _, *rest = path.split(".")
-    return not rest or (len(rest) == 1 and rest[0].isdigit())
 
 
 def _multiply_adds(module: nnx.Module, shape: tuple[int, ...]) -> int:

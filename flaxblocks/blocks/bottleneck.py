@@ -99,7 +99,7 @@ class BottleNeck(nnx.Module):
             layer, in_features, out_features, 1, stride=stride, activation=shortcut_activation
         )
         self.shortcut = shortcut() if in_features != out_features or stride != 1 else None
-        self.final_activation = get_activation(final_activation)
+        self.final_activation = get_activation(final_activation, "final_activation")
 
     def __call__(self, x: Float[Array, "N H W I"]) -> Float[Array, "N Ho Wo O"]:
         """`(N, H, W, in_features)` to `(N, H / stride, W / stride, out_features)`, sizes rounded

@@ -142,7 +142,7 @@ class InvertedResidual(nnx.Module):
         self.project = layer(hidden, out_features, 1, activation=None)
         self.shortcut = skip() if shortcut and not same_shape else None
         self.residual = shortcut or same_shape
-        self.final_activation = get_activation(final_activation)
+        self.final_activation = get_activation(final_activation, "final_activation")
 
     def __call__(self, x: Float[Array, "N H W I"]) -> Float[Array, "N Ho Wo O"]:
         """`(N, H, W, in_features)` to `(N, H / stride, W / stride, out_features)`, sizes rounded

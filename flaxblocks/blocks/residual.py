@@ -40,4 +40,4 @@ class ResidualAdd(nnx.Module):
                 f"the block gives shape {y.shape} and the shortcut {skip.shape}: `shortcut` must "
                 "map its input to the block's shape"
             )
-        return y + skip
+        return y + skip.astype(y.dtype)

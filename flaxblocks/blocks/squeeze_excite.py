@@ -76,7 +76,7 @@ class SqueezeExcite(nnx.Module):
         self.norm = make_norm(norm, squeezed, **types)
         self.activation = get_activation(activation)
         self.expand = Conv(squeezed, features, 1, kernel_init=kernel_init, **types)
-        self.gate = get_activation(gate)
+        self.gate = get_activation(gate, "gate")
 
     def __call__(self, x: Float[Array, "N H W C"]) -> Float[Array, "N H W C"]:
         """`(N, H, W, features)` to the same shape: `x` times a gate that is constant over H and

@@ -42,7 +42,7 @@ def read_checkpoint(
 
     The format is told from the content: torch's zip archive, torch's older pickle stream, or
     safetensors. A state dict inside of a training checkpoint is found under `state_dict`,
-    `model_state_dict`, `model`, `net`, `module` or `params`; averaged weights under
+    `model_state_dict`, `model`, `net`, `module`, `params` or `weights`; averaged weights under
     `state_dict_ema`, `model_ema` or `params_ema`. Everything else in the file is left out.
     `module.` and `_orig_mod.` are taken off the names when all names begin so.
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_dtypes
 import numpy as np
 from flax import nnx
 
@@ -17,8 +16,19 @@ from flaxblocks.convert.checkpoint import read_checkpoint
 from flaxblocks.convert.fit import AUTO, COUNT, ConversionError, fit
 from flaxblocks.convert.keymap import Entry, dialects_of, key_map, variables_of
 from flaxblocks.convert.orbax_folder import read_orbax
+from flaxblocks.convert.state_dict import find_mapping, without_prefixes
+from flaxblocks.convert.torch_dtypes import DTYPES
 
-__all__ = ["ConversionError", "LoadReport", "as_arrays", "load_torch", "to_torch", "translate"]
+__all__ = [
+    "LOADED_FROM",
+    "ConversionError",
+    "LoadReport",
+    "as_arrays",
+    "load_torch",
+    "own_dialect",
+    "to_torch",
+    "translate",
+]
 
 LOADED_FROM = "torch_dialect"  # the attribute of a module that remembers what it was loaded from
 
@@ -74,7 +84,8 @@ def load_torch(
         model: any module with a key map: a registered model, or a lone block. An abstract one from
             `nnx.eval_shape` is filled too.
         source: a `.pth`, `.pt` or `.safetensors` file, or a mapping of keys to NumPy arrays or
-            torch tensors.
+            torch tensors; a state dict inside of a training checkpoint is found as
+            `read_checkpoint` finds it.
         dialect: the layout of the source; "auto" takes the one whose keys match.
         strict: refuse missing and unexpected keys; with False they are left alone and reported.
 
@@ -96,7 +107,11 @@ def load_torch(
             value = np.zeros(entry.shape, variable.dtype)
         else:
             continue
-        values[entry.native] = value
+        if not np.array_equal(values.setdefault(entry.native, value), value, equal_nan=True):
+            raise ConversionError(
+                f"{entry.foreign} is another name of a variable for which the source has other "
+                "numbers"
+            )
     for path, value in values.items():
         _assign(variables[path], value)
     setattr(model, LOADED_FROM, found.keys.dialect)
@@ -119,9 +134,7 @@ def to_torch(model: nnx.Module, dialect: str = AUTO) -> dict[str, np.ndarray]:
 
     Raises: ValueError if the module has no such dialect.
     """
-    if dialect == AUTO:
-        dialect = getattr(model, LOADED_FROM, dialects_of(model)[0])
-    keys = key_map(model, dialect)
+    keys = key_map(model, own_dialect(model) if dialect == AUTO else dialect)
     values = jax.device_get({path: variable[...] for path, variable in variables_of(model).items()})
     state = {
         entry.foreign: entry.to_foreign(np.asarray(values[entry.native])) for entry in keys.entries
@@ -130,6 +143,11 @@ def to_torch(model: nnx.Module, dialect: str = AUTO) -> dict[str, np.ndarray]:
         key: array.astype(np.int64) if key.endswith(COUNT) else array
         for key, array in state.items()
     }
+
+
+def own_dialect(model: nnx.Module) -> str:
+    """What "auto" writes: the dialect that the module was loaded from, else its own."""
+    return getattr(model, LOADED_FROM, dialects_of(model)[0])
 
 
 def translate(
@@ -168,7 +186,8 @@ def as_arrays(source: str | os.PathLike[str] | Mapping[str, Any]) -> dict[str, n
             f"`source` (a {type(source).__name__}) must be a path or a mapping of names to arrays"
             + (", such as its state_dict()" if hasattr(source, "state_dict") else "")
         )
-    return {_key(key): _array(key, value) for key, value in source.items()}
+    named = {_key(key): value for key, value in find_mapping(source).items()}
+    return {key: _array(key, value) for key, value in without_prefixes(named).items()}
 
 
 def _key(key: object) -> str:
@@ -179,34 +198,51 @@ def _key(key: object) -> str:
 
 def _array(key: str, value: Any) -> np.ndarray:
     torch = sys.modules.get("torch")
-    if torch is not None and isinstance(value, torch.Tensor):
-        value = value.detach().cpu()
-        if value.dtype == torch.bfloat16:  # NumPy has no such type of its own
-            return value.contiguous().view(torch.int16).numpy().view(ml_dtypes.bfloat16)
-        return value.numpy()
-    array = np.asarray(value)
+    try:
+        if torch is not None and isinstance(value, torch.Tensor):
+            return _from_tensor(value)
+        array = np.asarray(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ConversionError(
+            f"{key} of the source is a {type(value).__name__} that NumPy cannot hold: {error}"
+        ) from error
     if array.dtype == object:
         raise ConversionError(f"{key} of the source is a {type(value).__name__}, not an array")
     return array
+
+
+def _from_tensor(tensor: Any) -> np.ndarray:
+    """A torch tensor as an array, where it can be in the same memory."""
+    tensor = tensor.detach().cpu().resolve_conj().resolve_neg()
+    name = str(tensor.dtype).removeprefix("torch.")
+    narrow = next((row.numpy for row in DTYPES if row.torch == name and row.is_of_ml_dtypes), None)
+    if narrow is None:
+        return tensor.numpy()
+    words = tensor.contiguous().reshape(-1).view(sys.modules["torch"].uint8).numpy()
+    return words.view(narrow).reshape(tuple(tensor.shape))
 
 
 def _to_variable(entry: Entry, array: np.ndarray, variable: nnx.Variable) -> np.ndarray:
     """A source array in the variable's layout and dtype, in memory that is nobody else's."""
     wanted = np.dtype(variable.dtype)
     fits = jnp.issubdtype(array.dtype, jnp.floating) == jnp.issubdtype(wanted, jnp.floating)
-    if not fits or jnp.issubdtype(array.dtype, jnp.complexfloating):
+    count = entry.foreign.endswith(COUNT)  # a float in a state dict that was halved as a whole
+    if not (fits or count) or jnp.issubdtype(array.dtype, jnp.complexfloating):
         raise ConversionError(
             f"{entry.foreign} holds {array.dtype}, and the model {wanted}: another kind of number"
         )
-    if (
-        not jnp.issubdtype(wanted, jnp.floating)
-        and array.size
-        and array.max() > np.iinfo(wanted).max
-    ):
-        raise ConversionError(
-            f"{entry.foreign} (={array.max()}) is more than the model's {wanted} can count"
-        )
-    return entry.to_native(array).astype(wanted, copy=False)
+    value = entry.to_native(array)
+    if value.dtype == wanted:
+        return value
+    with np.errstate(over="ignore", invalid="ignore"):
+        cast = value.astype(wanted)
+    kept = (
+        np.isinf(cast) == np.isinf(value) if jnp.issubdtype(wanted, jnp.floating) else cast == value
+    )
+    if not np.all(kept):
+        lost = value[~kept].flat[0]
+        raise ConversionError(f"{entry.foreign} holds {lost}, which the model's {wanted} cannot")
+    return cast
 
 
 def _assign(variable: nnx.Variable, value: np.ndarray) -> None:

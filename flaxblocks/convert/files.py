@@ -9,9 +9,9 @@ import numpy as np
 from flax import nnx
 
 from flaxblocks.convert.checkpoint import write_checkpoint
-from flaxblocks.convert.convert import as_arrays, translate
+from flaxblocks.convert.convert import as_arrays, own_dialect, translate
 from flaxblocks.convert.fit import AUTO, closest
-from flaxblocks.convert.keymap import NATIVE, dialects_of
+from flaxblocks.convert.keymap import NATIVE
 from flaxblocks.convert.orbax_folder import write_orbax
 
 __all__ = ["FORMATS", "Conversion", "convert_file"]
@@ -79,7 +79,7 @@ def convert_file(
     if dialect == AUTO:
         native = closest(module, arrays).keys.dialect == NATIVE
         to_torch = format == "pth" or (format == "safetensors" and native)
-        dialect = dialects_of(module)[0] if to_torch else NATIVE
+        dialect = own_dialect(module) if to_torch else NATIVE
     if format == "orbax" and dialect != NATIVE:
         raise ValueError(
             f"`dialect` (={dialect!r}): an Orbax folder holds Flax's own layout, {NATIVE!r}"
@@ -100,7 +100,7 @@ def _format(target: Path, format: str | None) -> str:
         if by_suffix is None:
             raise ValueError(
                 f"OUT {str(target)!r} must end in .safetensors, .pth or .pt, "
-                "or have no suffix (an Orbax folder)"
+                "or in .orbax or nothing for an Orbax folder"
             )
         return by_suffix
     if format not in FORMATS:

@@ -61,8 +61,8 @@ class Fit:
 
     Attributes:
         keys: the key map of the dialect that the mapping speaks.
-        missing: keys of `keys` that the mapping lacks, batch counts aside.
-        uncounted: batch counts that the mapping lacks.
+        missing: keys of `keys` that the mapping lacks, but for `uncounted`.
+        uncounted: batch counts that the mapping lacks, of norms whose statistics it has.
         unexpected: keys of the mapping that are not in `keys`.
     """
 
@@ -103,6 +103,7 @@ def fit(
         raise ConversionError(
             f"no key of the checkpoint belongs to {name} {how}: it has keys such as "
             f"{', '.join(list(arrays)[:3])}, the model such as {', '.join(list(needed)[:3])}"
+            + _prefix_hint(arrays, needed)
         )
     if misshaped or (strict and (best.missing or best.unexpected)):
         raise ConversionError(
@@ -127,16 +128,39 @@ def closest(module: nnx.Module, arrays: Mapping[str, np.ndarray]) -> Fit:
 def _against(keys: KeyMap, arrays: Mapping[str, np.ndarray]) -> Fit:
     absent = [entry.foreign for entry in keys.entries if entry.foreign not in arrays]
     known = keys.by_foreign
+    # A norm that is there with its statistics, and has no count.
+    uncounted = [
+        key
+        for key in absent
+        if key.endswith(COUNT)
+        and any(f"{key.removesuffix(COUNT)}{mean}" in arrays for mean in ("running_mean", "mean"))
+    ]
     return Fit(
         keys,
-        missing=tuple(key for key in absent if not key.endswith(COUNT)),
-        uncounted=tuple(key for key in absent if key.endswith(COUNT)),
+        missing=tuple(key for key in absent if key not in uncounted),
+        uncounted=tuple(uncounted),
         unexpected=tuple(key for key in arrays if key not in known),
     )
 
 
 def _faults(found: Fit) -> int:
     return len(found.missing) + len(found.unexpected)
+
+
+def _prefix_hint(arrays: Mapping[str, np.ndarray], needed: Mapping[str, object]) -> str:
+    """Where every key has one word too many at the front, say which."""
+    first = next(iter(arrays), "")
+    prefix = next(
+        (
+            first[: i + 1]
+            for i, letter in enumerate(first)
+            if letter == "." and first[i + 1 :] in needed
+        ),
+        "",
+    )
+    if not prefix or not all(key.startswith(prefix) for key in arrays):
+        return ""
+    return f"; take {prefix!r} off the front of each key"
 
 
 def _classes_hint(

@@ -15,15 +15,23 @@ in the order in which PyTorch's `state_dict()` lists them:
         yield "head", "fc", "conv1x1"  # a Linear that PyTorch stores as a 1x1 convolution
         yield "expand", "2", "output"  # no variables: both give the same output, for `parity`
 
-A pair whose native module is None is passed over, so one function serves every configuration; a
-pair that names no attribute, and a variable that no pair reaches, are errors.
+        yield "gamma", "layer_scale"  # a variable of the block itself
 
-The first dialect of a class is its own; "flax" is always there and is the native naming.
+A pair whose native module is None is passed over, so one function serves every configuration; a
+pair that names no attribute, and a variable that no pair reaches, are errors. Except for "output"
+pairs, a pair says that both modules give the same output too.
+
+A block has a dialect only where every family that uses the block names its layers so (as a
+Sequential numbers them). Where families differ, theirs say it: a family's pairs go as deep as need
+be.
+
+The first dialect of a class is its own; "flax" is always there and is the native naming. A lone
+layer has the dialect "torch", the names of `LEAVES` by themselves.
 """
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -33,7 +41,7 @@ from flaxblocks.nn.conv import Conv
 from flaxblocks.nn.linear import Linear
 from flaxblocks.nn.norm import BatchNorm
 
-__all__ = ["NATIVE", "Entry", "KeyMap", "dialects_of", "key_map", "variables_of"]
+__all__ = ["NATIVE", "Entry", "KeyMap", "ModulePair", "dialects_of", "key_map", "variables_of"]
 
 NATIVE = "flax"
 OUTPUT = "output"
@@ -99,19 +107,33 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class ModulePair:
+    """A module that both frameworks have, a layer or a block, with the same output in both.
+
+    Attributes:
+        native: its path in the Flax module, "" the root's.
+        foreign: its path in the PyTorch module.
+        stored_as: as in `Entry`; PyTorch's output then has, or lacks, two axes of length 1.
+    """
+
+    native: str
+    foreign: str
+    stored_as: str | None = None
+
+
+@dataclass(frozen=True)
 class KeyMap:
     """All variables of a module in one dialect, in the order of PyTorch's state dict.
 
     Attributes:
         dialect: its name.
-        entries: one for each variable.
-        modules: (native path, foreign path) of the modules that both frameworks have, layers and
-            blocks.
+        entries: one for each key; a variable that modules share has a key for each of its names.
+        modules: the modules that both frameworks have.
     """
 
     dialect: str
     entries: tuple[Entry, ...]
-    modules: tuple[tuple[str, str], ...]
+    modules: tuple[ModulePair, ...]
 
     @property
     def by_foreign(self) -> dict[str, Entry]:
@@ -121,7 +143,13 @@ class KeyMap:
 
 def dialects_of(module: nnx.Module) -> tuple[str, ...]:
     """The names of a module's dialects, its own first, "flax" last."""
-    return (*getattr(module, "dialects", {}), NATIVE)
+    return (*_dialects(module), NATIVE)
+
+
+def _dialects(module: nnx.Module | nnx.Variable) -> Mapping[str, Callable]:
+    if any(kind in LEAVES for kind in type(module).__mro__):
+        return {"torch": lambda _: [("", "")]}
+    return getattr(module, "dialects", {})
 
 
 def variables_of(module: nnx.Module) -> dict[str, nnx.Variable]:
@@ -145,30 +173,38 @@ def key_map(module: nnx.Module, dialect: str) -> KeyMap:
     shapes = {path: tuple(variable.shape) for path, variable in variables_of(module).items()}
     if dialect == NATIVE:
         return KeyMap(NATIVE, tuple(Entry(path, path, shape) for path, shape in shapes.items()), ())
-    if dialect not in getattr(module, "dialects", {}):
+    if dialect not in _dialects(module):
         known = ", ".join(map(repr, dialects_of(module)))
         raise ValueError(f"`dialect` (={dialect!r}): {type(module).__name__} has {known}")
     pairs = list(_walk(module, dialect, "", ""))
-    entries = [
-        entry for native, foreign, *kind in pairs for entry in _leaf(module, native, foreign, *kind)
-    ]
+    entries = [entry for pair in pairs for entry in _leaf(module, *pair)]
     _check_bijection(module, dialect, entries, shapes)
-    return KeyMap(
-        dialect, tuple(entries), tuple((native, foreign) for native, foreign, *_ in pairs)
-    )
+    modules = [
+        ModulePair(native, foreign, *(k for k in kind if k != OUTPUT))
+        for native, foreign, *kind in pairs
+        if not isinstance(_descend(module, native), nnx.Variable)
+    ]
+    return KeyMap(dialect, tuple(_by_first_path(module, entries)), tuple(modules))
+
+
+def _by_first_path(module: nnx.Module, entries: list[Entry]) -> Iterator[Entry]:
+    """The entries of a shared variable under the one path that `variables_of` gives it."""
+    first = {id(variable): path for path, variable in variables_of(module).items()}
+    for entry in entries:
+        yield replace(entry, native=first[id(_descend(module, entry.native))])
 
 
 def _walk(module: nnx.Module, dialect: str, native: str, foreign: str) -> Iterator[tuple[str, ...]]:
     """Every pair of a dialect, from the root, going on into blocks that have the dialect
     themselves.
     """
-    keys: Mapping[str, Callable] = getattr(module, "dialects", {})
+    keys = _dialects(module)
     if dialect not in keys:
         return
     for child_native, child_foreign, *kind in keys[dialect](module):
         try:
             child = _descend(module, child_native)
-        except (AttributeError, IndexError):
+        except (AttributeError, IndexError, KeyError, TypeError):
             raise ValueError(
                 f"dialect {dialect!r} of {type(module).__name__} names {child_native!r}, "
                 "which it has not"
@@ -177,7 +213,7 @@ def _walk(module: nnx.Module, dialect: str, native: str, foreign: str) -> Iterat
             continue
         path, key = _join(native, child_native), _join(foreign, child_foreign)
         yield (path, key, *kind)
-        if kind != [OUTPUT]:
+        if kind != [OUTPUT] and child_native:
             yield from _walk(child, dialect, path, key)
 
 
@@ -185,10 +221,10 @@ def _join(*parts: str) -> str:
     return ".".join(part for part in parts if part)
 
 
-def _descend(module: nnx.Module, path: str) -> nnx.Module | None:
-    """The module at a dotted path; None where a step is None."""
+def _descend(module: nnx.Module, path: str) -> Any:
+    """The module or variable at a dotted path; None where a step is None."""
     node: Any = module
-    for step in path.split("."):
+    for step in filter(None, path.split(".")):
         if node is None:
             return None
         node = node[int(step)] if step.isdecimal() else getattr(node, step)
@@ -202,14 +238,15 @@ def _leaf(
     if stored_as == OUTPUT:
         return
     layer = _descend(root, native)
+    if isinstance(layer, nnx.Variable):
+        yield Entry(native, foreign, tuple(layer.shape))
     for kind in type(layer).__mro__:
         for name, key, axes in LEAVES.get(kind, ()):
             variable = getattr(layer, name, None)
             if variable is not None:
                 reshape = stored_as if name == "kernel" else None
-                yield Entry(
-                    f"{native}.{name}", f"{foreign}.{key}", tuple(variable.shape), axes, reshape
-                )
+                path, full_key = _join(native, name), _join(foreign, key)
+                yield Entry(path, full_key, tuple(variable.shape), axes, reshape)
         if kind in LEAVES:
             return
 
@@ -219,8 +256,9 @@ def _check_bijection(
 ) -> None:
     natives = [entry.native for entry in entries]
     foreigns = [entry.foreign for entry in entries]
+    reached = {entry.native for entry in _by_first_path(module, entries)}
     faults = {
-        "forgets": sorted(set(shapes) - set(natives)),
+        "forgets": sorted(set(shapes) - reached),
         "has twice": sorted(_repeated(natives) | _repeated(foreigns)),
     }
     for fault, names in faults.items():

@@ -64,6 +64,8 @@ def read_orbax(path: Path) -> dict[str, np.ndarray]:
     """
     import orbax.checkpoint as ocp
 
+    if not (path / MARK).is_file():
+        raise CheckpointError(f"{path} is a folder, and none that Orbax wrote")
     try:
         with ocp.PyTreeCheckpointer() as checkpointer:
             stored = checkpointer.metadata(path.absolute()).item_metadata.tree
@@ -75,7 +77,9 @@ def read_orbax(path: Path) -> dict[str, np.ndarray]:
 
     def collect(node: Mapping, prefix: str) -> None:
         for key, value in node.items():
-            if isinstance(value, Mapping):
+            if isinstance(value, Mapping) and set(value) == {"value"}:  # of an `nnx.State`
+                flat[f"{prefix}{key}"] = np.asarray(value["value"])
+            elif isinstance(value, Mapping):
                 collect(value, f"{prefix}{key}.")
             else:
                 flat[f"{prefix}{key}"] = np.asarray(value)

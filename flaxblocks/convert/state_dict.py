@@ -12,9 +12,9 @@ from flaxblocks.convert.checkpoint_error import CheckpointError, quoted
 from flaxblocks.convert.torch_names import Inert
 from flaxblocks.convert.torch_tensor import Tensor
 
-__all__ = ["find_state_dict", "without_prefixes"]
+__all__ = ["find_mapping", "find_state_dict", "without_prefixes"]
 
-RAW_KEYS = ("state_dict", "model_state_dict", "model", "net", "module", "params")
+RAW_KEYS = ("state_dict", "model_state_dict", "model", "net", "module", "params", "weights")
 EMA_KEYS = ("state_dict_ema", "model_ema", "params_ema")
 PREFIXES = ("module.", "_orig_mod.")
 AVERAGING_COUNT = "n_averaged"
@@ -40,6 +40,15 @@ def find_state_dict(saved: object, *, prefer_ema: bool = False) -> dict[str, Ten
         if not isinstance(name, str):
             raise CheckpointError(f"holds a state dict with a key of type {_kind(name)}, not str")
     return found
+
+
+def find_mapping(saved: Mapping[Any, Any]) -> Mapping[Any, Any]:
+    """The same search in a checkpoint that is in memory already; what has no wrapper is itself."""
+    for key in RAW_KEYS + EMA_KEYS:
+        inner = saved.get(key)
+        if isinstance(inner, Mapping) and inner:
+            return find_mapping(inner)
+    return saved
 
 
 def without_prefixes(entries: Mapping[str, Value]) -> dict[str, Value]:

@@ -28,6 +28,11 @@ class DtypeRow:
     storage: str | None
     safetensors: str | None
 
+    @property
+    def is_of_ml_dtypes(self) -> bool:
+        """NumPy knows the dtype through ml_dtypes only, and torch cannot hand it over."""
+        return self.numpy.type.__module__.startswith("ml_dtypes")
+
 
 DTYPES = (
     DtypeRow("float64", np.dtype(np.float64), "DoubleStorage", "F64"),

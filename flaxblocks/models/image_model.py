@@ -4,12 +4,13 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
-from flaxblocks.nn.arguments import check_positive
+from flaxblocks.nn.arguments import check_positive, is_integer
 from flaxblocks.nn.pool import global_avg_pool
 
 __all__ = ["Feature", "FeatureExtractor", "FeatureInfo", "ImageModel"]
@@ -38,6 +39,10 @@ class FeatureInfo(Sequence[Feature]):
     def __getitem__(self, index):
         return self.features[index]
 
+    def module_name(self) -> list[str]:
+        """The native path of the module that gives each map."""
+        return [feature.module for feature in self]
+
     def channels(self) -> list[int]:
         """Channels of each map."""
         return [feature.channels for feature in self]
@@ -53,8 +58,10 @@ class FeatureInfo(Sequence[Feature]):
         """
         count = len(self)
         indices = range(count) if out_indices is None else out_indices
-        resolved = sorted({i + count if i < 0 else i for i in indices})
-        if not resolved or resolved[0] < 0 or resolved[-1] >= count:
+        listed = list(indices) if isinstance(indices, Iterable) else []
+        known = [i for i in listed if is_integer(i)]
+        resolved = sorted({i + count if i < 0 else i for i in known})
+        if not resolved or len(known) != len(listed) or resolved[0] < 0 or resolved[-1] >= count:
             raise ValueError(
                 f"`out_indices` (={out_indices}) must name at least one of this model's {count} "
                 f"feature maps by 0 to {count - 1}, or from the end by -{count} to -1"
@@ -73,11 +80,11 @@ class ImageModel(nnx.Module):
     | `num_features` | channels of the last feature map |
     | `feature_info` | the feature maps at each reduction, by the names of steps |
     | `dropout` | what follows pooling |
-    | `head` | the one layer of width `num_classes`, a `Linear` or a `Conv`; None for 0 classes |
+    | `head` | the one layer of width `num_classes`, a `Linear`; None for 0 classes |
     | `steps()` | the way to the last feature map, as ordered (name, callable) pairs |
 
     The name of a step is the native path of its module; a step that has none, such as a pooling
-    function, has a name of its own.
+    function, has a name of its own. A step that `drop_after` removed is left out.
     """
 
     num_classes: int
@@ -134,12 +141,14 @@ class ImageModel(nnx.Module):
         names = [name for name, _ in self.steps()]
         last = names.index(self.feature_info[index].module)
         for name in reversed(names[last + 1 :]):
-            owner, _, position = name.rpartition(".")
-            if position.isdigit():
-                items = getattr(self, owner)
-                setattr(self, owner, nnx.List(list(items)[: int(position)]))
-            elif hasattr(self, name):
-                setattr(self, name, None)
+            *path, step = name.split(".")
+            owner: Any = self
+            for part in path:
+                owner = owner[int(part)] if part.isdecimal() else getattr(owner, part)
+            if step.isdecimal():
+                owner.pop(int(step))
+            elif hasattr(owner, step):
+                setattr(owner, step, None)
         self.head = None
 
 
@@ -180,5 +189,7 @@ class FeatureExtractor(nnx.Module):
 def check_classes(num_classes: int, in_channels: int) -> None:
     """Raise ValueError unless `num_classes` is at least 0 and `in_channels` at least 1."""
     check_positive(in_channels=in_channels)
-    if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 0:
-        raise ValueError(f"`num_classes` (={num_classes}) must be 0 (pooled features) or more")
+    if not is_integer(num_classes) or num_classes < 0:
+        raise ValueError(
+            f"`num_classes` (={num_classes!r}) must be an integer of 0 (pooled features) or more"
+        )

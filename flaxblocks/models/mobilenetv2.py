@@ -217,6 +217,7 @@ def _entry(name: str, parameters: int, multiply_adds: int | None, **config) -> M
         build=MobileNetV2,
         source="timm",
         config=config,
+        oracle_arguments={"dropout": "drop_rate"},
         parameters=parameters,
         multiply_adds=multiply_adds,
     )

@@ -4,6 +4,9 @@ Where a piecewise function bends, JAX and PyTorch pick different slopes: `jnp.cl
 at exactly 0 and 6, PyTorch's relu6 0; `jax.nn.leaky_relu` has 1 at 0, PyTorch's 0.01. Dead channels
 sit exactly there, so those functions are written out here. They agree at NaN and infinity too,
 where a `where` left to JAX's derivative gives 0 times infinity.
+
+Every one is a plain function of this module, so that a model pickles, and a deep copy of it is to
+JAX the same model.
 """
 
 from collections.abc import Callable
@@ -30,14 +33,18 @@ def exact_gelu(x: jax.Array) -> jax.Array:
     return nn.gelu(x, approximate=False)
 
 
-@jax.custom_jvp
 def elu(x: jax.Array) -> jax.Array:
     """x for x > 0, else e^x - 1."""
+    return _elu(x)
+
+
+@jax.custom_jvp
+def _elu(x: jax.Array) -> jax.Array:
     return nn.elu(x)
 
 
 # The slope JAX derives, (e^x - 1) + 1, is 0 in float32 from x = -17 down.
-elu.defjvps(lambda tangent, _, x: jnp.exp(jnp.where(x <= 0, x, 0)) * tangent)
+_elu.defjvps(lambda tangent, _, x: jnp.exp(jnp.where(x <= 0, x, 0)) * tangent)
 
 
 def relu(x: jax.Array) -> jax.Array:
@@ -52,36 +59,64 @@ def relu6(x: jax.Array) -> jax.Array:
     return jnp.where(x <= 0, 0, jnp.where(x >= 6, 6, x)).astype(x.dtype)
 
 
-@jax.custom_jvp
 def hard_sigmoid(x: jax.Array) -> jax.Array:
     """min(max(x + 3, 0), 6) / 6, with slope 0 at both bends."""
+    return _hard_sigmoid(x)
+
+
+@jax.custom_jvp
+def _hard_sigmoid(x: jax.Array) -> jax.Array:
     return jnp.where(x <= -3, 0, jnp.where(x >= 3, 1, x / 6 + 0.5)).astype(x.dtype)
 
 
-@hard_sigmoid.defjvp
+@_hard_sigmoid.defjvp
 def _hard_sigmoid_jvp(primals, tangents):
     """PyTorch's slope is 1/6 rounded to float32 in every precision; so is this one."""
     (x,), (tangent,) = primals, tangents
     sixth = float(np.float32(1) / np.float32(6))
-    return hard_sigmoid(x), jnp.where(jnp.abs(x) < 3, sixth * tangent, 0).astype(x.dtype)
+    return _hard_sigmoid(x), jnp.where(jnp.abs(x) < 3, sixth * tangent, 0).astype(x.dtype)
+
+
+def hard_swish(x: jax.Array) -> jax.Array:
+    """x min(max(x + 3, 0), 6) / 6, with slope 0 at -3 and 1 at 3."""
+    return _hard_swish(x)
 
 
 @jax.custom_jvp
-def hard_swish(x: jax.Array) -> jax.Array:
-    """x min(max(x + 3, 0), 6) / 6, with slope 0 at -3 and 1 at 3."""
+def _hard_swish(x: jax.Array) -> jax.Array:
     return x * (jnp.clip(x + 3, 0, 6) / 6)
 
 
-@hard_swish.defjvp
+@_hard_swish.defjvp
 def _hard_swish_jvp(primals, tangents):
     (x,), (tangent,) = primals, tangents
     slope = jnp.where(x <= -3, 0, jnp.where(x < 3, x / 3 + 0.5, 1))
-    return hard_swish(x), slope.astype(x.dtype) * tangent
+    return _hard_swish(x), slope.astype(x.dtype) * tangent
 
 
 def leaky_relu(x: jax.Array) -> jax.Array:
     """max(x, 0) + 0.01 min(x, 0), with slope 0.01 at 0."""
     return jnp.where(x > 0, x, 0.01 * x)
+
+
+def mish(x: jax.Array) -> jax.Array:
+    """x tanh(log(1 + e^x))."""
+    return nn.mish(x)
+
+
+def sigmoid(x: jax.Array) -> jax.Array:
+    """1 / (1 + e^-x)."""
+    return nn.sigmoid(x)
+
+
+def silu(x: jax.Array) -> jax.Array:
+    """x / (1 + e^-x)."""
+    return nn.silu(x)
+
+
+def tanh(x: jax.Array) -> jax.Array:
+    """(e^x - e^-x) / (e^x + e^-x)."""
+    return jnp.tanh(x)
 
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -91,19 +126,21 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "hard_swish": hard_swish,
     "identity": identity,
     "leaky_relu": leaky_relu,
-    "mish": nn.mish,
+    "mish": mish,
     "relu": relu,
     "relu6": relu6,
-    "sigmoid": nn.sigmoid,
-    "silu": nn.silu,
-    "tanh": jnp.tanh,
+    "sigmoid": sigmoid,
+    "silu": silu,
+    "tanh": tanh,
 }
 
 
-def get_activation(activation: Activation) -> Callable[[jax.Array], jax.Array]:
+def get_activation(
+    activation: Activation, argument: str = "activation"
+) -> Callable[[jax.Array], jax.Array]:
     """The function of that name (`ACTIVATIONS`); a callable passes through, None is the identity.
 
-    Raises: ValueError for an unknown name, listing the known ones.
+    Raises: ValueError for an unknown name, listing the known ones and naming `argument`.
     """
     if activation is None:
         return identity
@@ -111,7 +148,7 @@ def get_activation(activation: Activation) -> Callable[[jax.Array], jax.Array]:
         return activation
     if activation not in ACTIVATIONS:
         raise ValueError(
-            f"`activation` (={activation!r}) must be one of {sorted(ACTIVATIONS)}, "
+            f"`{argument}` (={activation!r}) must be one of {sorted(ACTIVATIONS)}, "
             "a callable or None"
         )
     return ACTIVATIONS[activation]

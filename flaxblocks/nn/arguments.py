@@ -2,23 +2,27 @@
 
 from collections.abc import Callable
 from functools import partialmethod
+from numbers import Integral
 from typing import Any
 
-__all__ = ["check_divisible", "check_positive", "check_rate", "pair", "with_defaults"]
+__all__ = [
+    "check_divisible",
+    "check_positive",
+    "check_rate",
+    "is_integer",
+    "pair",
+    "with_defaults",
+]
 
 
 def pair(name: str, value: int | tuple[int, int], minimum: int = 1) -> tuple[int, int]:
     """An `int` or `(height, width)` as `(height, width)`; ValueError below `minimum`."""
-    both = (value, value) if isinstance(value, int) else value
-    if (
-        not isinstance(both, (tuple, list))
-        or len(both) != 2
-        or any(not isinstance(v, int) or isinstance(v, bool) for v in both)
-    ):
+    both: Any = (value, value) if is_integer(value) else value
+    if not isinstance(both, (tuple, list)) or len(both) != 2 or not all(map(is_integer, both)):
         raise ValueError(f"`{name}` (={value}) must be an int or a pair of ints (height, width)")
     if min(both) < minimum:
         raise ValueError(f"`{name}` (={value}) must be at least {minimum}")
-    return both[0], both[1]
+    return int(both[0]), int(both[1])
 
 
 def with_defaults(init: Callable[..., None], **defaults: Any) -> Any:
@@ -26,11 +30,16 @@ def with_defaults(init: Callable[..., None], **defaults: Any) -> Any:
     return partialmethod(init, **defaults)
 
 
+def is_integer(value: object) -> bool:
+    """Python's integers and NumPy's; True and False are none."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
 def check_positive(**values: int) -> None:
     """Raise ValueError for the first value that is not an integer of at least 1."""
     for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"`{name}` (={value}) must be an integer of at least 1")
+        if not is_integer(value) or value < 1:
+            raise ValueError(f"`{name}` (={value!r}) must be an integer of at least 1")
 
 
 def check_divisible(divisor: str, by: int, **values: int) -> None:

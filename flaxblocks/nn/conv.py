@@ -39,9 +39,9 @@ def conv2d(
     x: Float[Array, "N H W C"],
     kernel: Float[Array, "kh kw I O"],
     *,
-    stride: Pair = (1, 1),
-    padding: Pair = (0, 0),
-    dilation: Pair = (1, 1),
+    stride: int | Pair = 1,
+    padding: int | Pair = 0,
+    dilation: int | Pair = 1,
     groups: int = 1,
 ) -> Float[Array, "N Ho Wo O"]:
     """Cross-correlation of `x` with `kernel`, as `torch.nn.functional.conv2d`, without the bias.
@@ -50,14 +50,19 @@ def conv2d(
         x: `(N, H, W, C)`.
         kernel: `(kh, kw, C // groups, O)`; output channel `o` belongs to group `o // (O //
             groups)`.
-        stride: pixels between windows, (height, width).
-        padding: zeros added on each side, (height, width).
-        dilation: pixels between taps, (height, width).
+        stride: pixels between windows, an int or (height, width).
+        padding: zeros added on each side, likewise.
+        dilation: pixels between taps, likewise.
         groups: channel groups that do not see one another.
 
     Returns: `(N, Ho, Wo, O)` with `Ho`, `Wo` by `conv_output_size`.
     """
-    geometry = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+    geometry = {
+        "stride": pair("stride", stride),
+        "padding": pair("padding", padding, minimum=0),
+        "dilation": pair("dilation", dilation),
+        "groups": groups,
+    }
     on_cpu = _cpu_formulation(kernel.shape, x.shape[-1], **geometry)
     if on_cpu is None:
         return _by_lax(x, kernel, **geometry)
@@ -103,7 +108,7 @@ def _as_shifted_products(
     wide = jnp.promote_types(x.dtype, jnp.float32)
     taps = kernel.astype(wide).reshape(*kernel.shape[:2], groups, -1)
     y = depthwise(x.astype(wide), taps, Geometry(**geometry))
-    return y.reshape(*y.shape[:3], -1).astype(x.dtype)
+    return y.reshape(*y.shape[:3], kernel.shape[-1]).astype(x.dtype)
 
 
 class Conv(nnx.Module):

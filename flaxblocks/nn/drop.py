@@ -56,6 +56,10 @@ class StochasticDepth(nnx.Module):
         return jnp.where(survives, x / (1 - self.rate), 0)
 
     def set_view(self, deterministic: bool | None = None) -> None:
-        """Let `nnx.view(model, deterministic=...)` give another mode over the same variables."""
+        """Let `nnx.view(model, deterministic=...)` give another mode over the same variables.
+
+        Args:
+          deterministic: pass the input through, as `eval()` does; None leaves it.
+        """
         if deterministic is not None:
             self.deterministic = deterministic

@@ -123,7 +123,7 @@ class BatchNorm(nnx.Module):
     def _batch_statistics(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Mean and biased variance of the batch, after folding them into the running statistics."""
         count = x.size // self.num_features
-        if count < 2 and not self.use_running_average:
+        if count < 2:
             raise ValueError(
                 f"`x` (shape {x.shape}) has {count} value per channel; batch norm in training mode "
                 "needs more than 1 (use a larger batch or image, or `eval()`)"
@@ -148,6 +148,9 @@ class BatchNorm(nnx.Module):
     def set_view(self, use_running_average: bool | None = None) -> None:
         """Let `nnx.view(model, use_running_average=...)` give another mode over the same
         variables.
+
+        Args:
+          use_running_average: use the running statistics, as `eval()` does; None leaves it.
         """
         if use_running_average is not None:
             self.use_running_average = use_running_average

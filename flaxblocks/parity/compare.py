@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 import numpy as np
@@ -10,10 +10,10 @@ from flax import nnx
 
 from flaxblocks.convert.convert import as_arrays
 from flaxblocks.convert.fit import AUTO, fit
-from flaxblocks.convert.keymap import Entry, KeyMap
+from flaxblocks.convert.keymap import Entry, KeyMap, ModulePair
 from flaxblocks.nn.drop import Dropout, StochasticDepth
 from flaxblocks.parity.record import record_outputs
-from flaxblocks.parity.report import NEGLIGIBLE, Kind, ParityReport, Row, relative_error
+from flaxblocks.parity.report import NEGLIGIBLE, OUTPUT, Kind, ParityReport, Row, relative_error
 
 if TYPE_CHECKING:
     from torch import nn
@@ -61,15 +61,23 @@ def compare(
             tensor.
         float32: run in float32 too.
 
-    Returns: a report whose `ok` says whether the bounds of `parity.BOUNDS` hold.
+    Returns: a report whose `ok` says whether the bounds of `parity.BOUNDS` hold. An output that is
+        a list, tuple or dict has a row for each tensor in it.
 
     Raises: ConversionError if the two do not have the same variables; ValueError if `x` is not `(N,
-        H, W, C)`.
+        H, W, C)`, or if the dialect pairs a module that the PyTorch model has not.
     """
     x = np.asarray(x)
     if x.ndim != 4:
         raise ValueError(f"`x` (shape {x.shape}) must be (N, H, W, C)")
     keys = fit(flax_model, as_arrays(torch_model.state_dict()), dialect).keys
+    there = {name for name, _ in torch_model.named_modules()}
+    strangers = [pair.foreign for pair in keys.modules if pair.foreign not in there]
+    if strangers:
+        raise ValueError(
+            f"dialect {keys.dialect!r} names modules that the PyTorch model has not: "
+            + ", ".join(strangers[:5])
+        )
     torch64 = _run_torch(torch_model, keys, x, "float64", train, grad)
     with jax.enable_x64(True):
         ours64 = _run_flax(flax_model, keys, x, "float64", train, grad)
@@ -77,7 +85,7 @@ def compare(
     if float32:
         torch32 = _run_torch(torch_model, keys, x, "float32", train, grad)
         ours32 = _run_flax(flax_model, keys, x, "float32", train, grad)
-    natives = {foreign: native for native, foreign in keys.modules} | {
+    natives = {pair.foreign: pair.native for pair in keys.modules} | {
         e.foreign: e.native for e in keys.entries
     }
     rows = []
@@ -95,8 +103,8 @@ def compare(
             rows.append(
                 Row(
                     kind,
-                    natives.get(name, ""),
-                    name or "(output)",
+                    natives.get(name.partition("[")[0], ""),
+                    f"{OUTPUT}{name}" if name[:1] in ("", "[") else name,
                     tuple(reference.shape),
                     float(np.abs(ours - reference).max(initial=0)) if same else np.inf,
                     relative_error(ours, reference, negligible),
@@ -112,11 +120,22 @@ def _cotangent(shape: tuple[int, ...]) -> np.ndarray:
     return np.random.default_rng(0).standard_normal(shape)
 
 
-def _output_pairs(keys: KeyMap) -> dict[str, str]:
-    """Foreign -> native module whose outputs are the same thing; the last pair of a foreign name
+def _output_pairs(keys: KeyMap) -> dict[str, ModulePair]:
+    """Pairs of modules whose outputs are the same thing, by foreign name, of which the last
     holds.
     """
-    return {"": "", **{foreign: native for native, foreign in keys.modules}}
+    return {"": ModulePair("", ""), **{pair.foreign: pair for pair in keys.modules}}
+
+
+def _tensors(name: str, output: Any) -> dict[str, Any]:
+    """The tensors of an output: itself, or by `name[i]` those of a list, tuple or dict."""
+    items = list(output.values()) if isinstance(output, Mapping) else output
+    if not isinstance(items, list | tuple):
+        return {name: output}
+    found: dict[str, Any] = {}
+    for i, item in enumerate(items):
+        found |= _tensors(f"{name}[{i}]", item)
+    return found
 
 
 def _run_flax(
@@ -137,16 +156,18 @@ def _run_flax(
         fresh = nnx.merge(graphdef, params, rest)
         with record_outputs(fresh) as outputs:
             y = fresh(x)
-        loss = (y * _cotangent(y.shape).astype(precision)).sum()
+        parts = _tensors("", y).values()
+        loss = sum((part * _cotangent(part.shape).astype(precision)).sum() for part in parts)
         return loss, (outputs, nnx.to_pure_dict(nnx.state(fresh, nnx.BatchStat)))
 
     run = jax.jit(jax.grad(forward, has_aux=True) if grad else forward)
     first, second = run(widen(params), widen(rest), x.astype(precision))
     gradients, (outputs, stats) = (first, second) if grad else ({}, second)
-    pairs = _output_pairs(keys).items()
-    modules = {
-        foreign: np.asarray(outputs[native]) for foreign, native in pairs if native in outputs
-    }
+    modules: dict[str, np.ndarray] = {}
+    for foreign, pair in _output_pairs(keys).items():
+        if pair.native in outputs:
+            named = _tensors(foreign, outputs[pair.native])
+            modules |= {name: np.asarray(part) for name, part in named.items()}
     return _Run(modules, _by_entry(keys, stats) if train else {}, _by_entry(keys, gradients))
 
 
@@ -171,21 +192,24 @@ def _run_torch(
 
     import torch
 
-    model = copy.deepcopy(model).to(getattr(torch, precision)).train(train)
+    model = copy.deepcopy(model).to("cpu", getattr(torch, precision)).train(train)
     for module in model.modules():
         if any(word in type(module).__name__ for word in ("Drop", "StochasticDepth")):
             module.eval()
     pairs = _output_pairs(keys)
     run = _Run()
 
-    def record(name: str):
+    def record(pair: ModulePair):
         def hook(_module, _inputs, output) -> None:  # cloned: the next layer may work in place
-            run.module[name] = _nhwc(output.detach().clone().numpy())
+            for name, part in _tensors(pair.foreign, output).items():
+                run.module[name] = _as_ours(part.detach().clone().numpy(), pair.stored_as)
 
         return hook
 
     hooks = [
-        m.register_forward_hook(record(name)) for name, m in model.named_modules() if name in pairs
+        m.register_forward_hook(record(pairs[name]))
+        for name, m in model.named_modules()
+        if name in pairs
     ]
     with torch.set_grad_enabled(grad):
         y = model(torch.from_numpy(x.astype(precision)).permute(0, 3, 1, 2).contiguous())
@@ -197,18 +221,26 @@ def _run_torch(
             name: _native(entries[name], b) for name, b in model.named_buffers() if name in entries
         }
     if grad:
-        cotangent = _cotangent(_nhwc(y.detach().numpy()).shape)
-        if y.ndim == 4:
-            cotangent = cotangent.transpose(0, 3, 1, 2)
-        (y * torch.from_numpy(cotangent.astype(precision))).sum().backward()
+        loss = torch.zeros((), dtype=getattr(torch, precision))
+        for part in _tensors("", y).values():
+            cotangent = _cotangent(_as_ours(part.detach().numpy()).shape)
+            if part.ndim == 4:
+                cotangent = cotangent.transpose(0, 3, 1, 2)
+            loss = loss + (part * torch.from_numpy(cotangent.astype(precision))).sum()
+        loss.backward()
         run.gradient = {
-            name: _native(entries[name], p.grad) for name, p in model.named_parameters()
+            name: _native(entries[name], torch.zeros_like(p) if p.grad is None else p.grad)
+            for name, p in model.named_parameters()
         }
     return run
 
 
-def _nhwc(array: np.ndarray) -> np.ndarray:
-    return array.transpose(0, 2, 3, 1) if array.ndim == 4 else array
+def _as_ours(array: np.ndarray, stored_as: str | None = None) -> np.ndarray:
+    """A PyTorch output in NHWC, and with the axes of our layer where PyTorch has another kind."""
+    if array.ndim == 4:
+        array = array.transpose(0, 2, 3, 1)
+        return array[:, 0, 0] if stored_as == "conv1x1" and array.shape[1:3] == (1, 1) else array
+    return array[:, None, None] if stored_as == "linear" and array.ndim == 2 else array
 
 
 def _native(entry: Entry, tensor) -> np.ndarray:

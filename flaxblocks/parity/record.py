@@ -23,7 +23,9 @@ def record_outputs(model: nnx.Module) -> Iterator[dict[str, Any]]:
 
     def recording(call):
         def wrapper(self, *args, **kwargs):
-            outputs[paths[id(self)]] = y = call(self, *args, **kwargs)
+            y = call(self, *args, **kwargs)
+            if id(self) in paths:  # not so for the copies inside of `nnx.remat` and `nnx.scan`
+                outputs[paths[id(self)]] = y
             return y
 
         return wrapper

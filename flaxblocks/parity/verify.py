@@ -68,9 +68,9 @@ def verify(
 
         model = create_model(entry.name, weights=arrays, **settings)
 
-        state = to_torch(model, entry.source)
+        state = to_torch(model, entry.dialect)
         oracle.load_state_dict(
             {key: torch.from_numpy(np.array(value)) for key, value in state.items()}
         )
     images = np.random.default_rng(seed).standard_normal((batch, *size, in_channels))
-    return compare(model, oracle, images, entry.source, train=train, grad=grad, float32=float32)
+    return compare(model, oracle, images, entry.dialect, train=train, grad=grad, float32=float32)

@@ -1,5 +1,8 @@
 """Activations by name: the table, its errors, types and what JAX can do with each."""
 
+import copy
+import pickle
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -58,3 +61,10 @@ def test_first_and_second_derivatives_are_finite_at_large_values(name):
 def test_elu_keeps_its_slope_in_float32():
     # (e^x - 1) + 1 is 0 here.
     np.testing.assert_allclose(jax.grad(ACTIVATIONS["elu"])(-20.0), np.exp(-20.0), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_a_copy_or_a_pickle_of_an_activation_is_the_same_function(name):
+    activation = get_activation(name)
+    assert pickle.loads(pickle.dumps(activation)) is activation
+    assert copy.deepcopy(activation) is activation  # else a copied model would compile anew

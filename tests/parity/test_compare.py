@@ -1,0 +1,175 @@
+"""`compare` on what models may be: several outputs, heads of another kind, parts unused."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from flax import nnx
+
+import flaxblocks as fb
+from flaxblocks.blocks import ConvNormAct
+from flaxblocks.nn import Conv, Linear, global_avg_pool
+from flaxblocks.oracle import OracleError, calibrate, make_oracle
+from flaxblocks.registry import ModelEntry, find_model
+from flaxblocks.summary import summarize
+
+X = np.random.default_rng(0).standard_normal((2, 33, 35, 3))
+
+
+class Headed(nnx.Module):
+    """A head that PyTorch has as the other kind of layer."""
+
+    dialects = {
+        "conv1x1": lambda _: [("head", "fc", "conv1x1")],
+        "linear": lambda _: [("head", "fc", "linear")],
+    }
+
+    def __init__(self, head: nnx.Module):
+        self.head = head
+
+    def __call__(self, x):
+        x = global_avg_pool(x)
+        if isinstance(self.head, Conv):
+            return self.head(x[:, None, None])[:, 0, 0]
+        return self.head(x)  # type: ignore[operator]
+
+
+class TorchHeaded(torch.nn.Module):
+    def __init__(self, fc: torch.nn.Module):
+        super().__init__()
+        self.fc = fc
+
+    def forward(self, x):
+        x = x.mean((2, 3), keepdim=isinstance(self.fc, torch.nn.Conv2d))
+        return self.fc(x).flatten(1)
+
+
+@pytest.mark.parametrize(
+    ("dialect", "head", "fc"),
+    [
+        ("conv1x1", lambda: Linear(3, 5, rngs=nnx.Rngs(0)), lambda: torch.nn.Conv2d(3, 5, 1)),
+        ("linear", lambda: Conv(3, 5, 1, rngs=nnx.Rngs(0)), lambda: torch.nn.Linear(3, 5)),
+    ],
+)
+def test_a_head_stored_as_the_other_kind_agrees_by_name(dialect, head, fc):
+    model, oracle = Headed(head()), TorchHeaded(fc())
+    fb.load_torch(model, oracle.state_dict(), dialect=dialect)
+    report = fb.parity.compare(model, oracle, X, dialect, grad=True, float32=False)
+    assert report.ok, str(report)
+    assert [row.foreign for row in report.rows][:2] == ["fc", "(output)"]
+
+
+def test_feature_maps_are_compared_one_by_one_with_timm():
+    import timm
+
+    torch.manual_seed(0)
+    oracle: Any = timm.create_model("mobilenetv2_035", features_only=True, out_indices=(0, 4))
+    calibrate(oracle, (4, 3, 64, 64))
+    model = fb.create_model("mobilenetv2_035", features_only=True, out_indices=(0, 4))
+    fb.load_torch(model, oracle.state_dict(), dialect="timm")
+    report = fb.parity.compare(model, oracle, X, grad=True)
+    assert report.ok, str(report)
+    outputs = [row.foreign for row in report.rows if row.foreign.startswith("(output)")]
+    assert outputs == ["(output)[0]", "(output)[1]"]
+
+
+class Spare(nnx.Module):
+    """A layer that inference does not use."""
+
+    dialects = {"article": lambda _: [("main", "main"), ("spare", "spare")]}
+
+    def __init__(self):
+        self.main = Conv(3, 4, 1, rngs=nnx.Rngs(0))
+        self.spare = Conv(3, 4, 1, rngs=nnx.Rngs(0))
+
+    def __call__(self, x):
+        return self.main(x)
+
+
+class TorchSpare(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.main, self.spare = torch.nn.Conv2d(3, 4, 1), torch.nn.Conv2d(3, 4, 1)
+
+    def forward(self, x):
+        return self.main(x)
+
+
+def test_a_parameter_that_is_not_used_has_no_gradient_in_either():
+    model, oracle = Spare(), TorchSpare()
+    fb.load_torch(model, oracle.state_dict())
+    report = fb.parity.compare(model, oracle, X, grad=True)
+    assert report.ok, str(report)
+    assert [r.foreign for r in report.rows if r.max_abs == 0 and r.kind == "gradient"] == [
+        "spare.weight",
+        "spare.bias",
+    ]
+
+
+class Rematerialised(ConvNormAct):
+    """Its convolution is computed again in the backward pass."""
+
+    def __call__(self, x):
+        return self.activation(self.norm(nnx.remat(lambda conv, x: conv(x))(self.conv, x)))  # type: ignore[misc]
+
+
+def test_a_block_inside_of_remat_is_passed_through():
+    block = Rematerialised(3, 4, 3, rngs=nnx.Rngs(0))
+    oracle = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3, padding=1), torch.nn.BatchNorm2d(4), torch.nn.ReLU()
+    )
+    calibrate(oracle, (4, 3, 9, 9))
+    fb.load_torch(block, oracle.state_dict())
+    report = fb.parity.compare(block, oracle, X, "article", grad=True, float32=False)
+    assert all(row.relative <= 1e-12 for row in report.rows if row.foreign != "0"), str(report)
+    assert summarize(block, (9, 9))
+
+
+class Misspelt(ConvNormAct):
+    """A pair for an output that PyTorch's model has not."""
+
+    dialects = {"article": lambda _: [("conv", "0"), ("norm", "1"), ("conv", "act", "output")]}
+
+
+def test_a_name_that_the_pytorch_model_has_not_is_an_error():
+    oracle = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, padding=1), torch.nn.BatchNorm2d(4))
+    with pytest.raises(ValueError, match="names modules that the PyTorch model has not: act"):
+        fb.parity.compare(Misspelt(3, 4, 3, rngs=nnx.Rngs(0)), oracle, X)
+
+
+@pytest.mark.parametrize("name", ["torch_ref.models:MobileNetV2", None])
+def test_a_row_may_name_its_own_oracle(name):
+    row = find_model("mobilenet_v2")
+    entry = ModelEntry(name="ours", build=row.build, source="article", oracle=name)
+    if name is None:
+        with pytest.raises(OracleError, match="ours has no PyTorch original"):
+            make_oracle(entry, 7, 4, {})
+        return
+    oracle = make_oracle(entry, 7, 4, {"width_mult": 0.25})
+    assert oracle(torch.zeros(2, 4, 32, 32)).shape == (2, 7)
+
+
+def test_calibration_repeats_itself_and_leaves_pytorchs_random_state():
+    def calibrated() -> dict[str, torch.Tensor]:
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(
+            torch.nn.Conv2d(3, 4, 3), torch.nn.Dropout(0.5), torch.nn.BatchNorm2d(4)
+        )
+        torch.manual_seed(int(seeds.pop()))
+        state = torch.random.get_rng_state()
+        calibrate(model, (4, 3, 9, 9))
+        assert torch.equal(torch.random.get_rng_state(), state)
+        return model.state_dict()
+
+    seeds = [1, 2]
+    first, second = calibrated(), calibrated()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_the_summary_of_a_feature_extractor_lists_its_steps():
+    model = fb.create_model("mobilenet_v2", width_mult=0.1, features_only=True, out_indices=(1,))
+    rows = summarize(model, (32, 32))
+    assert [row.name for row in rows][:2] == ["backbone.stem", "backbone.blocks.0"]
+    assert jnp.prod(jnp.array(rows[-1].shape)) == 8 * 8 * model.feature_info.channels()[0]
