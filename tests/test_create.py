@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from functools import partial
 from typing import Any
 
 import jax
@@ -11,7 +12,7 @@ import pytest
 from flax import nnx
 
 import flaxblocks as fb
-from flaxblocks.registry import ModelEntry, register
+from flaxblocks.registry import ModelEntry, model_entries, register
 
 SMALL: dict[str, Any] = {"width_mult": 0.25}
 
@@ -24,6 +25,7 @@ def weights():
 def test_names_of_both_libraries_resolve():
     assert fb.list_models("mobilenet_v*") == ["mobilenet_v2"]
     assert "mobilenetv2_100" in fb.list_models()
+    assert fb.list_models() == sorted(fb.list_models())
     assert type(fb.create_model("mobilenetv2_100", num_classes=2)) is type(
         fb.create_model("mobilenet_v2", num_classes=2, **SMALL)
     )
@@ -38,6 +40,7 @@ def test_names_of_both_libraries_resolve():
         ({"weights": "IMAGENET1K_V9"}, "IMAGENET1K_V9"),
         ({"weights": "nowhere/x.pth"}, r"nowhere/x\.pth"),
         ({"weights": "x.safetensors"}, r"x\.safetensors"),
+        ({"weights": "nowhere/x"}, "nowhere/x cannot be read"),
     ],
 )
 def test_a_wrong_argument_is_named(arguments, message):
@@ -51,6 +54,7 @@ def test_a_name_is_registered_once():
             ModelEntry(name="new", build=nnx.Module, source="timm", aliases=("mobilenetv2_100",))
         )
     assert "new" not in fb.list_models()
+    assert "new" not in [entry.name for entry in model_entries()]
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_others():
@@ -60,6 +64,22 @@ def test_the_same_seed_gives_the_same_weights_and_another_others():
     assert not np.array_equal(kernels[0], kernels[2])
     d = fb.create_model("mobilenet_v2", rngs=nnx.Rngs(0), **SMALL)
     np.testing.assert_array_equal(d.blocks[3].project.conv.kernel[...], kernels[0])
+
+
+def test_dropout_draws_from_its_own_stream():
+    x = jnp.ones((2, 40, 40, 3))
+    one, two = (
+        fb.create_model("mobilenet_v2", num_classes=0, rngs=nnx.Rngs(params=0, dropout=d), **SMALL)
+        for d in (1, 2)
+    )
+    np.testing.assert_array_equal(one.stem.conv.kernel[...], two.stem.conv.kernel[...])
+    assert not np.array_equal(one(x), two(x))
+
+
+def test_an_argument_given_wins_over_the_registered_one():
+    model = fb.create_model("mobilenetv2_140", width_mult=0.25, dropout=0.5, num_classes=2)
+    assert model.stem.conv.out_features == 8
+    assert model.dropout.rate == 0.5
 
 
 def test_the_number_of_classes_is_the_weights_unless_given(weights):
@@ -133,6 +153,32 @@ def test_folding_takes_in_every_batch_norm_and_keeps_biases_apart(weights):
         block.eval()
         folded_block = fb.fold_batch_norm(block)
         np.testing.assert_allclose(folded_block(x), block(x), rtol=1e-12, atol=1e-12)
+
+
+def test_folding_takes_the_norms_own_epsilon():
+    norm = partial(fb.nn.BatchNorm, eps=0.5)
+    block = fb.blocks.ConvNormAct(4, 8, 3, norm=norm, rngs=nnx.Rngs(0))
+    block.eval()
+    x = jax.random.normal(jax.random.key(0), (3, 6, 5, 4))
+    # float32 rounding; PyTorch's 1e-5 would be off by a fifth
+    np.testing.assert_allclose(fb.fold_batch_norm(block)(x), block(x), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [
+        partial(fb.nn.BatchNorm, track_running_stats=False),
+        partial(fb.nn.GroupNorm, num_groups=2),
+        None,
+    ],
+    ids=["of the batch", "of groups", "none"],
+)
+def test_norms_without_running_statistics_are_not_folded(norm):
+    block = fb.blocks.MBConv(4, 4, norm=norm, rngs=nnx.Rngs(0))
+    x = jax.random.normal(jax.random.key(0), (3, 6, 5, 4))
+    block.eval()
+    # the same arithmetic, compiled as a whole: float32 rounding
+    np.testing.assert_allclose(fb.compile_inference(block)(x), block(x), rtol=0, atol=1e-5)
 
 
 def test_the_model_is_a_plain_nnx_module(weights):

@@ -25,6 +25,7 @@ from flaxblocks.blocks import (
     make_divisible,
 )
 from flaxblocks.nn import BatchNorm, Conv
+from flaxblocks.nn.init import zeros
 from tests.support import BLOCKS, block_id, read_facts
 
 FACTS = read_facts("article_blocks")
@@ -201,6 +202,7 @@ def test_make_divisible(value, expected):
 
 def test_make_divisible_by_another_divisor_and_minimum():
     assert make_divisible(33, 16) == 32
+    assert make_divisible(10, 9) == 9  # 90% exactly is not below it
     assert make_divisible(3, minimum=16) == 16
     assert make_divisible(90, 100, minimum=90) == 100
     with pytest.raises(ValueError, match=r"`divisor` \(=0\) must be an integer of at least 1"):
@@ -233,6 +235,8 @@ def test_layers_present():
     assert block.shortcut is None
     assert block.conv.conv.groups == 8
     assert MBConv(8, 8, expansion=1, rngs=nnx.Rngs(0)).expand is not None
+    rounded = MBConv(8, 8, expansion=1.05, always_expand=False, rngs=nnx.Rngs(0))  # to 8 again
+    assert rounded.expand is not None
     assert FusedMBConv(8, 8, rngs=nnx.Rngs(0)).expand is None
     assert not MBConv(8, 16, rngs=nnx.Rngs(0)).residual
     assert not MBConv(8, 8, stride=2, rngs=nnx.Rngs(0)).residual
@@ -306,3 +310,21 @@ def test_input_is_not_changed_and_only_statistics_are(case):
     assert counts == [1] * len(counts)
     assert bool(counts) == bool(jax.tree.leaves(nnx.state(block, nnx.BatchStat)))
     assert bool(jnp.isfinite(training).all())
+
+
+@pytest.mark.parametrize(
+    "case",
+    [*ONE_OF_EACH, ("MBConv", (6, 8), {"squeeze_excite": 4})],
+    ids=block_id,
+)
+def test_the_initialiser_reaches_every_kernel(case):
+    block = fresh(case, kernel_init=lambda key, shape, dtype: jnp.full(shape, 0.5, dtype))
+    kernels = [m.kernel[...] for _, m in nnx.iter_modules(block) if isinstance(m, Conv)]
+    assert kernels
+    for kernel in kernels:
+        np.testing.assert_array_equal(kernel, 0.5)
+
+
+def test_the_bias_has_an_initialiser_too():
+    block = ConvNormAct(4, 8, 3, bias_init=zeros, rngs=nnx.Rngs(0))
+    np.testing.assert_array_equal(block.conv.bias[...], 0)

@@ -14,6 +14,9 @@ from flax import nnx
 
 import flaxblocks as fb
 from flaxblocks.convert import checkpoint as checkpoint_module
+from flaxblocks.convert import orbax_folder
+from flaxblocks.convert.files import Conversion, convert_file
+from flaxblocks.create import abstract_model
 from tests.cli.conftest import SMALL, TINY, Refuse, Run, snapshot
 
 State = dict[str, np.ndarray]
@@ -66,6 +69,17 @@ def test_a_converted_file_makes_the_same_model(
     assert same(fb.to_torch(model, "torchvision"), state)
 
 
+def test_the_report_counts_arrays_and_bytes(checkpoint: Path, state: State) -> None:
+    done = convert_file(
+        checkpoint,
+        "out.safetensors",
+        lambda _: abstract_model("mobilenet_v2", num_classes=10, **TINY),
+        dialect="timm",
+    )
+    size = sum(array.nbytes for array in state.values())
+    assert done == Conversion("torchvision", "timm", "safetensors", len(state), size)
+
+
 def test_the_timm_layout_has_timms_names(run: Run, checkpoint: Path, state: State) -> None:
     ran = run("convert", checkpoint, "timm.safetensors", "--dialect", "timm", *SMALL)
     assert "torchvision -> timm (safetensors)" in ran.out
@@ -98,6 +112,25 @@ def test_overwrite_replaces_a_file_and_an_orbax_folder(run: Run, checkpoint: Pat
         second = fb.create_model("mobilenet_v2", weights=target, **TINY)
         assert float(second.head.bias[0]) == pytest.approx(float(first.head.bias[0]) + 1)
     assert sorted(os.listdir()) == ["flax.safetensors", "folder", "in.pth", "other.pth"]
+
+
+@pytest.mark.parametrize(
+    ("target", "options", "written"),
+    [("OUT.PTH", (), "(pth)"), ("step.500", ("--to", "orbax"), "(orbax)")],
+)
+def test_the_suffix_is_read_in_capitals_and_a_folder_may_have_any(
+    target: str, options: tuple[str, ...], written: str, run: Run, checkpoint: Path, state: State
+) -> None:
+    ran = run("convert", checkpoint, target, *options, *SMALL)
+    assert ran[::2] == (0, "")
+    assert written in ran.out
+    model = fb.create_model("mobilenet_v2", weights=f"./{target}", **TINY)
+    assert same(fb.to_torch(model, "torchvision"), state)
+
+
+def test_a_link_to_nowhere_is_not_replaced_unasked(refuse: Refuse, checkpoint: Path) -> None:
+    Path("out.pth").symlink_to("gone.pth")
+    refuse("convert", checkpoint, "out.pth", *SMALL, named="'out.pth' is there already")
 
 
 @pytest.mark.parametrize(
@@ -227,6 +260,18 @@ def test_a_write_that_stops_halfway_leaves_nothing(
     before = snapshot(Path())
     assert run("convert", checkpoint, target, "--overwrite", *SMALL).status == status
     assert snapshot(Path()) == before
+
+
+def test_an_orbax_folder_that_cannot_be_written_is_a_checkpoint_error(
+    here: Path, state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(orbax_folder, "_swap", stop)
+    with pytest.raises(fb.CheckpointError, match="out cannot be written: No space left"):
+        orbax_folder.write_orbax({"head.bias": state["classifier.1.bias"]}, here / "out")
+    assert list(here.iterdir()) == []
 
 
 @pytest.mark.parametrize(("failure", "status"), [(KeyboardInterrupt(), 130), (OSError(28, "f"), 2)])

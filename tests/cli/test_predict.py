@@ -72,6 +72,13 @@ def test_a_terminal_gets_a_table(run: Run, checkpoint: Path, images: list[Path])
     assert all("%" in guess for guess in guesses)
 
 
+def test_the_table_has_percentages(run: Run, checkpoint: Path, images: list[Path]) -> None:
+    out = run("predict", images[0], "--weights", checkpoint, "--top", "10", *SMALL).out
+    shown = [float(line.split()[0].removesuffix("%")) for line in out.splitlines()[1:]]
+    assert len(shown) == 10
+    assert sum(shown) == pytest.approx(100, abs=10 * 0.005)  # each rounded to 0.01%
+
+
 @pytest.mark.parametrize("model", ["mobilenet_v2", "mobilenetv2_035"])
 def test_a_thousand_classes_have_names(model: str, run: Run, images: list[Path]) -> None:
     fb.write_checkpoint(fb.to_torch(fb.create_model(model, **TINY)), "in.pth")
@@ -97,6 +104,18 @@ def test_published_weights_bring_their_own_preprocessing(
     )
     assert run("predict", images[0], "--weights", tag, *SMALL).status == 0
     assert seen == [find_weights("mobilenet_v2", tag).transforms]
+
+
+def test_an_orbax_folder_is_taken_for_a_file(
+    run: Run, checkpoint: Path, images: list[Path]
+) -> None:
+    run("convert", checkpoint, "folder", *SMALL)
+    from_file, from_folder = (
+        run("predict", images[0], "--weights", weights, "--json", *SMALL)
+        for weights in (checkpoint, "folder")
+    )
+    assert from_folder[::2] == (0, "")
+    assert from_folder.out == from_file.out
 
 
 def test_a_wrong_image_is_named(refuse: Refuse, checkpoint: Path, images: list[Path]) -> None:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import ml_dtypes
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 from flax import nnx
 
 import flaxblocks as fb
+from flaxblocks.convert.convert import translate
 from flaxblocks.create import abstract_model
 
 CONFIG: dict[str, Any] = {"width_mult": 0.25, "num_classes": 5}
@@ -159,6 +161,13 @@ def test_another_number_of_classes_is_hinted_at(state):
         fb.load_torch(model, state)
 
 
+def test_the_hint_is_given_only_where_the_classes_are_all_that_differs(state):
+    model = fb.create_model("mobilenet_v2", width_mult=0.5)
+    with pytest.raises(fb.ConversionError, match="misshaped") as caught:
+        fb.load_torch(model, state)  # other widths as well as other classes
+    assert "num_classes=" not in str(caught.value)
+
+
 def test_a_checkpoint_of_something_else_shows_both_namings(model):
     with pytest.raises(fb.ConversionError, match=r"layer1.weight.*features.0.0.weight"):
         fb.load_torch(model, {"layer1.weight": np.zeros(3)})
@@ -173,6 +182,45 @@ def test_batch_counts_may_be_absent_as_in_files_before_pytorch_0_4_1(model, stat
     assert report.loaded == len(old)
     assert "52 batch counts set to 0" in str(report)
     assert int(model.stem.norm.num_batches_tracked[...]) == 0
+
+
+def test_a_batch_count_may_be_as_large_as_an_int32(model, state):
+    most = np.array(2**31 - 1)
+    fb.load_torch(model, {**state, "features.0.1.num_batches_tracked": most})
+    assert fb.to_torch(model)["features.0.1.num_batches_tracked"] == most
+
+
+def test_an_absent_batch_count_starts_again_at_0(model, state):
+    fb.load_torch(model, state)
+    assert int(model.stem.norm.num_batches_tracked[...]) > 0
+    fb.load_torch(model, {k: v for k, v in state.items() if "num_batches_tracked" not in k})
+    assert int(model.stem.norm.num_batches_tracked[...]) == 0
+
+
+def test_an_absent_batch_count_is_written_as_pytorchs_0(model, state):
+    old = {key: value for key, value in state.items() if "num_batches_tracked" not in key}
+    written, source = translate(model, old, "timm")
+    assert source == "torchvision"
+    counts = [value for key, value in written.items() if key.endswith("num_batches_tracked")]
+    assert len(counts) == 52
+    assert all((c.dtype, c.shape, int(c)) == (np.int64, (), 0) for c in counts)
+
+
+def test_parameters_that_require_a_gradient_are_taken():
+    oracle = torch.nn.Linear(3, 2)
+    layer = fb.nn.Linear(3, 2, rngs=nnx.Rngs(0))
+    wrapped = nnx.Dict(layer=layer)
+    fb.load_torch(wrapped, {"layer.kernel": oracle.weight.T, "layer.bias": oracle.bias})
+    np.testing.assert_array_equal(layer.bias[...], oracle.bias.detach().numpy())
+
+
+@pytest.mark.parametrize("committed", [False, True])
+def test_variables_stay_on_their_device(model, state, committed):
+    if committed:  # JAX moves such an array to no other device by itself
+        nnx.update(model, jax.device_put(nnx.state(model), jax.devices()[0]))
+    assert model.head.kernel.get_value().committed == committed
+    fb.load_torch(model, state)
+    assert model.head.kernel.get_value().committed == committed
 
 
 def test_torch_tensors_and_bfloat16_are_taken():

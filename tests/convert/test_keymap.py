@@ -92,6 +92,26 @@ def test_a_declared_reshape_goes_both_ways(dialect, key, shape):
         np.testing.assert_array_equal(v, state[k] + 1)
 
 
+@pytest.mark.parametrize(("dialect", "key"), [("reshapes", "0.bias"), ("linear", "1.bias")])
+def test_a_declared_reshape_is_the_kernels_alone(dialect, key):
+    assert fb.to_torch(Forgetful(), dialect)[key].ndim == 1
+
+
+class Listed(nnx.Module):
+    """A block in a list, whose output has a second name."""
+
+    dialects = {"article": lambda _: [("layers.0", "0"), ("layers.0", "2", "output")]}
+
+    def __init__(self):
+        self.layers = nnx.List([fb.blocks.ConvNormAct(2, 3, 1, rngs=nnx.Rngs(0))])
+
+
+def test_a_second_name_of_an_output_has_no_variables():
+    keys = key_map(Listed(), "article")
+    assert {entry.foreign.partition(".")[0] for entry in keys.entries} == {"0"}
+    assert ("layers.0", "2") in keys.modules
+
+
 def test_entry_permutes_there_and_back():
     entry = Entry("c.kernel", "c.weight", (3, 2, 4, 5), (3, 2, 0, 1))
     native = np.arange(120.0).reshape(3, 2, 4, 5)

@@ -8,6 +8,7 @@ from flax import nnx
 
 import flaxblocks as fb
 from flaxblocks.create import abstract_model
+from flaxblocks.models import FeatureExtractor
 from flaxblocks.registry import model_entries
 from flaxblocks.summary import count_parameters, summarize
 from tests.support import read_facts
@@ -48,10 +49,12 @@ def test_registered_counts_hold(entry):
         ),
         ({"inverted_residual_setting": [[1, 16, 1, 3]]}, "stride 3 in row.*1 or 2"),
         ({"inverted_residual_setting": [[1, 16, 0, 1]]}, "every number must be positive"),
+        ({"inverted_residual_setting": [[1, 0, 1, 1]]}, "every number must be positive"),
         ({"width_mult": 0.0}, r"`width_mult` \(=0.0\) must be positive"),
         ({"depth_mult": -1.0}, r"`depth_mult` \(=-1.0\) must be positive"),
         ({"dropout": 1.5}, r"=1.5\) must be a probability"),
         ({"num_classes": -1}, r"`num_classes` \(=-1\)"),
+        ({"num_classes": True}, r"`num_classes` \(=True\)"),
         ({"in_channels": 0}, r"`in_channels` \(=0\)"),
         ({"round_nearest": 0}, r"\(=0\) must be an integer of at least 1"),
         ({"norm_layer": "batchnorm"}, r"`norm_layer` \(='batchnorm'\) must be one of"),
@@ -93,6 +96,41 @@ def test_features_stop_at_the_last_map():
     model = fb.create_model("mobilenet_v2", width_mult=0.25, features_only=True, out_indices=[2])
     assert len(model.backbone.blocks) == 6
     assert model.backbone.head_conv is None
+
+
+def test_features_come_finest_first_whatever_the_order_asked_for():
+    asked, sorted_ = (
+        fb.create_model("mobilenet_v2", width_mult=0.25, features_only=True, out_indices=indices)
+        for indices in ((-1, 1, 1), (1, 4))
+    )
+    assert asked.feature_info == sorted_.feature_info
+    x = jnp.ones((2, 40, 40, 3))
+    assert [y.shape for y in asked(x)] == [y.shape for y in sorted_(x)]
+
+
+def test_reductions_count_a_stride_of_the_first_block():
+    model = abstract_model("mobilenet_v2", inverted_residual_setting=[[1, 16, 1, 2], [6, 24, 1, 2]])
+    assert model.feature_info.reduction() == [4, 8]
+    assert model.feature_info.channels() == [16, 24]
+
+
+def test_nothing_runs_after_the_last_map_that_is_asked_for():
+    model = fb.create_model("mobilenet_v2", width_mult=0.25)
+    model.head_conv = None
+    model.blocks[6] = None  # the first of the next stage
+    model.eval()
+    assert len(model.forward_intermediates(jnp.ones((1, 40, 40, 3)), (0, 2))) == 2
+
+
+@pytest.mark.parametrize("dialect", ["torchvision", "timm"])
+def test_a_feature_extractor_has_its_models_names(dialect):
+    model = fb.create_model("mobilenet_v2", width_mult=0.25)
+    whole = fb.to_torch(model, dialect)
+    state = fb.to_torch(FeatureExtractor(model, [-1]), dialect)
+    assert list(state) == [
+        key for key in whole if not key.startswith(("features.18", "conv_head", "bn2", "classif"))
+    ]
+    assert all(np.array_equal(value, whole[key]) for key, value in state.items())
 
 
 @pytest.mark.parametrize("indices", [(5,), (-6,), ()])
@@ -154,3 +192,21 @@ def test_dropout_is_on_in_training_only():
     assert 0.4 < float((dropped == 0).mean()) < 0.6
     model.eval()
     np.testing.assert_array_equal(model.forward_head(features), jnp.ones((2, 1280)))
+
+
+def test_dropout_is_each_librarys_unless_given():
+    rates = {entry.name: abstract_model(entry.name).dropout.rate for entry in model_entries()}
+    assert rates.pop("mobilenet_v2") == 0.2  # torchvision's
+    assert set(rates.values()) == {0.0}  # timm's
+
+
+def test_parameters_are_drawn_as_torchvision_draws_them():
+    model = fb.create_model("mobilenet_v2")
+    head = model.head
+    np.testing.assert_array_equal(head.bias[...], 0)
+    assert abs(float(head.kernel[...].std()) / 0.01 - 1) < 0.01  # 1,280,000 values: 0.06% each
+    for conv in (model.head_conv.conv, model.blocks[16].conv.conv):
+        kernel = conv.kernel[...]
+        fan_out = kernel[..., 0, 0].size * conv.out_features
+        # 8,640 values or more: the deviation's own is 0.8% at most
+        assert abs(float(kernel.std()) / (2 / fan_out) ** 0.5 - 1) < 0.04

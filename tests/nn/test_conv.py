@@ -166,6 +166,13 @@ def test_lowers_for_every_platform_with_a_symbolic_batch(groups):
     np.testing.assert_allclose(exported.call(x), pointwise(conv(x)), atol=1e-6)  # float32 rounding
 
 
+def test_a_depthwise_sum_in_bfloat16_is_taken_in_float32():
+    x, kernel = jnp.ones((1, 1, 300, 2), jnp.bfloat16), jnp.ones((1, 300, 1, 2), jnp.bfloat16)
+    y = conv2d(x, kernel, groups=2)
+    assert y.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(np.asarray(y, np.float32), 300)  # in bfloat16 it stops at 256
+
+
 def test_input_is_not_padded_asymmetrically_at_stride_two():
     # One pixel at the corner: with padding 1 on both sides window 0 has it under its middle tap.
     x = jnp.zeros((1, 4, 4, 1)).at[0, 0, 0, 0].set(1.0)

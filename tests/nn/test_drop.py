@@ -72,6 +72,7 @@ def test_switched_by_mode_and_by_view(layer):
     assert bool((drop(x) == 0).any())
     drop.eval()
     np.testing.assert_array_equal(drop(x), x)
+    assert bool((nnx.view(drop, deterministic=False)(x) == 0).any())
     drop.train()
     assert bool((drop(x) == 0).any())
 

@@ -35,6 +35,15 @@ def test_keeps_leading_axes(leading):
     assert layer(jnp.zeros((*leading, 4))).shape == (*leading, 3)
 
 
+@pytest.mark.parametrize("leading", [(), (5,), (2, 3)])
+def test_a_long_sum_is_taken_in_parts_of_the_last_axis(leading):
+    rng = np.random.default_rng(0)
+    layer = Linear(600, 3, rngs=nnx.Rngs(0))
+    x = rng.standard_normal((*leading, 600)).astype(np.float32)
+    wanted = x @ np.asarray(layer.kernel[...]) + np.asarray(layer.bias)
+    np.testing.assert_allclose(layer(jnp.asarray(x)), wanted, atol=1e-5)  # float32 rounding
+
+
 def test_variables_and_types():
     layer = Linear(4, 3, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
     assert layer.kernel.shape == (4, 3)

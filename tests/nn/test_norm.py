@@ -91,6 +91,23 @@ def test_statistics_stay_float32_under_bfloat16():
     assert norm(x).dtype == jnp.bfloat16
 
 
+def test_running_statistics_are_subtracted_unrounded_under_bfloat16():
+    norm = BatchNorm(6, dtype=jnp.bfloat16)
+    norm.eval()
+    assert norm.mean is not None
+    norm.mean[...] = jnp.full(6, 1001.5)  # bfloat16 has 1000 and 1004
+    y = np.asarray(norm(images() + 1001.5), np.float32)
+    np.testing.assert_allclose(y, images(), atol=1e-2)  # values to 4, 8 bits of them
+
+
+def test_narrow_statistics_stay_narrow():
+    norm = BatchNorm(6, param_dtype=jnp.bfloat16)
+    norm(images())
+    found = statistics(norm)
+    assert found["mean"].dtype == found["var"].dtype == jnp.bfloat16
+    assert found["mean"].any()
+
+
 def test_dtype_is_the_widest_unless_given():
     x = images().astype(jnp.bfloat16)
     assert BatchNorm(6)(x).dtype == jnp.float32

@@ -70,3 +70,43 @@ def test_residual_add_agrees_with_and_without_a_shortcut():
         x = np.random.default_rng(0).standard_normal((2, 5, 4, 6))
         report = fb.parity.compare(block, twin, x, grad=True)
         assert report.ok, str(report)
+
+
+def test_a_comparison_changes_neither_model():
+    block, twin = block_pair(("MBConv", (6, 6), {}))
+    ours, theirs = fb.to_torch(block), {k: v.clone() for k, v in twin.state_dict().items()}
+    fb.parity.compare(block, twin, images(("MBConv", (6, 6), {})), "article", train=True, grad=True)
+    assert block.conv.norm.use_running_average
+    assert not twin.training
+    assert all(parameter.grad is None for parameter in twin.parameters())
+    for key, value in twin.state_dict().items():
+        assert value.dtype == theirs[key].dtype
+        assert torch.equal(value, theirs[key]), key
+    for key, value in fb.to_torch(block).items():
+        np.testing.assert_array_equal(value, ours[key], err_msg=key)
+
+
+@pytest.mark.parametrize("shape", [(9, 7, 6), (6,), (1, 2, 9, 7, 6)])
+def test_a_comparison_refuses_what_is_no_batch_of_images(shape):
+    block, twin = block_pair(("ConvNormAct", (6, 8, 3), {}))
+    with pytest.raises(ValueError, match=r"`x` \(shape .*\) must be \(N, H, W, C\)"):
+        fb.parity.compare(block, twin, np.zeros(shape), "article")
+
+
+class Skipping(fb.blocks.ConvNormAct):
+    """Does not call its norm."""
+
+    def __call__(self, x):
+        return self.activation(self.conv(x))
+
+
+def test_a_module_that_only_pytorch_calls_is_a_departure():
+    twin = twins.ConvNormAct(6, 8, 3).eval()
+    twin[1].eps = 0.0  # so that the fresh norm changes nothing, and the outputs agree
+    block = Skipping(6, 8, 3, rngs=nnx.Rngs(0))
+    fb.load_torch(block, twin.state_dict())
+    x = np.random.default_rng(0).standard_normal((2, 5, 4, 6))
+    report = fb.parity.compare(block, twin, x, "article")
+    assert report.first_departure is not None
+    assert report.first_departure.foreign == "1"
+    assert not report.output.departs

@@ -7,9 +7,12 @@ import torch
 from flaxblocks.oracle import calibrate, make_oracle
 from flaxblocks.registry import find_model
 
+MEAN = "features.0.1.running_mean"
+
 
 def test_no_parameter_or_statistic_is_constant_after_calibration():
     model: Any = make_oracle(find_model("mobilenet_v2"), 5, 3, {"width_mult": 0.25})
+    assert not model.training
     assert (model.classifier[1].bias == 0).all()
     calibrate(model, (4, 3, 64, 64))
     for name, value in model.state_dict().items():
@@ -21,8 +24,22 @@ def test_no_parameter_or_statistic_is_constant_after_calibration():
 
 def test_calibration_is_the_same_for_the_same_seed():
     states = []
-    for _ in range(2):
+    for draw in (3, 3, 4):
         model = make_oracle(find_model("mobilenet_v2"), 5, 3, {"width_mult": 0.25}, seed=3)
-        calibrate(model, (4, 3, 64, 64), seed=3)
+        calibrate(model, (4, 3, 64, 64), seed=draw)
         states.append(model.state_dict())
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+    assert not torch.equal(states[0][MEAN], states[2][MEAN])
+
+
+def test_the_seed_is_the_oracles_own():
+    before = torch.get_rng_state()
+    heads = [
+        make_oracle(find_model("mobilenet_v2"), 5, 3, {"width_mult": 0.25}, seed=seed)
+        .get_submodule("classifier.1")
+        .get_parameter("weight")
+        for seed in (0, 0, 1)
+    ]
+    assert torch.equal(heads[0], heads[1])
+    assert not torch.equal(heads[0], heads[2])
+    assert torch.equal(torch.get_rng_state(), before)

@@ -10,6 +10,7 @@ import torch
 from flax import nnx
 from torch.nn import functional as F
 
+import flaxblocks as fb
 from flaxblocks.convert import load_torch
 from flaxblocks.nn import (
     AvgPool,
@@ -35,6 +36,7 @@ MAX = [
 ]
 AVERAGE = [
     {"kernel_size": 3},
+    {"kernel_size": 4, "stride": 2, "padding": 2},
     {"kernel_size": 3, "stride": 2, "padding": 1},
     {"kernel_size": 3, "stride": 2, "padding": 1, "count_include_pad": False},
     {"kernel_size": 3, "stride": 2, "padding": 1, "ceil_mode": True},
@@ -63,6 +65,16 @@ def check(ours, theirs, x, exact=False):
     assert relative_error(np.asarray(y), reference) <= (0 if exact else 1e-12)
     reference = torch_x.grad.numpy().transpose(0, 2, 3, 1)
     assert relative_error(np.asarray(gradient), reference) <= (1e-12 if exact else 1e-10)
+
+
+@pytest.mark.parametrize("pool", ["max_pool", "avg_pool"])
+def test_a_window_larger_than_the_image_hangs_over_where_ceil_mode_lets_it(pool):
+    x = np.random.default_rng(0).standard_normal((2, 2, 3, 4))  # 2 pixels, a window of 3
+    theirs = getattr(F, f"{pool}2d")
+    options = {"kernel_size": 3, "stride": 2, "ceil_mode": True}
+    check(partial(getattr(fb.nn, pool), **options), partial(theirs, **options), x)
+    with pytest.raises(ValueError, match="a window of 3 pixels does not fit an image of 2"):
+        getattr(fb.nn, pool)(jnp.asarray(x), 3, stride=1, ceil_mode=True)
 
 
 @pytest.mark.parametrize("options", MAX, ids=str)

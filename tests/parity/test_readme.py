@@ -1,28 +1,36 @@
-"""The README's Python, from top to bottom, on a checkpoint that PyTorch wrote."""
+"""The README: its Python from top to bottom on a checkpoint that PyTorch wrote, and its claims."""
 
+import inspect
 import re
+import shlex
 from pathlib import Path
 
+import pytest
 import torch
+from flax import nnx
 
+import flaxblocks as fb
+from flaxblocks.cli import commands
+from flaxblocks.models import mobilenetv2
 from flaxblocks.oracle import import_torchvision
+from flaxblocks.summary import count_parameters
 
 README = Path(__file__).parents[2] / "README.md"
+TEXT = README.read_text(encoding="utf-8")
 
 
 def test_the_python_of_the_readme_runs_as_it_stands(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     model = import_torchvision().models.mobilenet_v2(num_classes=4, width_mult=1.0)
     torch.save(model.state_dict(), "mine.pth")
-    text = README.read_text(encoding="utf-8")
     namespace: dict = {}
-    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
     assert len(blocks) >= 4
     for block in blocks:
         exec(compile(block, str(README), "exec"), namespace)
     printed = capsys.readouterr().out.strip()
     assert printed
-    assert printed in text  # the error that the README shows
+    assert printed in TEXT  # the error that the README shows
     assert torch.isfinite(torch.tensor(float(namespace["loss"])))
     for name in ("back.pth", "trained.pth"):
         state = torch.load(name, weights_only=True)
@@ -33,3 +41,41 @@ def test_the_python_of_the_readme_runs_as_it_stands(tmp_path, monkeypatch, capsy
     assert all(torch.equal(kept[key], original[key]) for key in original)
     assert not torch.equal(state["features.0.0.weight"], original["features.0.0.weight"])
     assert state["features.0.1.num_batches_tracked"] == 1
+
+
+@pytest.mark.parametrize("line", re.findall(r"(?:^\$ |`)flaxblocks ([^`\n]+)", TEXT, re.MULTILINE))
+def test_the_commands_of_the_readme_are_understood(line):
+    name, *arguments = shlex.split(line)
+    commands.commands[name].make_context(name, arguments)  # parses, and runs nothing
+
+
+def test_the_bounds_of_the_readme_are_the_ones_held():
+    bounds = dict(re.findall(r"^\| (float64, [^|]+) \| ([\de-]+) \|", TEXT, re.MULTILINE))
+    module, training, buffers, gradient, trained = map(float, bounds.values())
+    assert module == training == fb.parity.BOUNDS["module"]
+    assert buffers == fb.parity.BOUNDS["buffer"]
+    assert gradient == fb.parity.BOUNDS["gradient"]
+    assert trained == 1e-8  # of the training runs in test_blocks.py and test_models.py
+    assert "| twice PyTorch's own error |" in TEXT
+    assert fb.parity.FLOAT32_FACTOR == 2
+
+
+def test_the_readme_names_the_blocks_and_their_arguments():
+    section = TEXT.partition("## The blocks\n")[2].partition("\n## ")[0]
+    listed = section.partition("collected them:\n")[2].partition(" A state dict")[0]
+    assert set(re.findall(r"`(\w+)`", listed)) == set(fb.blocks.__all__) - {"make_divisible"}
+    known = set(inspect.signature(fb.blocks.MBConv.__init__).parameters)
+    given = set(re.findall(r"`(?:MBConv\()?(\w+)=", section))
+    assert {"depthwise", "bias", "always_expand", "expansion"} <= given <= known
+
+
+@pytest.mark.parametrize(("count", "depthwise"), [("160,704", False), ("14,400", True)])
+def test_the_readmes_parameter_counts_of_mbconv_hold(count, depthwise):
+    assert count in TEXT
+    block = fb.blocks.MBConv(32, 64, depthwise=depthwise, rngs=nnx.Rngs(0))
+    assert f"{count_parameters(block):,}" == count
+
+
+def test_the_readmes_registry_row_is_one_that_stands_in_the_code():
+    (row,) = re.findall(r"^_entry\(.+$", TEXT, re.MULTILINE)
+    assert f"    {row}\n" in inspect.getsource(mobilenetv2)

@@ -5,15 +5,22 @@ mistake.
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import flaxblocks as fb
 from flaxblocks.cli import main
-from flaxblocks.nn import BatchNorm
+from flaxblocks.nn import BatchNorm, Conv
+from flaxblocks.parity import BOUNDS, ParityReport, Row, relative_error
 from flaxblocks.parity import verify as verify_module
+from flaxblocks.parity.record import record_outputs
+from flaxblocks.parity.verify import verify
+from flaxblocks.registry import find_model
 
 ROWS = [[1, 16, 1, 1], [6, 24, 2, 2]]  # three blocks for seventeen
 TINY = {"width_mult": 0.25, "inverted_residual_setting": ROWS}
@@ -45,10 +52,13 @@ def test_an_untouched_model_passes_in_training_mode_with_gradients(run) -> None:
     assert len(report["rows"]) > 80  # 10 norms with 3 buffers, 32 gradients, over 20 modules
 
 
-def test_weights_from_a_file_are_what_is_compared(run, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("dialect", ["torchvision", "timm"])
+def test_weights_from_a_file_are_what_is_compared(
+    dialect: str, run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = fb.create_model("mobilenet_v2", **TINY, num_classes=7, rngs=5)
     state = fb.to_torch(model)
-    fb.write_checkpoint(state, "in.pth")
+    fb.write_checkpoint(fb.to_torch(model, dialect), "in.pth")
     seen = {}
     compare = verify_module.compare
 
@@ -151,6 +161,83 @@ def test_without_pytorch_the_sentence_says_what_to_install(
     assert err.count("\n") == 1
     assert missing in err
     assert "pip install 'flaxblocks[torch]'" in err
+
+
+def report_of(*rows: tuple[Any, ...]) -> ParityReport:
+    """Rows of (kind, float64 error, our float32 error, PyTorch's)."""
+    return ParityReport(
+        tuple(Row(kind, "", str(i), (1,), 0.0, *errors) for i, (kind, *errors) in enumerate(rows)),
+        "torchvision",
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "bound"), [("module", 1e-12), ("buffer", 1e-12), ("gradient", 1e-10)]
+)
+def test_the_float64_bounds_are_the_documented_ones(kind: str, bound: float) -> None:
+    assert BOUNDS[kind] == bound
+    output = ("module", 0.0)
+    assert report_of((kind, bound), output).ok
+    report = report_of((kind, 1e-16), (kind, 1.01 * bound), (kind, 1.0), output)
+    assert not report.ok
+    assert report.first_departure == report.rows[1]
+    assert report.worst(kind) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "holds"),
+    [(2e-7, 1e-7, True), (2.01e-7, 1e-7, False), (1e-9, 0.0, False), (None, None, True)],
+)
+def test_the_outputs_float32_error_may_be_twice_pytorchs(
+    ours: float | None, theirs: float | None, holds: bool
+) -> None:
+    inner = ("module", 0.0, 1.0, 1e-9)  # of the output alone
+    report = report_of(inner, ("module", 0.0, ours, theirs), ("gradient", 0.0, 1.0, 1e-9))
+    assert report.float32_holds == report.ok == holds
+    assert ("more than 2 times as much" in report.summary()) == (not holds)
+    assert replace(report, train=True).ok  # in training mode it is not asked for
+
+
+@pytest.mark.parametrize(
+    ("ours", "reference", "negligible", "error"),
+    [
+        ([3.0, 5.0], [4.0, 4.0], 0.0, 0.25),
+        ([-2.0, 0.0], [0.0, -4.0], 0.0, 1.0),
+        ([0.0, 0.0], [0.0, 0.0], 0.0, 0.0),
+        ([0.0, 1e-30], [0.0, 0.0], 0.0, np.inf),
+        ([1e-9, 0.0], [0.0, 1e-9], 1e-8, 0.0),
+        ([1.0, 0.0], [0.0, 1e-9], 1e-8, 1e9),
+        ([1.0, np.nan], [1.0, 1.0], 0.0, np.inf),
+        ([1.0, 1.0], [1.0, np.inf], 0.0, np.inf),
+        ([[1.0, 1.0]], [1.0, 1.0], 0.0, np.inf),
+        ([], [], 0.0, 0.0),
+    ],
+)
+def test_relative_error(ours, reference, negligible: float, error: float) -> None:
+    found = relative_error(np.array(ours), np.array(reference), negligible)
+    assert found == pytest.approx(error, rel=1e-6)
+
+
+def test_the_seed_draws_weights_and_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def spy(model, oracle, images, *_: object, **__: object) -> None:
+        seen.append((images, fb.to_torch(model)["classifier.1.weight"]))
+
+    monkeypatch.setattr(verify_module, "compare", spy)
+    for seed in (0, 1, 1):
+        verify(find_model("mobilenet_v2"), size=(32, 32), num_classes=3, seed=seed, config=TINY)
+    for first, second, again in zip(*seen, strict=True):
+        assert not np.array_equal(first, second)
+        np.testing.assert_array_equal(second, again)
+
+
+def test_recording_ends_with_an_error_too() -> None:
+    calls = {layer: layer.__call__ for layer in (Conv, BatchNorm)}
+    model = fb.create_model("mobilenet_v2", **TINY, num_classes=3)
+    with pytest.raises(ValueError, match="must be"), record_outputs(model):
+        model(jnp.zeros((1, 32, 32, 4)))
+    assert {layer: layer.__call__ for layer in calls} == calls
 
 
 def test_a_fresh_process_without_torch_says_the_same() -> None:
