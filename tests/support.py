@@ -23,6 +23,13 @@ def read_facts(name: str) -> dict[str, Any]:
     return json.loads((Path(__file__).parent / "facts" / f"{name}.json").read_text())
 
 
+def equal_arrays(a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray]) -> bool:
+    """The same keys in the same order, and under each the same dtype and the same bits."""
+    return list(a) == list(b) and all(
+        a[key].dtype == b[key].dtype and np.array_equal(a[key], b[key]) for key in a
+    )
+
+
 # Every block of `torch_ref`, with every option it has. (name, widths, options)
 BLOCKS: list[tuple[str, tuple[int, ...], dict[str, Any]]] = [
     ("ConvNormAct", (6, 8, 3), {}),

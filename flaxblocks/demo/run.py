@@ -135,8 +135,12 @@ def draw_digits(digits: Digits, logits: np.ndarray, path: Path, count: int = 24)
         colour = "firebrick" if wrong[i] else "black"
         axis.set_title(f"torch {torch_answers[i]}  jax {answers[i]}", fontsize=8, color=colour)
         axis.set_axis_off()
+    format = path.suffix[1:].lower() or "png"
+    known = figure.canvas.get_supported_filetypes()
+    if format not in known:
+        raise ValueError(f"picture {str(path)!r} must end in .{', .'.join(sorted(known))}")
     try:
         with replacing(path) as file:
-            figure.savefig(file, format=path.suffix[1:] or "png", dpi=150)
+            figure.savefig(file, format=format, dpi=150)
     except OSError as error:
         raise ValueError(f"picture {str(path)!r} cannot be written: {error.strerror}") from error

@@ -327,4 +327,5 @@ def test_the_initialiser_reaches_every_kernel(case):
 
 def test_the_bias_has_an_initialiser_too():
     block = ConvNormAct(4, 8, 3, bias_init=zeros, rngs=nnx.Rngs(0))
+    assert block.conv.bias is not None
     np.testing.assert_array_equal(block.conv.bias[...], 0)

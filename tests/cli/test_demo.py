@@ -66,7 +66,7 @@ def test_a_picture_that_cannot_be_written_is_named(quick: None, refuse: Refuse, 
     (here / "file").write_text("")
     for picture in ("missing/digits.png", "folder.png", "file/digits.png", "/proc/digits.png"):
         refuse("demo", "--picture", picture, named=picture)
-    refuse("demo", "--picture", "digits.xyz", named="xyz")
+    refuse("demo", "--picture", "digits.xyz", named="'digits.xyz' must end in .avif, ")
 
 
 @pytest.mark.parametrize("as_json", [True, False])

@@ -30,15 +30,6 @@ def test_published_counts_hold(width):
     assert model.num_features == facts["last_channel"]
 
 
-@pytest.mark.parametrize("entry", model_entries(), ids=lambda entry: entry.name)
-def test_registered_counts_hold(entry):
-    model = abstract_model(entry.name)
-    assert count_parameters(model) == entry.parameters
-    if entry.multiply_adds is not None:
-        rows = summarize(model, entry.input_size)
-        assert sum(row.multiply_adds for row in rows) == entry.multiply_adds
-
-
 @pytest.mark.parametrize(
     ("config", "message"),
     [

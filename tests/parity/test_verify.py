@@ -19,6 +19,7 @@ from flaxblocks.nn import BatchNorm, Conv
 from flaxblocks.parity import BOUNDS, ParityReport, Row, relative_error
 from flaxblocks.parity import verify as verify_module
 from flaxblocks.parity.record import record_outputs
+from flaxblocks.parity.report import Kind
 from flaxblocks.parity.verify import verify
 from flaxblocks.registry import find_model
 
@@ -174,7 +175,7 @@ def report_of(*rows: tuple[Any, ...]) -> ParityReport:
 @pytest.mark.parametrize(
     ("kind", "bound"), [("module", 1e-12), ("buffer", 1e-12), ("gradient", 1e-10)]
 )
-def test_the_float64_bounds_are_the_documented_ones(kind: str, bound: float) -> None:
+def test_the_float64_bounds_are_the_documented_ones(kind: Kind, bound: float) -> None:
     assert BOUNDS[kind] == bound
     output = ("module", 0.0)
     assert report_of((kind, bound), output).ok
