@@ -148,7 +148,7 @@ ERRORS = [
         of(BottleNeck, 32, 2),
         r"`reduction` \(=4\) leaves no channel of `out_features` \(=2\): .* must be at least 1",
     ),
-    (of(BottleNeck, 8, 8, final_activation="x"), r"`activation` \(='x'\) must be one of"),
+    (of(BottleNeck, 8, 8, final_activation="x"), r"`final_activation` \(='x'\) must be one of"),
     (of(LinearBottleNeck, 32, 3), r"`reduction` \(=4\) leaves no channel of `out_features` \(=3\)"),
     (of(InvertedResidual, 8, 8, stride=0), r"`stride` \(=0\) must be an integer of at least 1"),
     (
@@ -172,7 +172,7 @@ ERRORS = [
         of(SqueezeExcite, 8, squeezed_features=0),
         r"`squeezed_features` \(=0\) must be an integer of at least 1",
     ),
-    (of(SqueezeExcite, 8, gate="soft"), r"`activation` \(='soft'\) must be one of"),
+    (of(SqueezeExcite, 8, gate="soft"), r"`gate` \(='soft'\) must be one of"),
 ]
 
 

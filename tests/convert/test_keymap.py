@@ -5,7 +5,7 @@ import pytest
 from flax import nnx
 
 import flaxblocks as fb
-from flaxblocks.convert.keymap import Entry, dialects_of, key_map, variables_of
+from flaxblocks.convert.keymap import Entry, ModulePair, dialects_of, key_map, variables_of
 from flaxblocks.create import abstract_model
 from flaxblocks.registry import model_entries
 from tests.support import read_facts
@@ -109,7 +109,7 @@ class Listed(nnx.Module):
 def test_a_second_name_of_an_output_has_no_variables():
     keys = key_map(Listed(), "article")
     assert {entry.foreign.partition(".")[0] for entry in keys.entries} == {"0"}
-    assert ("layers.0", "2") in keys.modules
+    assert ModulePair("layers.0", "2") in keys.modules
 
 
 def test_entry_permutes_there_and_back():
