@@ -14,7 +14,7 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
-from flaxblocks.convert.convert import LOADED_FROM, as_arrays, load_torch
+from flaxblocks.convert.convert import LOADED_FROM, as_arrays, load_torch, own_dialect
 from flaxblocks.convert.fit import closest, fit
 from flaxblocks.convert.keymap import NATIVE, dialects_of
 from flaxblocks.models import FeatureExtractor
@@ -85,7 +85,11 @@ def create_model(
     else:
         arrays = as_arrays(resolve_weights(name, weights))
         model = _build_loaded(entry, {"num_classes": num_classes, **config}, keys, arrays)
-    return FeatureExtractor(model, out_indices) if features_only else model
+    if not features_only:
+        return model
+    extractor = FeatureExtractor(model, out_indices)
+    setattr(extractor, LOADED_FROM, own_dialect(model))
+    return extractor
 
 
 def abstract_model(name: str, **config: Any):

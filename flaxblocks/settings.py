@@ -8,7 +8,7 @@ import json
 import math
 import types
 from collections.abc import Mapping, Sequence
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from flaxblocks.registry import ModelEntry, suggest
 
@@ -73,13 +73,26 @@ def _parse(text: str) -> Any:
 def _fits(value: Any, hint: Any) -> bool:
     if get_origin(hint) in (Union, types.UnionType):
         return any(_fits(value, choice) for choice in get_args(hint))
-    if get_origin(hint) is Sequence:
-        return isinstance(value, list) and all(_fits(item, get_args(hint)[0]) for item in value)
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    if get_origin(hint) in (Sequence, tuple):
+        items = _items(hint, value)
+        return (
+            isinstance(value, list) and len(items) == len(value) and all(map(_fits, value, items))
+        )
     if hint is float:
         return _is_number(value) and math.isfinite(value)
     if hint is int:
         return _is_number(value) and isinstance(value, int)
     return hint in WORDS and isinstance(value, hint)
+
+
+def _items(hint: Any, value: Any) -> list[Any]:
+    """What each item of a list must be: `Sequence[int]` and `tuple[int, ...]` have any number."""
+    first, *rest = get_args(hint)
+    if rest and rest != [...]:
+        return [first, *rest]
+    return [first] * (len(value) if isinstance(value, list) else 1)
 
 
 def _is_number(value: Any) -> bool:
@@ -90,7 +103,10 @@ def _describe(hint: Any) -> str:
     """The rule in words; what no text can be, such as a function, is left out."""
     if get_origin(hint) in (Union, types.UnionType):
         return " or ".join(filter(None, map(_describe, get_args(hint))))
-    if get_origin(hint) is Sequence:
-        return f"a list (each item {_describe(get_args(hint)[0])})"
+    if get_origin(hint) is Literal:
+        return "one of " + ", ".join(map(repr, get_args(hint)))
+    if get_origin(hint) in (Sequence, tuple):
+        kinds = " and ".join(map(_describe, _items(hint, None)))
+        return f"a list ({'each item ' if len(_items(hint, None)) == 1 else ''}{kinds})"
     words: Mapping[Any, str] = WORDS
     return words.get(hint, "")

@@ -11,8 +11,9 @@ from tests.support import equal_arrays as equal
 
 
 def test_a_fresh_model_speaks_the_layout_of_its_publisher():
-    timm = fb.create_model("mobilenetv2_035", num_classes=5)
-    assert next(iter(fb.to_torch(timm))) == "conv_stem.weight"
+    for options in ({"num_classes": 5}, {"features_only": True}):
+        timm = fb.create_model("mobilenetv2_035", **options)
+        assert next(iter(fb.to_torch(timm))) == "conv_stem.weight"
     assert (
         next(iter(fb.to_torch(fb.create_model("mobilenet_v2", **CONFIG)))) == "features.0.0.weight"
     )
