@@ -73,6 +73,7 @@ def create_model(
     """
     entry = find_model(name)
     keys = _streams(rngs)
+    num_classes = int(num_classes) if is_integer(num_classes) else num_classes  # NumPy's too
     config = {"in_channels": in_channels, "dtype": dtype, "param_dtype": param_dtype, **config}
     if out_indices is not None and not features_only:
         raise ValueError(f"`out_indices` (={out_indices}) needs `features_only=True`")

@@ -37,7 +37,12 @@ def test_names_of_both_libraries_resolve():
         ({"name": "mobilenet_v3"}, "unknown model 'mobilenet_v3': did you mean 'mobilenet_v2'"),
         ({"name": "zzz"}, "unknown model 'zzz': the known ones are mobilenet_v2"),
         ({"width_mul": 1}, "takes no argument `width_mul`: did you mean 'width_mult'"),
-        ({"weights": "IMAGENET1K_V9"}, "IMAGENET1K_V9"),
+        ({"name": None}, "unknown model None"),
+        ({"pretrained": True}, r"no argument `pretrained`: did you mean weights=\"DEFAULT\"\?"),
+        (
+            {"weights": "IMAGENET1K_V9"},
+            r"`weights` \(='IMAGENET1K_V9'\) is no file, and no published weights: .*_V2",
+        ),
         ({"weights": "nowhere/x.pth"}, r"nowhere/x\.pth"),
         ({"weights": "x.safetensors"}, r"x\.safetensors"),
         ({"weights": "nowhere/x"}, "nowhere/x cannot be read"),
@@ -64,6 +69,22 @@ def test_the_same_seed_gives_the_same_weights_and_another_others():
     assert not np.array_equal(kernels[0], kernels[2])
     d = fb.create_model("mobilenet_v2", rngs=nnx.Rngs(0), **SMALL)
     np.testing.assert_array_equal(d.blocks[3].project.conv.kernel[...], kernels[0])
+
+
+@pytest.mark.parametrize(
+    "rngs",
+    [0, np.int64(0), jax.random.key(0), nnx.Rngs(0), nnx.Rngs(params=0), nnx.Rngs(default=0)],
+)
+def test_seeds_keys_and_streams_are_taken(rngs):
+    classes: Any = np.int64(3)
+    model = fb.create_model("mobilenet_v2", num_classes=classes, rngs=rngs, **SMALL)
+    assert model(jnp.ones((2, 32, 32, 3))).shape == (2, 3)
+
+
+@pytest.mark.parametrize("rngs", [None, "a", 1.5, True, nnx.Rngs(dropout=0)])
+def test_what_is_no_seed_is_named(rngs):
+    with pytest.raises(ValueError, match="`rngs` "):
+        fb.create_model("mobilenet_v2", rngs=rngs, **SMALL)
 
 
 def test_dropout_draws_from_its_own_stream():

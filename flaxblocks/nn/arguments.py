@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from functools import partialmethod
 from numbers import Integral
-from typing import Any
+from typing import Any, TypeGuard
 
 __all__ = [
     "check_divisible",
@@ -30,7 +30,7 @@ def with_defaults(init: Callable[..., None], **defaults: Any) -> Any:
     return partialmethod(init, **defaults)
 
 
-def is_integer(value: object) -> bool:
+def is_integer(value: object) -> TypeGuard[int]:
     """Python's integers and NumPy's; True and False are none."""
     return isinstance(value, Integral) and not isinstance(value, bool)
 

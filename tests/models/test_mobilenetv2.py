@@ -124,7 +124,7 @@ def test_a_feature_extractor_has_its_models_names(dialect):
     assert all(np.array_equal(value, whole[key]) for key, value in state.items())
 
 
-@pytest.mark.parametrize("indices", [(5,), (-6,), ()])
+@pytest.mark.parametrize("indices", [(5,), (-6,), (), 1, (1.5,), ("a",), (True,)])
 def test_features_that_are_not_there_are_named(indices):
     with pytest.raises(ValueError, match=r"`out_indices`.*5 feature maps"):
         fb.create_model("mobilenet_v2", width_mult=0.25, features_only=True, out_indices=indices)

@@ -166,6 +166,15 @@ def test_lowers_for_every_platform_with_a_symbolic_batch(groups):
     np.testing.assert_allclose(exported.call(x), pointwise(conv(x)), atol=1e-6)  # float32 rounding
 
 
+def test_numbers_stand_for_pairs_and_bad_ones_are_named():
+    x, kernel = jnp.ones((1, 9, 9, 2)), jnp.ones((3, 3, 2, 4))
+    y = conv2d(x, kernel, stride=2, padding=1, dilation=2)
+    wanted = conv2d(x, kernel, stride=(2, 2), padding=(1, 1), dilation=(2, 2))
+    np.testing.assert_array_equal(y, wanted)
+    with pytest.raises(ValueError, match=r"`stride` \(=0\) must be at least 1"):
+        conv2d(x, kernel, stride=0)
+
+
 def test_a_depthwise_sum_in_bfloat16_is_taken_in_float32():
     x, kernel = jnp.ones((1, 1, 300, 2), jnp.bfloat16), jnp.ones((1, 300, 1, 2), jnp.bfloat16)
     y = conv2d(x, kernel, groups=2)

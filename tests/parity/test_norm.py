@@ -110,6 +110,14 @@ def test_both_refuse_one_value_per_channel():
         torch.nn.BatchNorm2d(FEATURES)(torch.zeros(1, FEATURES, 1, 1))
     with pytest.raises(ValueError, match="1 value per channel"):
         BatchNorm(FEATURES)(jnp.zeros((1, 1, 1, FEATURES)))
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        torch.nn.BatchNorm2d(FEATURES, track_running_stats=False).eval()(
+            torch.zeros(1, FEATURES, 1, 1)
+        )
+    norm = BatchNorm(FEATURES, track_running_stats=False)
+    norm.eval()
+    with pytest.raises(ValueError, match="1 value per channel"):
+        norm(jnp.zeros((1, 1, 1, FEATURES)))
 
 
 @pytest.mark.parametrize("options", [{"num_groups": 1}, {"num_groups": 3}, {"num_groups": 6}])
