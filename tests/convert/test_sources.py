@@ -11,8 +11,8 @@ from tests.support import equal_arrays as equal
 
 
 def test_a_fresh_model_speaks_the_layout_of_its_publisher():
-    for options in ({"num_classes": 5}, {"features_only": True}):
-        timm = fb.create_model("mobilenetv2_035", **options)
+    for features_only in (False, True):
+        timm = fb.create_model("mobilenetv2_035", features_only=features_only)
         assert next(iter(fb.to_torch(timm))) == "conv_stem.weight"
     assert (
         next(iter(fb.to_torch(fb.create_model("mobilenet_v2", **CONFIG)))) == "features.0.0.weight"
