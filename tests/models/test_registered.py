@@ -46,7 +46,6 @@ def test_feature_maps_have_the_channels_and_the_reduction_they_claim(entry):
     assert [feature.reduction for feature in info] == sorted(f.reduction for f in info)
     shapes = output_of(FeatureExtractor(abstract_model(entry.name)))
     assert shapes == [(2, 64 // f.reduction, 96 // f.reduction, f.channels) for f in info]
-    for i in range(len(info)):
-        cut = FeatureExtractor(abstract_model(entry.name), [i])
-        assert output_of(cut) == [shapes[i]]
-        assert count_parameters(cut) < count_parameters(model)
+    cut = FeatureExtractor(abstract_model(entry.name), [1])
+    assert output_of(cut) == [shapes[1]]
+    assert count_parameters(cut) < count_parameters(model)

@@ -69,7 +69,7 @@ def test_feature_maps_are_compared_one_by_one_with_timm():
     calibrate(oracle, (4, 3, 64, 64))
     model = fb.create_model("mobilenetv2_035", features_only=True, out_indices=(0, 4))
     fb.load_torch(model, oracle.state_dict(), dialect="timm")
-    report = fb.parity.compare(model, oracle, X, grad=True)
+    report = fb.parity.compare(model, oracle, X)
     assert report.ok, str(report)
     outputs = [row.foreign for row in report.rows if row.foreign.startswith("(output)")]
     assert outputs == ["(output)[0]", "(output)[1]"]
