@@ -24,9 +24,9 @@ def fold_batch_norm(model: nnx.Module) -> nnx.Module:
     follow them.
 
     kernel' = kernel * g, bias' = (bias - mean) * g + beta, with g = scale / sqrt(var + eps), in
-    float32 at least. Each `ConvNormAct` with a batch norm that keeps running statistics is folded;
-    other norms stay, as do a convolution that several modules share and a subclass that calls its
-    layers in another order. The copy is for inference: its names are no longer those of a
+    float64 and rounded once. Each `ConvNormAct` with a batch norm that keeps running statistics is
+    folded; other norms stay, as do a convolution that several modules share and a subclass that
+    calls its layers in another order. The copy is for inference: its names are no longer those of a
     checkpoint.
     """
     folded = _evaluating_copy(model)
@@ -54,7 +54,7 @@ def _evaluating_copy(model: nnx.Module) -> nnx.Module:
 
 
 def _fold(block: ConvNormAct, norm: BatchNorm) -> None:
-    """In float64, so that each folded value is rounded once."""
+    """Take `norm` into `block.conv`, in place."""
     dtype = block.conv.kernel.dtype
 
     def values(variable: nnx.Variable | None, default: float) -> np.ndarray:

@@ -1,6 +1,7 @@
 """What a model is made of: stages, their output shapes, parameters, multiply-adds."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import jax
@@ -81,10 +82,13 @@ def summarize(
             below(path),
         )
         for path in forward_order
-        if path in shapes
-        and path
-        and not any(f"{path}.".startswith(f"{o}.") for o in shapes if o not in ("", path))
+        if path in shapes and _is_outermost(path, shapes)
     ]
+
+
+def _is_outermost(path: str, paths: Iterable[str]) -> bool:
+    """No other module below the root encloses it."""
+    return path != "" and not any(path.startswith(f"{other}.") for other in paths if other)
 
 
 def table(rows: list[StageRow]) -> str:

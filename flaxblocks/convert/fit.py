@@ -86,9 +86,7 @@ def fit(
     Raises: ConversionError, naming every fault; ValueError for an unknown dialect.
     """
     if dialect == AUTO:
-        best = min(
-            (_against(key_map(module, name), arrays) for name in dialects_of(module)), key=_faults
-        )
+        best = closest(module, arrays)
     else:
         best = _against(key_map(module, dialect), arrays)
     needed = best.keys.by_foreign

@@ -14,7 +14,6 @@ in the order in which PyTorch's `state_dict()` lists them:
         yield "expand", "1"  # a block that has a dialect of this name: it goes on from there
         yield "head", "fc", "conv1x1"  # a Linear that PyTorch stores as a 1x1 convolution
         yield "expand", "2", "output"  # no variables: both give the same output, for `parity`
-
         yield "gamma", "layer_scale"  # a variable of the block itself
 
 A pair whose native module is None is passed over, so one function serves every configuration; a
@@ -41,7 +40,16 @@ from flaxblocks.nn.conv import Conv
 from flaxblocks.nn.linear import Linear
 from flaxblocks.nn.norm import BatchNorm
 
-__all__ = ["NATIVE", "Entry", "KeyMap", "ModulePair", "dialects_of", "key_map", "variables_of"]
+__all__ = [
+    "NATIVE",
+    "Entry",
+    "KeyMap",
+    "ModulePair",
+    "descend",
+    "dialects_of",
+    "key_map",
+    "variables_of",
+]
 
 NATIVE = "flax"
 OUTPUT = "output"
@@ -170,28 +178,25 @@ def key_map(module: nnx.Module, dialect: str) -> KeyMap:
     Raises: ValueError if the module has no such dialect, or the dialect misses a variable or uses a
         name twice.
     """
-    shapes = {path: tuple(variable.shape) for path, variable in variables_of(module).items()}
+    variables = variables_of(module)
     if dialect == NATIVE:
-        return KeyMap(NATIVE, tuple(Entry(path, path, shape) for path, shape in shapes.items()), ())
+        own = (Entry(path, path, tuple(v.shape)) for path, v in variables.items())
+        return KeyMap(NATIVE, tuple(own), ())
     if dialect not in _dialects(module):
         known = ", ".join(map(repr, dialects_of(module)))
         raise ValueError(f"`dialect` (={dialect!r}): {type(module).__name__} has {known}")
     pairs = list(_walk(module, dialect, "", ""))
     entries = [entry for pair in pairs for entry in _leaf(module, *pair)]
-    _check_bijection(module, dialect, entries, shapes)
+    # A variable that modules share has one path in `variables`, whichever an entry came by.
+    first = {id(variable): path for path, variable in variables.items()}
+    reached = [replace(e, native=first[id(descend(module, e.native))]) for e in entries]
+    _check_bijection(module, dialect, entries, set(variables) - {e.native for e in reached})
     modules = [
         ModulePair(native, foreign, *(k for k in kind if k != OUTPUT))
         for native, foreign, *kind in pairs
-        if not isinstance(_descend(module, native), nnx.Variable)
+        if not isinstance(descend(module, native), nnx.Variable)
     ]
-    return KeyMap(dialect, tuple(_by_first_path(module, entries)), tuple(modules))
-
-
-def _by_first_path(module: nnx.Module, entries: list[Entry]) -> Iterator[Entry]:
-    """The entries of a shared variable under the one path that `variables_of` gives it."""
-    first = {id(variable): path for path, variable in variables_of(module).items()}
-    for entry in entries:
-        yield replace(entry, native=first[id(_descend(module, entry.native))])
+    return KeyMap(dialect, tuple(reached), tuple(modules))
 
 
 def _walk(module: nnx.Module, dialect: str, native: str, foreign: str) -> Iterator[tuple[str, ...]]:
@@ -203,7 +208,7 @@ def _walk(module: nnx.Module, dialect: str, native: str, foreign: str) -> Iterat
         return
     for child_native, child_foreign, *kind in keys[dialect](module):
         try:
-            child = _descend(module, child_native)
+            child = descend(module, child_native)
         except (AttributeError, IndexError, KeyError, TypeError):
             raise ValueError(
                 f"dialect {dialect!r} of {type(module).__name__} names {child_native!r}, "
@@ -221,7 +226,7 @@ def _join(*parts: str) -> str:
     return ".".join(part for part in parts if part)
 
 
-def _descend(module: nnx.Module, path: str) -> Any:
+def descend(module: nnx.Module, path: str) -> Any:
     """The module or variable at a dotted path; None where a step is None."""
     node: Any = module
     for step in filter(None, path.split(".")):
@@ -237,9 +242,10 @@ def _leaf(
     """The variables of the layer at `native`; nothing where it is a block or only an output."""
     if stored_as == OUTPUT:
         return
-    layer = _descend(root, native)
+    layer = descend(root, native)
     if isinstance(layer, nnx.Variable):
         yield Entry(native, foreign, tuple(layer.shape))
+        return
     for kind in type(layer).__mro__:
         for name, key, axes in LEAVES.get(kind, ()):
             variable = getattr(layer, name, None)
@@ -252,13 +258,12 @@ def _leaf(
 
 
 def _check_bijection(
-    module: nnx.Module, dialect: str, entries: list[Entry], shapes: Mapping[str, tuple[int, ...]]
+    module: nnx.Module, dialect: str, entries: list[Entry], forgotten: set[str]
 ) -> None:
     natives = [entry.native for entry in entries]
     foreigns = [entry.foreign for entry in entries]
-    reached = {entry.native for entry in _by_first_path(module, entries)}
     faults = {
-        "forgets": sorted(set(shapes) - reached),
+        "forgets": sorted(forgotten),
         "has twice": sorted(_repeated(natives) | _repeated(foreigns)),
     }
     for fault, names in faults.items():

@@ -5,7 +5,7 @@ dict that holds the weights is known by its key; wrappers such as `DataParallel`
 and `AveragedModel` leave a prefix on every name within it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from flaxblocks.convert.checkpoint_error import CheckpointError, quoted
@@ -33,9 +33,10 @@ def find_state_dict(saved: object, *, prefer_ema: bool = False) -> dict[str, Ten
     Raises: CheckpointError saying what the file does hold, if there is no state dict.
     """
     keys = EMA_KEYS + RAW_KEYS if prefer_ema else RAW_KEYS + EMA_KEYS
-    found = _search(saved, keys, depth=2)
-    if found is None:
+    holder = _search(saved, keys, lambda value: isinstance(value, Tensor))
+    if holder is None:
         raise CheckpointError(f"holds no state dict: it is {_described(saved)}")
+    found = {name: value for name, value in holder.items() if isinstance(value, Tensor)}
     for name in found:
         if not isinstance(name, str):
             raise CheckpointError(f"holds a state dict with a key of type {_kind(name)}, not str")
@@ -43,12 +44,11 @@ def find_state_dict(saved: object, *, prefer_ema: bool = False) -> dict[str, Ten
 
 
 def find_mapping(saved: Mapping[Any, Any]) -> Mapping[Any, Any]:
-    """The same search in a checkpoint that is in memory already; what has no wrapper is itself."""
-    for key in RAW_KEYS + EMA_KEYS:
-        inner = saved.get(key)
-        if isinstance(inner, Mapping) and inner:
-            return find_mapping(inner)
-    return saved
+    """The same search in a checkpoint that is in memory already, of arrays or torch's tensors; what
+    holds no state dict is given back for its entries to be named.
+    """
+    found = _search(saved, RAW_KEYS + EMA_KEYS, lambda value: hasattr(value, "shape"))
+    return saved if found is None else found
 
 
 def without_prefixes(entries: Mapping[str, Value]) -> dict[str, Value]:
@@ -65,15 +65,18 @@ def without_prefixes(entries: Mapping[str, Value]) -> dict[str, Value]:
         entries = {name.removeprefix(prefix): entries[name] for name in names}
 
 
-def _search(saved: object, keys: tuple[str, ...], depth: int) -> dict[Any, Tensor] | None:
-    if not isinstance(saved, dict):
+def _search(
+    saved: object, keys: tuple[str, ...], is_tensor: Callable[[object], bool], depth: int = 2
+) -> Mapping[Any, Any] | None:
+    """The first mapping under one of `keys`, at most `depth` wrappers deep, that holds a tensor."""
+    if not isinstance(saved, Mapping):
         return None
     if depth > 0:
         for key in keys:
-            inner = _search(saved.get(key), keys, depth - 1)
+            inner = _search(saved.get(key), keys, is_tensor, depth - 1)
             if inner is not None:
                 return inner
-    return {name: value for name, value in saved.items() if isinstance(value, Tensor)} or None
+    return saved if any(map(is_tensor, saved.values())) else None
 
 
 def _described(saved: object) -> str:

@@ -4,12 +4,12 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
+from flaxblocks.convert.keymap import descend
 from flaxblocks.nn.arguments import check_positive, is_integer
 from flaxblocks.nn.pool import global_avg_pool
 
@@ -97,7 +97,7 @@ class ImageModel(nnx.Module):
 
     def steps(self) -> Iterator[tuple[str, Callable[[jax.Array], jax.Array]]]:
         """(name, step) in forward order, up to the last feature map."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must define `steps`")
 
     def __call__(self, x: Float[Array, "N H W C"]) -> Float[Array, "N K"]:
         """Logits, or pooled features if the model was built with `num_classes=0`."""
@@ -141,10 +141,8 @@ class ImageModel(nnx.Module):
         names = [name for name, _ in self.steps()]
         last = names.index(self.feature_info[index].module)
         for name in reversed(names[last + 1 :]):
-            *path, step = name.split(".")
-            owner: Any = self
-            for part in path:
-                owner = owner[int(part)] if part.isdecimal() else getattr(owner, part)
+            path, _, step = name.rpartition(".")
+            owner = descend(self, path)
             if step.isdecimal():
                 owner.pop(int(step))
             elif hasattr(owner, step):

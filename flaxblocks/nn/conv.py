@@ -19,19 +19,12 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from flaxblocks.nn.arguments import check_divisible, check_positive, pair
-from flaxblocks.nn.depthwise import Geometry, depthwise
+from flaxblocks.nn.depthwise import Geometry, conv_output_size, depthwise
 from flaxblocks.nn.init import Initializer, uniform_fan_in
 
 __all__ = ["Conv", "conv2d", "conv_output_size"]
 
 Pair = tuple[int, int]
-
-
-def conv_output_size(size: int, kernel_size: int, stride: int, padding: int, dilation: int) -> int:
-    """Output pixels along one axis: `(size + 2 padding - dilation (kernel - 1) - 1) // stride +
-    1`.
-    """
-    return (size + 2 * padding - dilation * (kernel_size - 1) - 1) // stride + 1
 
 
 @partial(jax.jit, static_argnames=("stride", "padding", "dilation", "groups"), inline=True)

@@ -17,9 +17,16 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
-__all__ = ["Geometry", "depthwise"]
+__all__ = ["Geometry", "conv_output_size", "depthwise"]
 
 Pair = tuple[int, int]
+
+
+def conv_output_size(size: int, kernel_size: int, stride: int, padding: int, dilation: int) -> int:
+    """Output pixels along one axis: `(size + 2 padding - dilation (kernel - 1) - 1) // stride +
+    1`.
+    """
+    return (size + 2 * padding - dilation * (kernel_size - 1) - 1) // stride + 1
 
 
 class Geometry(NamedTuple):
@@ -31,10 +38,7 @@ class Geometry(NamedTuple):
 
     def output(self, size: tuple[int, ...], kernel: tuple[int, ...]) -> Pair:
         """Output pixels for an image of `size` and a kernel of `kernel` taps."""
-        height, width = (
-            (n + 2 * p - d * (k - 1) - 1) // s + 1
-            for n, k, s, p, d in zip(size, kernel, *self, strict=True)
-        )
+        height, width = (conv_output_size(*axis) for axis in zip(size, kernel, *self, strict=True))
         return height, width
 
 
