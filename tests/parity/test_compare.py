@@ -173,3 +173,13 @@ def test_the_summary_of_a_feature_extractor_lists_its_steps():
     rows = summarize(model, (32, 32))
     assert [row.name for row in rows][:2] == ["backbone.stem", "backbone.blocks.0"]
     assert jnp.prod(jnp.array(rows[-1].shape)) == 8 * 8 * model.feature_info.channels()[0]
+
+
+def test_an_output_of_zeros_keeps_its_float32_error():
+    model, oracle = Headed(Linear(3, 5, rngs=nnx.Rngs(0))), TorchHeaded(torch.nn.Conv2d(3, 5, 1))
+    with torch.no_grad():
+        for parameter in oracle.parameters():
+            parameter.zero_()
+    fb.load_torch(model, oracle.state_dict(), dialect="conv1x1")
+    report = fb.parity.compare(model, oracle, X, "conv1x1")
+    assert [(row.ours32, row.torch32) for row in report.rows] == [(0.0, 0.0), (0.0, 0.0)]
