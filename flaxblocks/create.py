@@ -5,7 +5,6 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -21,7 +20,7 @@ from flaxblocks.models import FeatureExtractor
 from flaxblocks.nn.arguments import is_integer
 from flaxblocks.registry import ModelEntry, find_model, suggest
 
-__all__ = ["abstract_model", "create_model", "head_classes", "resolve_weights"]
+__all__ = ["abstract_model", "create_model", "head_classes", "published_weights", "resolve_weights"]
 
 Weights = str | os.PathLike[str] | Mapping[str, Any] | None
 DEFAULT_CLASSES = 1000
@@ -117,23 +116,35 @@ def _streams(rngs: Any) -> dict[str, Any]:
     return {"params": rngs.params(), "dropout": rngs[dropout]()}
 
 
+def published_weights(name: str, weights: Any) -> Any:
+    """The `WeightEntry` of model `name` that `weights` names; None where it is a path or a mapping.
+
+    Raises: ValueError if there is neither a file nor published weights of that name.
+    """
+    if not isinstance(weights, str) or os.path.exists(weights):
+        return None
+    if os.sep in weights or weights.endswith(CHECKPOINT_SUFFIXES):
+        return None  # the reader says that it is missing
+    from flaxblocks.weights import find_weights
+
+    try:
+        return find_weights(name, weights)
+    except ValueError as error:
+        raise ValueError(
+            f"`weights` (={weights!r}) is no file, and no published weights: {error}"
+        ) from None
+
+
 def resolve_weights(name: str, weights: Any) -> Any:
     """The downloaded file of published weights of model `name`; a path or a mapping as it is.
 
     Raises: ValueError if there is neither a file nor published weights of that name.
     """
-    if not isinstance(weights, str) or os.path.exists(weights):
+    entry = published_weights(name, weights)
+    if entry is None:
         return weights
-    if os.sep in weights or weights.endswith(CHECKPOINT_SUFFIXES):
-        return Path(weights)  # the reader says that it is missing
-    from flaxblocks.weights import fetch_weights, find_weights
+    from flaxblocks.weights import fetch_weights
 
-    try:
-        entry = find_weights(name, weights)
-    except ValueError as error:
-        raise ValueError(
-            f"`weights` (={weights!r}) is no file, and no published weights: {error}"
-        ) from None
     return fetch_weights(entry, progress=sys.stderr.isatty())
 
 

@@ -1,6 +1,5 @@
 """`flaxblocks predict`: image files to the most likely classes."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxblocks.create import CHECKPOINT_SUFFIXES, create_model
+from flaxblocks.create import create_model, published_weights
 from flaxblocks.inference import compile_inference
 from flaxblocks.preprocess import Transforms, preprocess_batch
 from flaxblocks.registry import ModelEntry
-from flaxblocks.weights import WeightEntry, find_weights, list_weights
+from flaxblocks.weights import WeightEntry, list_weights
 
 __all__ = ["predict"]
 
@@ -90,6 +89,7 @@ def _class_names(published: WeightEntry | None, count: int) -> Sequence[str]:
 
 def _published(entry: ModelEntry, weights: str) -> WeightEntry | None:
     """The weight entry whose preprocessing applies: the one named, else the model's default."""
-    if not (os.path.exists(weights) or os.sep in weights or weights.endswith(CHECKPOINT_SUFFIXES)):
-        return find_weights(entry.name, weights)
+    named = published_weights(entry.name, weights)
+    if named is not None:
+        return named
     return next((entry for entry in list_weights(entry.name) if entry.default), None)

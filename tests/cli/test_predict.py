@@ -133,7 +133,7 @@ def test_a_wrong_image_is_named(refuse: Refuse, checkpoint: Path, images: list[P
     [
         (("--weights", "missing.pth"), "missing.pth"),
         (("--weights", "a.png"), "a.png"),
-        (("--weights", "IMAGENET1K_V9"), "IMAGENET1K_V9"),
+        (("--weights", "IMAGENET1K_V9"), "`weights` (='IMAGENET1K_V9') is no file"),
         (("--weights", "resnet50.a1_in1k"), "resnet50"),
         (("--weights", "in.pth", "--top", "0"), "--top"),
         (("--weights", "in.pth", "--num-classes", "7"), "`num_classes` (=7)"),
