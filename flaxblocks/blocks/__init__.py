@@ -1,5 +1,6 @@
 """The block vocabulary of modern CNNs, under the names of the literature."""
 
+from flaxblocks.blocks.basic import BasicBlock
 from flaxblocks.blocks.bottleneck import BottleNeck, LinearBottleNeck
 from flaxblocks.blocks.channels import make_divisible
 from flaxblocks.blocks.conv_norm_act import Conv1X1BnReLU, Conv3X3BnReLU, ConvNormAct
@@ -9,6 +10,7 @@ from flaxblocks.blocks.residual import ResidualAdd
 from flaxblocks.blocks.squeeze_excite import SqueezeExcite
 
 __all__ = [
+    "BasicBlock",
     "BottleNeck",
     "Conv1X1BnReLU",
     "Conv3X3BnReLU",

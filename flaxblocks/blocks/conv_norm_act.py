@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from flaxblocks.nn.activation import Activation, get_activation
 from flaxblocks.nn.arguments import pair
-from flaxblocks.nn.conv import Conv
+from flaxblocks.nn.conv import Conv, Padding
 from flaxblocks.nn.init import Initializer, uniform_fan_in
 from flaxblocks.nn.norm import Norm, make_norm
 
@@ -37,7 +37,7 @@ class ConvNormAct(nnx.Module):
         kernel_size: int | tuple[int, int],
         *,
         stride: int | tuple[int, int] = 1,
-        padding: int | tuple[int, int] | None = None,
+        padding: Padding | None = None,
         dilation: int | tuple[int, int] = 1,
         groups: int = 1,
         bias: bool = True,
@@ -56,7 +56,8 @@ class ConvNormAct(nnx.Module):
             out_features: channels of the output.
             kernel_size: pixels.
             stride: pixels between windows.
-            padding: zeros on each side; None is `kernel_size // 2`, whatever the dilation.
+            padding: zeros on each side, or TensorFlow's "SAME"; None is `kernel_size // 2`,
+                whatever the dilation.
             dilation: pixels between taps.
             groups: channel groups of the convolution.
             bias: of the convolution. The article keeps it; papers leave it out before a norm.

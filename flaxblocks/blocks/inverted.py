@@ -23,9 +23,11 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from flaxblocks.blocks.conv_norm_act import ConvNormAct
-from flaxblocks.blocks.squeeze_excite import SqueezeExcite
+from flaxblocks.blocks.residual import apply, make_stochastic_depth
+from flaxblocks.blocks.squeeze_excite import SqueezeExciteChoice, make_squeeze_excite
 from flaxblocks.nn.activation import Activation, get_activation
 from flaxblocks.nn.arguments import check_positive, with_defaults
+from flaxblocks.nn.conv import Padding
 from flaxblocks.nn.init import Initializer, uniform_fan_in
 from flaxblocks.nn.norm import Norm
 
@@ -58,14 +60,17 @@ class InvertedResidual(nnx.Module):
         out_features: int,
         *,
         expansion: float = 4,
+        hidden_features: int | None = None,
         kernel_size: int = 3,
         stride: int = 1,
+        padding: Padding | None = None,
         bias: bool = True,
         norm: Norm = "batch_norm",
         activation: Activation = "relu",
         final_activation: Activation = "relu",
         shortcut_activation: Activation = "relu",
-        squeeze_excite: int | None = None,
+        squeeze_excite: SqueezeExciteChoice = None,
+        stochastic_depth: float = 0.0,
         depthwise: bool = False,
         fused: bool = False,
         shortcut: bool = True,
@@ -81,30 +86,37 @@ class InvertedResidual(nnx.Module):
             in_features: channels of the input.
             out_features: channels of the output.
             expansion: the hidden width is `round(in_features * expansion)`, halves to even.
+            hidden_features: the hidden width itself, in place of `expansion`.
             kernel_size: pixels of the middle convolution.
             stride: of the middle convolution.
+            padding: of the middle convolution; None is `kernel_size // 2`, "SAME" TensorFlow's.
             bias: of the convolutions. The article keeps it; the papers leave it out before a norm.
             norm: after each convolution; a name, what builds a norm, or None.
             activation: after `expand` and `conv`.
             final_activation: at the end; the article has a ReLU, MobileNetV2 and EfficientNet none.
             shortcut_activation: at the end of the shortcut's 1x1, where there is one.
-            squeeze_excite: reduction of a `SqueezeExcite` of the hidden channels after `conv`; None
-                for none.
+            squeeze_excite: after `conv`: the reduction of a `SqueezeExcite` of the hidden channels,
+                what builds one, or None.
+            stochastic_depth: probability of dropping the branch in training, where there is a skip.
             depthwise: the middle convolution sees each channel by itself. `MBConv(depthwise=False)`
                 is the article's literal code, whose `ConvNormAct` drops `groups`.
             fused: leave out `expand` and let the middle convolution widen.
             shortcut: where the shape changes, skip by a 1x1 `ConvNormAct` rather than not at all.
-            always_expand: keep `expand` at expansion 1, as the article does; MobileNetV2 leaves it
+            always_expand: keep, at expansion 1, the 1x1 that then neither widens nor narrows
+                (`expand`, of a fused block `project`), as the article does; the papers leave it
                 out.
             dtype: of the computation; None takes the widest of input and parameters.
             param_dtype: of the parameters.
             kernel_init: draws the kernels; PyTorch's default unless given.
-            rngs: `params` is drawn from.
+            rngs: `params` is drawn from; `dropout` too if `stochastic_depth` is above 0.
 
         Raises: ValueError if a number is out of range, `expansion` or `squeeze_excite` leaves no
             channel, or a depthwise block is to be fused.
         """
         check_positive(in_features=in_features, out_features=out_features, stride=stride)
+        if hidden_features is not None:
+            check_positive(hidden_features=hidden_features)
+            expansion = hidden_features / in_features
         hidden = round(in_features * expansion)
         if hidden < 1:
             raise ValueError(
@@ -120,42 +132,44 @@ class InvertedResidual(nnx.Module):
             "rngs": rngs,
         }
         layer = partial(ConvNormAct, bias=bias, norm=norm, **types)
-        widen = not fused and (always_expand or expansion != 1)
+        both = always_expand or expansion != 1  # a 1x1 before or after the middle, and another
+        self.expand = (
+            layer(in_features, hidden, 1, activation=activation) if both and not fused else None
+        )
+        self.conv = layer(
+            in_features if fused else hidden,
+            hidden if both or not fused else out_features,
+            kernel_size,
+            stride=stride,
+            padding=padding,
+            groups=hidden if depthwise else 1,
+            activation=activation,
+        )
+        self.squeeze_excite = make_squeeze_excite(
+            squeeze_excite, self.conv.conv.out_features, **types
+        )
+        self.project = (
+            layer(hidden, out_features, 1, activation=None) if both or not fused else None
+        )
         same_shape = in_features == out_features and stride == 1
         skip = partial(
             layer, in_features, out_features, 1, stride=stride, activation=shortcut_activation
         )
-        self.expand = layer(in_features, hidden, 1, activation=activation) if widen else None
-        self.conv = layer(
-            hidden if widen else in_features,
-            hidden,
-            kernel_size,
-            stride=stride,
-            groups=hidden if depthwise else 1,
-            activation=activation,
-        )
-        self.squeeze_excite = (
-            None
-            if squeeze_excite is None
-            else SqueezeExcite(hidden, reduction=squeeze_excite, **types)
-        )
-        self.project = layer(hidden, out_features, 1, activation=None)
         self.shortcut = skip() if shortcut and not same_shape else None
         self.residual = shortcut or same_shape
+        self.stochastic_depth = (
+            make_stochastic_depth(stochastic_depth, rngs) if self.residual else None
+        )
         self.final_activation = get_activation(final_activation, "final_activation")
 
     def __call__(self, x: Float[Array, "N H W I"]) -> Float[Array, "N Ho Wo O"]:
         """`(N, H, W, in_features)` to `(N, H / stride, W / stride, out_features)`, sizes rounded
         up.
         """
-        y = x if self.expand is None else self.expand(x)
-        y = self.conv(y)
-        if self.squeeze_excite is not None:
-            y = self.squeeze_excite(y)
-        y = self.project(y)
+        y = apply(x, self.expand, self.conv, self.squeeze_excite, self.project)
         if self.residual:
-            skip = x if self.shortcut is None else self.shortcut(x)
-            y = y + skip.astype(y.dtype)  # `dtype` decides, not the input
+            skip = apply(x, self.shortcut)
+            y = apply(y, self.stochastic_depth) + skip.astype(y.dtype)  # `dtype` decides
         return self.final_activation(y)
 
 

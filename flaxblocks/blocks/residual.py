@@ -3,9 +3,14 @@
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
-__all__ = ["ResidualAdd"]
+from flaxblocks.nn.drop import StochasticDepth
+from flaxblocks.nn.norm import BatchNorm, GroupNorm
+from flaxblocks.nn.pool import AvgPool
+
+__all__ = ["ResidualAdd", "apply", "make_stochastic_depth", "shortcut_pool", "zero_scale"]
 
 Layer = Callable[[jax.Array], jax.Array]
 
@@ -41,3 +46,34 @@ class ResidualAdd(nnx.Module):
                 "map its input to the block's shape"
             )
         return y + skip.astype(y.dtype)
+
+
+def apply(x: jax.Array, *layers: Layer | None) -> jax.Array:
+    """`x` through each layer that is there."""
+    for layer in layers:
+        x = x if layer is None else layer(x)
+    return x
+
+
+def make_stochastic_depth(rate: float, rngs: nnx.Rngs) -> StochasticDepth | None:
+    """What drops a residual branch with probability `rate`, image by image; None for rate 0."""
+    return StochasticDepth(rate, rngs=rngs) if rate else None
+
+
+def shortcut_pool(stride: int) -> AvgPool | None:
+    """The average pool that ResNet-D puts in a shortcut, in place of its convolution's stride.
+
+    Source: He et al. 2019, https://arxiv.org/abs/1812.01187, figure 2c.
+    """
+    if stride == 1:
+        return None
+    return AvgPool(2, stride=stride, ceil_mode=True, count_include_pad=False)
+
+
+def zero_scale(norm: nnx.Module | None) -> None:
+    """Start the last norm of a residual branch at scale 0, so that the block starts as identity.
+
+    Source: Goyal et al. 2017, https://arxiv.org/abs/1706.02677, section 5.1.
+    """
+    if isinstance(norm, BatchNorm | GroupNorm) and norm.scale is not None:
+        norm.scale.set_value(jnp.zeros_like(norm.scale[...]))

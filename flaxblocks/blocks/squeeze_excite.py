@@ -1,4 +1,7 @@
-"""Squeeze-and-excitation."""
+"""Squeeze-and-excitation, and how a block is told to have one."""
+
+from functools import partial
+from typing import Protocol, runtime_checkable
 
 import jax.numpy as jnp
 from flax import nnx
@@ -12,7 +15,7 @@ from flaxblocks.nn.init import Initializer, uniform_fan_in
 from flaxblocks.nn.norm import Norm, make_norm
 from flaxblocks.nn.pool import global_avg_pool
 
-__all__ = ["SqueezeExcite"]
+__all__ = ["MakeSqueezeExcite", "SqueezeExcite", "SqueezeExciteChoice", "make_squeeze_excite"]
 
 
 def _torchvision(block: nnx.Module):
@@ -87,3 +90,39 @@ class SqueezeExcite(nnx.Module):
             s = self.norm(s)
         gate = self.gate(self.expand(self.activation(s)))
         return x.astype(gate.dtype) * gate
+
+
+@runtime_checkable
+class MakeSqueezeExcite(Protocol):
+    """What builds a gate for a number of channels: `SqueezeExcite` or a partial of it."""
+
+    def __call__(
+        self,
+        features: int,
+        *,
+        dtype: DTypeLike | None,
+        param_dtype: DTypeLike,
+        kernel_init: Initializer,
+        rngs: nnx.Rngs,
+    ) -> nnx.Module: ...
+
+
+SqueezeExciteChoice = int | MakeSqueezeExcite | None
+
+
+def make_squeeze_excite(
+    choice: SqueezeExciteChoice,
+    features: int,
+    *,
+    dtype: DTypeLike | None,
+    param_dtype: DTypeLike,
+    kernel_init: Initializer,
+    rngs: nnx.Rngs,
+) -> nnx.Module | None:
+    """The gate of a block's `squeeze_excite`: a number is the reduction of a `SqueezeExcite`, a
+    callable builds one for `features` channels, None is none.
+    """
+    if choice is None:
+        return None
+    make = choice if callable(choice) else partial(SqueezeExcite, reduction=choice)
+    return make(features, dtype=dtype, param_dtype=param_dtype, kernel_init=kernel_init, rngs=rngs)

@@ -78,10 +78,13 @@ class ImageModel(nnx.Module):
     |---|---|
     | `num_classes`, `in_channels` | as in `create_model` |
     | `num_features` | channels of the last feature map |
+    | `head_features` | what `embed` gives; `num_features` unless it is overridden |
     | `feature_info` | the feature maps at each reduction, by the names of steps |
     | `dropout` | what follows pooling |
     | `head` | the one layer of width `num_classes`, a `Linear`; None for 0 classes |
     | `steps()` | the way to the last feature map, as ordered (name, callable) pairs |
+    | `embed()` | pooling, and what else comes before dropout and head |
+    | `first_conv` | the path of the convolution that sees the image |
 
     The name of a step is the native path of its module; a step that has none, such as a pooling
     function, has a name of its own. A step that `drop_after` removed is left out.
@@ -91,6 +94,7 @@ class ImageModel(nnx.Module):
     in_channels: int
     num_features: int
     feature_info: FeatureInfo
+    first_conv = "stem.conv"
     dialects: Mapping[str, Callable[..., Iterator[tuple[str, ...]]]]
     dropout: nnx.Module
     head: nnx.Module | None
@@ -103,6 +107,15 @@ class ImageModel(nnx.Module):
         """Logits, or pooled features if the model was built with `num_classes=0`."""
         return self.forward_head(self.forward_features(x))
 
+    @property
+    def head_features(self) -> int:
+        """Channels that the head sees."""
+        return self.num_features
+
+    def embed(self, x: Float[Array, "N h w F"]) -> Float[Array, "N E"]:
+        """The last feature map as one vector an image, `(N, head_features)`: its mean."""
+        return global_avg_pool(x)
+
     def forward_features(self, x: Float[Array, "N H W C"]) -> Float[Array, "N h w F"]:
         """The last feature map, `(N, h, w, num_features)`."""
         for _, step in self.steps():
@@ -112,11 +125,11 @@ class ImageModel(nnx.Module):
     def forward_head(
         self, x: Float[Array, "N h w F"], *, pre_logits: bool = False
     ) -> Float[Array, "N K"]:
-        """What follows the last feature map: pooling, dropout, `head`.
+        """What follows the last feature map: `embed`, dropout, `head`.
 
-        `pre_logits` stops before `head`, at `(N, num_features)`.
+        `pre_logits` stops before `head`, at `(N, head_features)`.
         """
-        x = self.dropout(global_avg_pool(x))
+        x = self.dropout(self.embed(x))
         return x if pre_logits or self.head is None else self.head(x)
 
     def forward_intermediates(

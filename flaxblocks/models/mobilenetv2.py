@@ -15,7 +15,9 @@ from jax.typing import DTypeLike
 from flaxblocks.blocks.channels import make_divisible
 from flaxblocks.blocks.conv_norm_act import ConvNormAct
 from flaxblocks.blocks.inverted import MBConv
-from flaxblocks.models.image_model import Feature, FeatureInfo, ImageModel, check_classes
+from flaxblocks.models.image_model import check_classes
+from flaxblocks.models.staged import StagedModel, Trunk
+from flaxblocks.models.timm_names import head_conv_names, stage_names
 from flaxblocks.nn.arguments import check_positive, check_rate
 from flaxblocks.nn.drop import Dropout
 from flaxblocks.nn.init import kaiming_normal_fan_out, normal, zeros
@@ -57,34 +59,11 @@ def _torchvision(model: "MobileNetV2") -> Iterator[tuple[str, ...]]:
 
 
 def _timm(model: "MobileNetV2") -> Iterator[tuple[str, ...]]:
-    yield "stem.conv", "conv_stem"
-    yield "stem.norm", "bn1"
-    yield "stem", "bn1", "output"  # timm's norms carry the activation
-    starts = [sum(model.depths[:stage]) for stage in range(len(model.depths))]
-    for i, block in enumerate(model.blocks):
-        stage = max(s for s, start in enumerate(starts) if start <= i)
-        native, foreign = f"blocks.{i}", f"blocks.{stage}.{i - starts[stage]}"
-        yield native, foreign
-        if isinstance(block, MBConv):
-            names = (
-                ("conv_pw", "conv_dw", "conv_pwl")
-                if block.expand is not None
-                else ("conv_dw", "conv_pw")
-            )
-            layers = [
-                name for name in ("expand", "conv", "project") if getattr(block, name) is not None
-            ]
-            for k, (name, conv) in enumerate(zip(layers, names, strict=True), start=1):
-                yield f"{native}.{name}.conv", f"{foreign}.{conv}"
-                yield f"{native}.{name}.norm", f"{foreign}.bn{k}"
-                yield f"{native}.{name}", f"{foreign}.bn{k}", "output"
-    yield "head_conv.conv", "conv_head"
-    yield "head_conv.norm", "bn2"
-    yield "head_conv", "bn2", "output"
-    yield "head", "classifier"
+    yield from stage_names(model)
+    yield from head_conv_names(model)
 
 
-class MobileNetV2(ImageModel):
+class MobileNetV2(StagedModel):
     """MobileNetV2 with torchvision's arguments, and timm's for its deeper variants."""
 
     dialects = {"torchvision": _torchvision, "timm": _timm}
@@ -152,41 +131,21 @@ class MobileNetV2(ImageModel):
         )
 
         stem_width = 1.0 if fix_stem_head else width_mult
-        features = make_divisible(STEM_FEATURES * stem_width, round_nearest)
-        self.stem = layer(in_channels, features, 3, stride=2)
-        blocks, ends, reduction = [], [], 2
+        trunk = Trunk("stem", make_divisible(STEM_FEATURES * stem_width, round_nearest))
+        self.stem = layer(in_channels, trunk.features, 3, stride=2)
         for (expansion, channels, _, first_stride), depth in zip(rows, self.depths, strict=True):
-            out_features = make_divisible(channels * width_mult, round_nearest)
+            features = make_divisible(channels * width_mult, round_nearest)
             for stride in (first_stride, *(1 for _ in range(depth - 1))):
-                if stride == 2:
-                    ends.extend(_end_of(blocks, features, reduction))
-                    reduction *= 2
-                blocks.append(
-                    block(features, out_features, stride=stride, expansion=expansion, **convs)
-                )
-                features = out_features
-        ends.extend(_end_of(blocks, features, reduction))
-        self.blocks = nnx.List(blocks)
-        self.feature_info = FeatureInfo(tuple(ends))
+                options = {"stride": stride, "expansion": expansion, **convs}
+                trunk.add(block(trunk.features, features, **options), features, stride)
+        self.blocks = nnx.List(trunk.blocks)
+        self.feature_info = trunk.feature_info
         head_width = 1.0 if fix_stem_head else max(1.0, width_mult)
         self.num_features = make_divisible(LAST_FEATURES * head_width, round_nearest)
-        self.head_conv: ConvNormAct | None = layer(features, self.num_features, 1)
+        self.head_conv: ConvNormAct | None = layer(trunk.features, self.num_features, 1)
         self.dropout = Dropout(dropout, rngs=rngs)
         head = partial(Linear, kernel_init=normal, bias_init=zeros, **types)
         self.head = head(self.num_features, num_classes) if num_classes else None
-
-    def steps(self) -> Iterator[tuple[str, nnx.Module]]:
-        """The stem, the blocks, the last convolution."""
-        yield "stem", self.stem
-        for i, block in enumerate(self.blocks):
-            yield f"blocks.{i}", block
-        if self.head_conv is not None:
-            yield "head_conv", self.head_conv
-
-
-def _end_of(blocks: list[nnx.Module], features: int, reduction: int) -> list[Feature]:
-    """The feature map that the blocks so far end in; none before the first."""
-    return [Feature(f"blocks.{len(blocks) - 1}", features, reduction)] if blocks else []
 
 
 def _check_setting(setting: Sequence[Sequence[int]]) -> Sequence[Sequence[int]]:

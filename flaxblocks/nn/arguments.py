@@ -1,11 +1,12 @@
 """Argument checks that every layer shares: what is wrong, which value it had, and the rule."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partialmethod
 from numbers import Integral
 from typing import Any, TypeGuard
 
 __all__ = [
+    "check_choice",
     "check_divisible",
     "check_positive",
     "check_rate",
@@ -40,6 +41,13 @@ def check_positive(**values: int) -> None:
     for name, value in values.items():
         if not is_integer(value) or value < 1:
             raise ValueError(f"`{name}` (={value!r}) must be an integer of at least 1")
+
+
+def check_choice(name: str, value: object, choices: Collection[object]) -> None:
+    """Raise ValueError unless `value` is one of `choices`."""
+    if value not in choices:
+        listed = ", ".join(map(repr, choices))
+        raise ValueError(f"`{name}` (={value!r}) must be one of {listed}")
 
 
 def check_divisible(divisor: str, by: int, **values: int) -> None:

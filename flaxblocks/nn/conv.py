@@ -1,6 +1,8 @@
 """Two-dimensional convolution with PyTorch's semantics: the one place that talks to XLA.
 
-Padding is symmetric and explicit, as in PyTorch; Flax's "SAME" pads asymmetrically at stride 2.
+Padding is symmetric and explicit, as in PyTorch. "SAME" is TensorFlow's (and JAX's): as many zeros
+as give `ceil(size / stride)` pixels, the odd one after the image, so at stride 2 it is asymmetric
+and depends on the image's size. Networks that were trained in TensorFlow need it.
 `conv2d` also owns the choice of formulation. XLA's CPU backend runs a grouped convolution 20 to 90
 times slower than the arithmetic needs, and a 1x1 convolution slower than a matrix product, so on
 CPU those two are written as what they are. On GPU and TPU every shape goes to XLA's convolution.
@@ -9,6 +11,7 @@ CPU those two are written as what they are. On GPU and TPU every shape goes to X
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -22,9 +25,10 @@ from flaxblocks.nn.arguments import check_divisible, check_positive, pair
 from flaxblocks.nn.depthwise import Geometry, conv_output_size, depthwise
 from flaxblocks.nn.init import Initializer, uniform_fan_in
 
-__all__ = ["Conv", "conv2d", "conv_output_size"]
+__all__ = ["Conv", "Padding", "conv2d", "conv_output_size"]
 
 Pair = tuple[int, int]
+Padding = int | Pair | Literal["SAME"]
 
 
 @partial(jax.jit, static_argnames=("stride", "padding", "dilation", "groups"), inline=True)
@@ -33,7 +37,7 @@ def conv2d(
     kernel: Float[Array, "kh kw I O"],
     *,
     stride: int | Pair = 1,
-    padding: int | Pair = 0,
+    padding: Padding = 0,
     dilation: int | Pair = 1,
     groups: int = 1,
 ) -> Float[Array, "N Ho Wo O"]:
@@ -44,16 +48,17 @@ def conv2d(
         kernel: `(kh, kw, C // groups, O)`; output channel `o` belongs to group `o // (O //
             groups)`.
         stride: pixels between windows, an int or (height, width).
-        padding: zeros added on each side, likewise.
+        padding: zeros added on each side, likewise, or TensorFlow's "SAME".
         dilation: pixels between taps, likewise.
         groups: channel groups that do not see one another.
 
     Returns: `(N, Ho, Wo, O)` with `Ho`, `Wo` by `conv_output_size`.
     """
+    strides, dilations = pair("stride", stride), pair("dilation", dilation)
     geometry = {
-        "stride": pair("stride", stride),
-        "padding": pair("padding", padding, minimum=0),
-        "dilation": pair("dilation", dilation),
+        "stride": strides,
+        "padding": _sides(padding, x.shape[1:3], kernel.shape[:2], strides, dilations),
+        "dilation": dilations,
         "groups": groups,
     }
     on_cpu = _cpu_formulation(kernel.shape, x.shape[-1], **geometry)
@@ -64,11 +69,34 @@ def conv2d(
     )
 
 
+def _sides(
+    padding: Padding, size: Pair, kernel: Pair, stride: Pair, dilation: Pair
+) -> tuple[Pair, Pair]:
+    """The zeros (before, after) the image, for height and width."""
+    if padding != "SAME":
+        height, width = pair("padding", padding, minimum=0)
+        return (height, height), (width, width)
+    height, width = map(_same_sides, size, kernel, stride, dilation)
+    return height, width
+
+
+def _same_sides(size: int, kernel: int, stride: int, dilation: int) -> Pair:
+    """TensorFlow's padding along one axis."""
+    windows = -(-size // stride)
+    total = max((windows - 1) * stride + dilation * (kernel - 1) + 1 - size, 0)
+    return total // 2, total - total // 2
+
+
 def _cpu_formulation(
-    kernel_shape: tuple[int, ...], in_features: int, *, padding: Pair, groups: int, **_: Pair
+    kernel_shape: tuple[int, ...],
+    in_features: int,
+    *,
+    padding: tuple[Pair, Pair],
+    groups: int,
+    **_: object,
 ) -> Callable[..., jax.Array] | None:
     """What beats XLA's own convolution on CPU for this shape, or None."""
-    if groups == 1 and kernel_shape[:2] == (1, 1) and padding == (0, 0):
+    if groups == 1 and kernel_shape[:2] == (1, 1) and padding == ((0, 0), (0, 0)):
         return _as_matrix_product
     if groups == in_features and groups > 1:
         return _as_shifted_products
@@ -76,13 +104,19 @@ def _cpu_formulation(
 
 
 def _by_lax(
-    x: jax.Array, kernel: jax.Array, *, stride: Pair, padding: Pair, dilation: Pair, groups: int
+    x: jax.Array,
+    kernel: jax.Array,
+    *,
+    stride: Pair,
+    padding: tuple[Pair, Pair],
+    dilation: Pair,
+    groups: int,
 ) -> jax.Array:
     return lax.conv_general_dilated(
         x,
         kernel,
         window_strides=stride,
-        padding=[(p, p) for p in padding],
+        padding=padding,
         rhs_dilation=dilation,
         feature_group_count=groups,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
@@ -95,7 +129,7 @@ def _as_matrix_product(x: jax.Array, kernel: jax.Array, *, stride: Pair, **_: ob
 
 
 def _as_shifted_products(
-    x: jax.Array, kernel: jax.Array, *, groups: int, **geometry: Pair
+    x: jax.Array, kernel: jax.Array, *, groups: int, **geometry: Any
 ) -> jax.Array:
     """A depthwise convolution; narrow types are added up in float32, as cuDNN does."""
     wide = jnp.promote_types(x.dtype, jnp.float32)
@@ -118,7 +152,7 @@ class Conv(nnx.Module):
         kernel_size: int | Pair,
         *,
         stride: int | Pair = 1,
-        padding: int | Pair = 0,
+        padding: Padding = 0,
         dilation: int | Pair = 1,
         groups: int = 1,
         bias: bool = True,
@@ -135,7 +169,7 @@ class Conv(nnx.Module):
             out_features: channels of the output.
             kernel_size: pixels, an int or (height, width).
             stride: pixels between windows.
-            padding: zeros added on each side.
+            padding: zeros added on each side, or TensorFlow's "SAME".
             dilation: pixels between taps.
             groups: channel groups; `in_features` makes it depthwise.
             bias: add a learnt constant to each channel.
@@ -154,7 +188,7 @@ class Conv(nnx.Module):
         self.out_features = out_features
         self.kernel_size = pair("kernel_size", kernel_size)
         self.stride = pair("stride", stride)
-        self.padding = pair("padding", padding, minimum=0)
+        self.padding = "SAME" if padding == "SAME" else pair("padding", padding, minimum=0)
         self.dilation = pair("dilation", dilation)
         self.groups = groups
         self.dtype = dtype
@@ -192,9 +226,9 @@ class Conv(nnx.Module):
                 else ""
             )
             raise ValueError(f"`x` (shape {x.shape}{hint}) must be (N, H, W, {self.in_features})")
-        for size, kernel, padding, dilation in zip(
-            x.shape[1:3], self.kernel_size, self.padding, self.dilation, strict=True
-        ):
+        geometry = (x.shape[1:3], self.kernel_size, self.stride, self.dilation)
+        sides = _sides(self.padding, *geometry)
+        for size, kernel, _, dilation, padding in zip(*geometry, sides, strict=True):
             if conv_output_size(size, kernel, 1, padding, dilation) < 1:
                 raise ValueError(
                     f"`x` (shape {x.shape}) with padding {self.padding} is smaller than the kernel "

@@ -22,18 +22,20 @@ __all__ = ["Geometry", "conv_output_size", "depthwise"]
 Pair = tuple[int, int]
 
 
-def conv_output_size(size: int, kernel_size: int, stride: int, padding: int, dilation: int) -> int:
-    """Output pixels along one axis: `(size + 2 padding - dilation (kernel - 1) - 1) // stride +
-    1`.
+def conv_output_size(size: int, kernel_size: int, stride: int, padding: Pair, dilation: int) -> int:
+    """Output pixels along one axis: `(size + before + after - dilation (kernel - 1) - 1) // stride
+    + 1`, `padding` being the zeros (before, after) the image.
     """
-    return (size + 2 * padding - dilation * (kernel_size - 1) - 1) // stride + 1
+    return (size + sum(padding) - dilation * (kernel_size - 1) - 1) // stride + 1
 
 
 class Geometry(NamedTuple):
-    """Where the windows lie; each pair is (height, width) in pixels."""
+    """Where the windows lie: for height and width, the pixels between windows, the zeros (before,
+    after) the image, and the pixels between taps.
+    """
 
     stride: Pair
-    padding: Pair
+    padding: tuple[Pair, Pair]
     dilation: Pair
 
     def output(self, size: tuple[int, ...], kernel: tuple[int, ...]) -> Pair:
@@ -88,7 +90,7 @@ def _scattered(x: jax.Array, taps: jax.Array, geometry: Geometry) -> jax.Array:
         total += lax.pad(product, jnp.zeros((), x.dtype), [(0, 0, 0), *sent, (0, 0, 0), (0, 0, 0)])
     # Cell `t` of `total` is the window that begins `reach - t` pixels before the image.
     output = geometry.output(x.shape[1:3], kernel)
-    first = [r - p for r, p in zip(reach, geometry.padding, strict=True)]
+    first = [r - before for r, (before, _) in zip(reach, geometry.padding, strict=True)]
     low = [max(-f, 0) for f in first]
     last = [f + (n - 1) * s for f, n, s in zip(first, output, geometry.stride, strict=True)]
     high = [max(t + 1 - n, 0) for t, n in zip(last, total.shape[1:3], strict=True)]
@@ -126,7 +128,7 @@ def _each(taps: jax.Array):
 
 
 def _pad(x: jax.Array, geometry: Geometry) -> jax.Array:
-    return jnp.pad(x, [(0, 0), *((p, p) for p in geometry.padding), (0, 0)])
+    return jnp.pad(x, [(0, 0), *geometry.padding, (0, 0)])
 
 
 def _window(padded: jax.Array, i: int, j: int, output: Pair, geometry: Geometry) -> jax.Array:

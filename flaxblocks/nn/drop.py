@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from flaxblocks.nn.arguments import check_rate
+from flaxblocks.nn.arguments import check_choice, check_rate
 
 __all__ = ["Dropout", "StochasticDepth"]
 
@@ -37,8 +37,7 @@ class StochasticDepth(nnx.Module):
         another mode.
         """
         check_rate("rate", rate)
-        if mode not in ("row", "batch"):
-            raise ValueError(f"`mode` (={mode!r}) must be 'row' or 'batch'")
+        check_choice("mode", mode, ("row", "batch"))
         self.rate = rate
         self.mode = mode
         self.deterministic = False

@@ -6,6 +6,7 @@ PyTorch original has the pool as a module: as such it has a name, which `parity.
 """
 
 import math
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +15,23 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
 
-from flaxblocks.nn.arguments import pair
+from flaxblocks.nn.arguments import check_choice, check_positive, pair
+from flaxblocks.nn.conv import conv2d
 
-__all__ = ["AvgPool", "MaxPool", "adaptive_avg_pool", "avg_pool", "global_avg_pool", "max_pool"]
+__all__ = [
+    "Antialias",
+    "AvgPool",
+    "BlurPool",
+    "MaxPool",
+    "adaptive_avg_pool",
+    "avg_pool",
+    "global_avg_pool",
+    "make_antialias",
+    "max_pool",
+]
 
 Pair = tuple[int, int]
+Antialias = Literal["avg", "blur"] | None
 
 
 def _window(
@@ -222,3 +235,34 @@ class AvgPool(nnx.Module):
             ceil_mode=self.ceil_mode,
             count_include_pad=self.count_include_pad,
         )
+
+
+class BlurPool(nnx.Module):
+    """A 3x3 binomial filter with a stride, on an image continued by reflection.
+
+    Source: Zhang 2019, https://arxiv.org/abs/1904.11486, section 3.2.
+    """
+
+    def __init__(self, stride: int = 2):
+        """Keep the pixels between windows. Raises: ValueError if it is not positive."""
+        check_positive(stride=stride)
+        self.stride = stride
+
+    def __call__(self, x: Float[Array, "N H W C"]) -> Float[Array, "N Ho Wo C"]:
+        """`(N, H, W, C)` to `(N, H / stride, W / stride, C)`, sizes rounded up."""
+        channels = x.shape[-1]
+        taps = np.outer((1, 2, 1), (1, 2, 1)) / 16
+        kernel = jnp.broadcast_to(jnp.asarray(taps, x.dtype)[..., None, None], (3, 3, 1, channels))
+        padded = jnp.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)], mode="reflect")
+        return conv2d(padded, kernel, stride=self.stride, groups=channels)
+
+
+def make_antialias(kind: Antialias, stride: int) -> AvgPool | BlurPool | None:
+    """The pool that takes over the stride of a convolution before it; None for None or stride 1.
+
+    Raises: ValueError for an unknown kind.
+    """
+    check_choice("antialias", kind, ("avg", "blur", None))
+    if kind is None or stride == 1:
+        return None
+    return AvgPool(stride) if kind == "avg" else BlurPool(stride)

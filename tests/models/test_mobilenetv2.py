@@ -101,8 +101,9 @@ def test_features_come_finest_first_whatever_the_order_asked_for():
 
 def test_reductions_count_a_stride_of_the_first_block():
     model = abstract_model("mobilenet_v2", inverted_residual_setting=[[1, 16, 1, 2], [6, 24, 1, 2]])
-    assert model.feature_info.reduction() == [4, 8]
-    assert model.feature_info.channels() == [16, 24]
+    assert model.feature_info.module_name() == ["stem", "blocks.0", "blocks.1"]
+    assert model.feature_info.reduction() == [2, 4, 8]
+    assert model.feature_info.channels() == [32, 16, 24]
 
 
 def test_nothing_runs_after_the_last_map_that_is_asked_for():

@@ -69,12 +69,12 @@ def test_dilation_counts_towards_the_kernel_that_must_fit():
 )
 def test_output_size(geometry, pixels):
     size, kernel, stride, padding, dilation = geometry
-    assert conv_output_size(*geometry) == pixels
+    assert conv_output_size(size, kernel, stride, (padding, padding), dilation) == pixels
     conv = Conv(
         1, 1, (kernel, 1), stride=stride, padding=(padding, 0), dilation=dilation, rngs=nnx.Rngs(0)
     )
     out = jax.eval_shape(lambda: conv(jnp.zeros((1, size, 1, 1))))
-    assert out.shape == (1, pixels, conv_output_size(1, 1, stride, 0, 1), 1)
+    assert out.shape == (1, pixels, conv_output_size(1, 1, stride, (0, 0), 1), 1)
 
 
 def test_variables():
@@ -108,12 +108,12 @@ def test_dtype_is_of_the_computation_and_not_of_the_parameters(groups):
 @pytest.mark.parametrize(
     ("kernel", "in_features", "padding", "groups", "name"),
     [
-        ((1, 1, 8, 4), 8, (0, 0), 1, "_as_matrix_product"),
-        ((1, 1, 8, 4), 8, (1, 0), 1, None),
-        ((3, 3, 8, 4), 8, (1, 1), 1, None),
-        ((3, 3, 1, 16), 8, (1, 1), 8, "_as_shifted_products"),
-        ((3, 3, 2, 16), 8, (1, 1), 4, None),
-        ((3, 3, 1, 4), 1, (1, 1), 1, None),
+        ((1, 1, 8, 4), 8, ((0, 0), (0, 0)), 1, "_as_matrix_product"),
+        ((1, 1, 8, 4), 8, ((1, 1), (0, 0)), 1, None),
+        ((3, 3, 8, 4), 8, ((1, 1), (1, 1)), 1, None),
+        ((3, 3, 1, 16), 8, ((1, 1), (1, 1)), 8, "_as_shifted_products"),
+        ((3, 3, 2, 16), 8, ((1, 1), (1, 1)), 4, None),
+        ((3, 3, 1, 4), 1, ((1, 1), (1, 1)), 1, None),
     ],
 )
 def test_choice_of_formulation(kernel, in_features, padding, groups, name):
@@ -124,10 +124,11 @@ def test_choice_of_formulation(kernel, in_features, padding, groups, name):
 @pytest.mark.parametrize(
     ("kernel", "groups", "stride", "padding", "dilation"),
     [
-        ((1, 1, 4, 6), 1, (1, 1), (0, 0), (1, 1)),
-        ((1, 1, 4, 6), 1, (2, 3), (0, 0), (1, 1)),
-        ((3, 3, 1, 4), 4, (1, 1), (1, 1), (1, 1)),
-        ((3, 2, 1, 8), 4, (2, 1), (3, 0), (2, 1)),
+        ((1, 1, 4, 6), 1, (1, 1), ((0, 0), (0, 0)), (1, 1)),
+        ((1, 1, 4, 6), 1, (2, 3), ((0, 0), (0, 0)), (1, 1)),
+        ((3, 3, 1, 4), 4, (1, 1), ((1, 1), (1, 1)), (1, 1)),
+        ((3, 2, 1, 8), 4, (2, 1), ((3, 3), (0, 0)), (2, 1)),
+        ((3, 5, 1, 4), 4, (2, 2), ((0, 1), (1, 2)), (1, 1)),
     ],
 )
 def test_cpu_formulation_is_the_same_map_as_the_plain_one(
@@ -164,6 +165,27 @@ def test_lowers_for_every_platform_with_a_symbolic_batch(groups):
     assert exported.platforms == ("cpu", "cuda", "tpu")
     x = jnp.asarray(np.random.default_rng(0).standard_normal((3, 9, 8, 6)), jnp.float32)
     np.testing.assert_allclose(exported.call(x), pointwise(conv(x)), atol=1e-6)  # float32 rounding
+
+
+@pytest.mark.parametrize(
+    ("size", "kernel", "stride", "dilation", "sides"),
+    [
+        (224, 3, 2, 1, (0, 1)),  # an even image at stride 2: one zero, after the image
+        (225, 3, 2, 1, (1, 1)),
+        (7, 5, 2, 1, (2, 2)),
+        (8, 5, 2, 1, (1, 2)),
+        (9, 3, 1, 2, (2, 2)),
+        (9, 1, 2, 1, (0, 0)),
+        (6, 2, 1, 1, (0, 1)),
+    ],
+)
+def test_same_is_tensorflows_padding(size, kernel, stride, dilation, sides):
+    x, w = jnp.ones((1, size, 1, 1)), jnp.arange(1.0, kernel + 1).reshape(kernel, 1, 1, 1)
+    y = conv2d(x, w, stride=stride, dilation=(dilation, 1), padding="SAME")
+    padded = jnp.pad(x, [(0, 0), sides, (0, 0), (0, 0)])
+    wanted = conv2d(padded, w, stride=stride, dilation=(dilation, 1))
+    assert y.shape[1] == -(-size // stride)
+    np.testing.assert_array_equal(y, wanted)
 
 
 def test_numbers_stand_for_pairs_and_bad_ones_are_named():

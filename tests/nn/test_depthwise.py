@@ -8,7 +8,7 @@ import pytest
 from flaxblocks.nn.conv import conv2d
 from flaxblocks.nn.depthwise import Geometry, depthwise
 
-GEOMETRY = Geometry((2, 1), (2, 1), (2, 3))
+GEOMETRY = Geometry((2, 1), ((2, 2), (1, 1)), (2, 3))
 CHANNELS, MULTIPLIER = 3, 2
 
 
@@ -18,7 +18,7 @@ def plain(x, taps):
         x,
         kernel,
         GEOMETRY.stride,
-        [(p, p) for p in GEOMETRY.padding],
+        GEOMETRY.padding,
         rhs_dilation=GEOMETRY.dilation,
         feature_group_count=x.shape[-1],
         dimension_numbers=("NHWC", "HWIO", "NHWC"),

@@ -20,7 +20,7 @@ def test_refuses_a_rate(layer, rate):
 
 @pytest.mark.untyped
 def test_refuses_a_mode():
-    with pytest.raises(ValueError, match=r"`mode` \(='pixel'\) must be 'row' or 'batch'"):
+    with pytest.raises(ValueError, match=r"`mode` \(='pixel'\) must be one of 'row', 'batch'"):
         StochasticDepth(0.5, "pixel", rngs=nnx.Rngs(0))  # pyright: ignore[reportArgumentType]
 
 

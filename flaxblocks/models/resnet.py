@@ -1,0 +1,333 @@
+"""ResNet, ResNeXt, Wide ResNet and their tuned variants: a stem, four stages of residual blocks.
+
+Sources: He et al. 2016, https://arxiv.org/abs/1512.03385, table 1; Xie et al. 2017 (ResNeXt),
+https://arxiv.org/abs/1611.05431, table 1; Zagoruyko and Komodakis 2016 (wide),
+https://arxiv.org/abs/1605.07146; He et al. 2019 (C, D), https://arxiv.org/abs/1812.01187, figure 2;
+Bello et al. 2021 (RS), https://arxiv.org/abs/2103.07579.
+"""
+
+import itertools
+from collections.abc import Iterator
+from functools import partial
+from typing import Any, Literal
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from flaxblocks.blocks.basic import BasicBlock
+from flaxblocks.blocks.bottleneck import BottleNeck
+from flaxblocks.blocks.channels import make_divisible
+from flaxblocks.blocks.conv_norm_act import ConvNormAct
+from flaxblocks.blocks.residual import apply
+from flaxblocks.blocks.squeeze_excite import SqueezeExcite
+from flaxblocks.models.image_model import check_classes
+from flaxblocks.models.staged import StagedModel, Trunk
+from flaxblocks.nn.arguments import check_choice, check_positive, check_rate
+from flaxblocks.nn.drop import Dropout
+from flaxblocks.nn.init import kaiming_normal_fan_out
+from flaxblocks.nn.linear import Linear
+from flaxblocks.nn.norm import Norm, check_norm
+from flaxblocks.nn.pool import Antialias, AvgPool, MaxPool, make_antialias
+from flaxblocks.registry import ModelEntry, register
+
+__all__ = ["ResNet"]
+
+STAGE_FEATURES = (64, 128, 256, 512)  # times 4 behind a bottleneck
+STEM_FEATURES = 64
+
+
+def _names(model: "ResNet") -> Iterator[tuple[str, ...]]:
+    """torchvision's names; timm has taken them over."""
+    if isinstance(model.stem, DeepStem):
+        last = len(model.stem.layers) - 1
+        for i in range(last + 1):
+            yield f"stem.layers.{i}.conv", f"conv1.{3 * i}"
+            yield f"stem.layers.{i}.norm", "bn1" if i == last else f"conv1.{3 * i + 1}"
+    else:
+        yield "stem.conv", "conv1"
+        yield "stem.norm", "bn1"
+    yield "pool", "maxpool", "output"
+    if isinstance(model.pool, ConvNormAct):
+        yield "pool.conv", "maxpool.0"
+        yield "pool.norm", "maxpool.1"
+    for path, stage, k, block in model.placed_blocks():
+        yield from _block_names(path, f"layer{stage + 1}.{k}", block)
+    yield "head", "fc"
+
+
+def _block_names(native: str, foreign: str, block: nnx.Module) -> Iterator[tuple[str, ...]]:
+    yield native, foreign
+    layers = ("conv1", "conv2") if isinstance(block, BasicBlock) else ("reduce", "conv", "expand")
+    for k, name in enumerate(layers, start=1):
+        yield f"{native}.{name}.conv", f"{foreign}.conv{k}"
+        yield f"{native}.{name}.norm", f"{foreign}.bn{k}"
+    yield f"{native}.squeeze_excite", f"{foreign}.se", "output"
+    yield f"{native}.squeeze_excite.reduce", f"{foreign}.se.fc1"
+    yield f"{native}.squeeze_excite.expand", f"{foreign}.se.fc2"
+    first = 1 if block.pool_shortcut else 0  # timm puts an Identity where there is no stride
+    yield f"{native}.shortcut", f"{foreign}.downsample", "output"
+    yield f"{native}.shortcut.conv", f"{foreign}.downsample.{first}"
+    yield f"{native}.shortcut.norm", f"{foreign}.downsample.{first + 1}"
+
+
+def resnet_bottleneck(
+    width: int, cardinality: int, in_features: int, out_features: int, **options: Any
+) -> BottleNeck:
+    """`BottleNeck` in ResNet's form, of inner width `width`."""
+    form = {"shortcut_activation": None, "gate_output": True, "groups": cardinality}
+    return BottleNeck(in_features, out_features, hidden_features=width, **form, **options)
+
+
+def _gate(ratio: float, features: int, **options: Any) -> SqueezeExcite:
+    """A gate whose inner width is `ratio` of its channels, in eights."""
+    return SqueezeExcite(features, squeezed_features=make_divisible(features * ratio), **options)
+
+
+class DeepStem(nnx.Module):
+    """Three 3x3 convolutions, the first with stride 2, in place of ResNet's 7x7."""
+
+    def __init__(self, widths: tuple[int, int, int, int], **options):
+        """`widths` are the channels of the image and of each convolution's output."""
+        pairs = enumerate(itertools.pairwise(widths))
+        layers = [ConvNormAct(a, b, 3, stride=1 if i else 2, **options) for i, (a, b) in pairs]
+        self.layers = nnx.List(layers)
+
+    def __call__(self, x: Float[Array, "N H W I"]) -> Float[Array, "N Ho Wo O"]:
+        """`(N, H, W, C)` to `(N, H / 2, W / 2, widths[-1])`, sizes rounded up."""
+        return apply(x, *self.layers)
+
+
+class BlurredMaxPool(nnx.Module):
+    """A 3x3 max pool at every pixel, then the blur that has the stride."""
+
+    def __init__(self):
+        """Both have fixed windows."""
+        self.max = MaxPool(3, stride=1, padding=1)
+        self.blur = make_antialias("blur", 2)
+
+    def __call__(self, x: Float[Array, "N H W C"]) -> Float[Array, "N Ho Wo C"]:
+        """`(N, H, W, C)` to `(N, H / 2, W / 2, C)`, sizes rounded up."""
+        return apply(x, self.max, self.blur)
+
+
+class ResNet(StagedModel):
+    """The residual network in every form that torchvision and timm publish under its name."""
+
+    dialects = {"torchvision": _names, "timm": _names}
+
+    def __init__(
+        self,
+        *,
+        block: Literal["basic", "bottleneck"] = "bottleneck",
+        depths: tuple[int, int, int, int] = (3, 4, 6, 3),
+        num_classes: int = 1000,
+        in_channels: int = 3,
+        cardinality: int = 1,
+        base_width: int = 64,
+        stem: Literal["7x7", "deep", "tiered"] = "7x7",
+        stem_width: int = 32,
+        stem_pool: Literal["max", "conv"] = "max",
+        pool_shortcut: bool = False,
+        antialias: Antialias = None,
+        squeeze_excite: float | None = None,
+        norm_layer: Norm = "batch_norm",
+        zero_init_last: bool = False,
+        dropout: float = 0.0,
+        stochastic_depth: float = 0.0,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        """Build the network.
+
+        Args:
+            block: two 3x3 convolutions, or 1x1, 3x3, 1x1.
+            depths: blocks in each stage.
+            num_classes: logits; 0 leaves out the head, and the model gives pooled features.
+            in_channels: channels of the image.
+            cardinality: groups of the bottleneck's 3x3 convolution.
+            base_width: channels of each group in the first stage; 64 in one group is ResNet's.
+            stem: one 7x7 convolution; three 3x3 of widths w, w, 2w ("deep"), or of 3w/4, w, 2w
+                ("tiered").
+            stem_width: w of a stem of three.
+            stem_pool: what follows the stem: a 3x3 max pool, or a 3x3 convolution with stride 2.
+            pool_shortcut: average-pool a shortcut in place of its stride.
+            antialias: "avg" or "blur" takes strides out of convolutions and puts such pools after
+                them.
+            squeeze_excite: width of each block's gate as a part of its output's; None for none.
+            norm_layer: after each convolution; a name, what builds a norm, or None.
+            zero_init_last: start each residual branch at 0.
+            dropout: rate before the head, in [0, 1].
+            stochastic_depth: rate of the last block, in [0, 1]; it grows linearly from 0.
+            dtype: of the computation; None takes the widest of input and parameters.
+            param_dtype: of the parameters and running statistics.
+            rngs: `params` is drawn from; `dropout` too if a rate is above 0.
+
+        Raises: ValueError for a number out of range, or groups in a basic block.
+        """
+        check_classes(num_classes, in_channels)
+        check_choice("block", block, ("basic", "bottleneck"))
+        check_choice("stem", stem, ("7x7", "deep", "tiered"))
+        check_choice("stem_pool", stem_pool, ("max", "conv"))
+        check_positive(cardinality=cardinality, base_width=base_width, stem_width=stem_width)
+        check_rate("dropout", dropout)
+        check_rate("stochastic_depth", stochastic_depth)
+        check_norm("norm_layer", norm_layer)
+        if block == "basic" and (cardinality, base_width) != (1, 64):
+            raise ValueError(
+                f"`cardinality` (={cardinality}) and `base_width` (={base_width}) must be 1 and 64 "
+                "with basic blocks"
+            )
+        types = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        convs = {"bias": False, "norm": norm_layer, "kernel_init": kaiming_normal_fan_out, **types}
+        self.num_classes = num_classes
+        self.in_channels = in_channels
+        self.depths = tuple(depths)
+
+        narrow = 3 * (stem_width // 4) if stem == "tiered" else stem_width
+        if stem == "7x7":
+            self.stem = ConvNormAct(in_channels, STEM_FEATURES, 7, stride=2, **convs)
+        else:
+            self.stem = DeepStem((in_channels, narrow, stem_width, 2 * stem_width), **convs)
+        trunk = Trunk("stem", STEM_FEATURES if stem == "7x7" else 2 * stem_width)
+        trunk.shrink(2)
+        if stem_pool == "conv":
+            self.pool = ConvNormAct(trunk.features, trunk.features, 3, stride=2, **convs)
+        else:
+            pools = {None: partial(MaxPool, 3, stride=2, padding=1), "avg": partial(AvgPool, 2)}
+            self.pool = pools.get(antialias, BlurredMaxPool)()
+        options = {
+            "squeeze_excite": None if squeeze_excite is None else partial(_gate, squeeze_excite),
+            "antialias": antialias,
+            "pool_shortcut": pool_shortcut,
+            "zero_init_last": zero_init_last,
+            **convs,
+        }
+        rates = iter(np.linspace(0.0, stochastic_depth, sum(self.depths)).tolist())
+        for stage, (depth, planes) in enumerate(zip(self.depths, STAGE_FEATURES, strict=True)):
+            if block == "basic":
+                features, make = planes, BasicBlock
+            else:
+                width = planes * base_width // 64 * cardinality
+                features, make = 4 * planes, partial(resnet_bottleneck, width, cardinality)
+            for k in range(depth):
+                stride = 2 if stage and not k else 1
+                rate = next(rates)
+                built = make(
+                    trunk.features, features, stride=stride, stochastic_depth=rate, **options
+                )
+                trunk.add(built, features, stride)
+        self.blocks = nnx.List(trunk.blocks)
+        self.feature_info = trunk.feature_info
+        self.num_features = trunk.features
+        self.dropout = Dropout(dropout, rngs=rngs)
+        self.head = Linear(self.num_features, num_classes, **types) if num_classes else None
+
+    @property
+    def first_conv(self) -> str:
+        """The first of the stem."""
+        return "stem.layers.0.conv" if isinstance(self.stem, DeepStem) else "stem.conv"
+
+
+# What the letters behind a name stand for.
+C = {"stem": "deep"}
+D = {"stem": "deep", "pool_shortcut": True}
+S = {"stem": "deep", "stem_width": 64}
+T = {"stem": "tiered", "pool_shortcut": True}
+RS = {**D, "stem_pool": "conv", "squeeze_excite": 0.25}
+
+
+def _groups(cardinality: int, base_width: int) -> dict[str, int]:
+    """ResNeXt's 32x4d."""
+    return {"cardinality": cardinality, "base_width": base_width}
+
+
+ARGUMENTS = {
+    "torchvision": {
+        "cardinality": "groups",
+        "base_width": "width_per_group",
+        "zero_init_last": "zero_init_residual",
+    },
+    "timm": {"dropout": "drop_rate", "stochastic_depth": "drop_path_rate"},
+}
+
+
+def _row(
+    source: Literal["torchvision", "timm"],
+    name: str,
+    block: str,
+    depths: tuple[int, int, int, int],
+    parameters: int,
+    **config: Any,
+) -> None:
+    if source == "timm":
+        config = {"zero_init_last": True, **config}
+    register(
+        ModelEntry(
+            name=name,
+            build=ResNet,
+            source=source,
+            config={"block": block, "depths": depths, **config},
+            oracle_arguments=ARGUMENTS[source],
+            parameters=parameters,
+        )
+    )
+
+
+_torchvision = partial(_row, "torchvision")
+_timm = partial(_row, "timm")
+
+# fmt: off
+_torchvision("resnet18", "basic", (2, 2, 2, 2), 11_689_512)
+_torchvision("resnet34", "basic", (3, 4, 6, 3), 21_797_672)
+_torchvision("resnet50", "bottleneck", (3, 4, 6, 3), 25_557_032)
+_torchvision("resnet101", "bottleneck", (3, 4, 23, 3), 44_549_160)
+_torchvision("resnet152", "bottleneck", (3, 8, 36, 3), 60_192_808)
+_torchvision("wide_resnet50_2", "bottleneck", (3, 4, 6, 3), 68_883_240, base_width=128)
+_torchvision("wide_resnet101_2", "bottleneck", (3, 4, 23, 3), 126_886_696, base_width=128)
+_torchvision("resnext50_32x4d", "bottleneck", (3, 4, 6, 3), 25_028_904, **_groups(32, 4))
+_torchvision("resnext101_32x8d", "bottleneck", (3, 4, 23, 3), 88_791_336, **_groups(32, 8))
+_torchvision("resnext101_64x4d", "bottleneck", (3, 4, 23, 3), 83_455_272, **_groups(64, 4))
+_timm("resnet10t", "basic", (1, 1, 1, 1), 5_435_488, **T)
+_timm("resnet14t", "bottleneck", (1, 1, 1, 1), 10_081_632, **T)
+_timm("resnet18d", "basic", (2, 2, 2, 2), 11_708_744, **D)
+_timm("resnet26", "bottleneck", (2, 2, 2, 2), 15_995_176)
+_timm("resnet26d", "bottleneck", (2, 2, 2, 2), 16_014_408, **D)
+_timm("resnet26t", "bottleneck", (2, 2, 2, 2), 16_011_872, **T)
+_timm("resnet34d", "basic", (3, 4, 6, 3), 21_816_904, **D)
+_timm("resnet50c", "bottleneck", (3, 4, 6, 3), 25_576_264, **C)
+_timm("resnet50d", "bottleneck", (3, 4, 6, 3), 25_576_264, **D)
+_timm("resnet50s", "bottleneck", (3, 4, 6, 3), 25_680_808, **S)
+_timm("resnet50t", "bottleneck", (3, 4, 6, 3), 25_573_728, **T)
+_timm("resnet101c", "bottleneck", (3, 4, 23, 3), 44_568_392, **C)
+_timm("resnet101d", "bottleneck", (3, 4, 23, 3), 44_568_392, **D)
+_timm("resnet101s", "bottleneck", (3, 4, 23, 3), 44_672_936, **S)
+_timm("resnet152c", "bottleneck", (3, 8, 36, 3), 60_212_040, **C)
+_timm("resnet152d", "bottleneck", (3, 8, 36, 3), 60_212_040, **D)
+_timm("resnet152s", "bottleneck", (3, 8, 36, 3), 60_316_584, **S)
+_timm("resnet200", "bottleneck", (3, 24, 36, 3), 64_673_832)
+_timm("resnet200d", "bottleneck", (3, 24, 36, 3), 64_693_064, **D)
+_timm("resnet50_gn", "bottleneck", (3, 4, 6, 3), 25_557_032, norm_layer="group_norm")
+_timm("resnetaa34d", "basic", (3, 4, 6, 3), 21_816_904, antialias="avg", **D)
+_timm("resnetaa50", "bottleneck", (3, 4, 6, 3), 25_557_032, antialias="avg")
+_timm("resnetaa50d", "bottleneck", (3, 4, 6, 3), 25_576_264, antialias="avg", **D)
+_timm("resnetaa101d", "bottleneck", (3, 4, 23, 3), 44_568_392, antialias="avg", **D)
+_timm("resnetblur18", "basic", (2, 2, 2, 2), 11_689_512, antialias="blur")
+_timm("resnetblur50", "bottleneck", (3, 4, 6, 3), 25_557_032, antialias="blur")
+_timm("resnetblur50d", "bottleneck", (3, 4, 6, 3), 25_576_264, antialias="blur", **D)
+_timm("resnetblur101d", "bottleneck", (3, 4, 23, 3), 44_568_392, antialias="blur", **D)
+_timm("resnetrs50", "bottleneck", (3, 4, 6, 3), 35_691_912, **RS)
+_timm("resnetrs101", "bottleneck", (3, 4, 23, 3), 63_618_696, **RS)
+_timm("resnetrs152", "bottleneck", (3, 8, 36, 3), 86_621_576, **RS)
+_timm("resnetrs200", "bottleneck", (3, 24, 36, 3), 93_209_992, **RS)
+_timm("resnetrs270", "bottleneck", (4, 29, 53, 4), 129_861_448, **RS)
+_timm("resnetrs350", "bottleneck", (4, 36, 72, 4), 163_956_168, **RS)
+_timm("resnetrs420", "bottleneck", (4, 44, 87, 4), 191_891_656, **RS)
+_timm("resnext50d_32x4d", "bottleneck", (3, 4, 6, 3), 25_048_136, **_groups(32, 4), **D)
+_timm("resnext101_32x4d", "bottleneck", (3, 4, 23, 3), 44_177_704, **_groups(32, 4))
+_timm("resnext101_32x16d", "bottleneck", (3, 4, 23, 3), 194_026_792, **_groups(32, 16))
+_timm("resnext101_32x32d", "bottleneck", (3, 4, 23, 3), 468_530_472, **_groups(32, 32))
+# fmt: on
