@@ -160,7 +160,7 @@ def info_command(
     """Show the stages of model NAME: output shapes, parameters, multiply-adds."""
     from dataclasses import asdict
 
-    from flaxblocks.create import abstract_model
+    from flaxblocks.build import abstract_model
     from flaxblocks.settings import read_size
     from flaxblocks.summary import count_parameters, summarize, table
 
@@ -215,14 +215,15 @@ def convert_command(
     """Turn checkpoint IN into OUT: PyTorch's layout into Flax's, or Flax's into PyTorch's, without
     torch.
     """
+    from flaxblocks.build import abstract_model, read_as
     from flaxblocks.convert.files import convert_file
-    from flaxblocks.create import abstract_model, head_classes
 
     config = {"in_channels": in_channels, **config}
 
     def build(arrays: Mapping[str, Any]) -> Any:
-        classes = head_classes(entry, config, arrays) if num_classes is None else num_classes
-        return abstract_model(entry.name, num_classes=classes or 0, **config)
+        found = read_as(entry, config, arrays)
+        classes = found.num_classes if num_classes is None else num_classes
+        return abstract_model(found.entry.name, num_classes=classes or 0, **config)
 
     with working(f"converting {source}"):
         how = {"format": format, "dialect": dialect, "overwrite": overwrite}

@@ -1,31 +1,29 @@
 """`create_model`: look a model up, build it, fetch its weights, load them."""
 
-import inspect
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
-from functools import partial
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
-from flaxblocks.convert.convert import LOADED_FROM, as_arrays, load_torch, own_dialect
-from flaxblocks.convert.fit import closest, fit
-from flaxblocks.convert.keymap import NATIVE, dialects_of
+from flaxblocks.build import DEFAULT_CLASSES, build, build_loaded
+from flaxblocks.convert.convert import LOADED_FROM, as_arrays, own_dialect
+from flaxblocks.convert.fit import RECOGNISERS
+from flaxblocks.lookalike import looks_like
 from flaxblocks.models import FeatureExtractor
 from flaxblocks.nn.arguments import is_integer
-from flaxblocks.registry import ModelEntry, find_model, suggest
+from flaxblocks.registry import find_model
 
-__all__ = ["abstract_model", "create_model", "head_classes", "published_weights", "resolve_weights"]
+__all__ = ["create_model", "published_weights", "resolve_weights"]
 
 Weights = str | os.PathLike[str] | Mapping[str, Any] | None
-DEFAULT_CLASSES = 1000
-PRETRAINED = ': did you mean weights="DEFAULT"?'
 CHECKPOINT_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors", ".tar")
+
+RECOGNISERS.append(looks_like)
 
 
 def create_model(
@@ -51,7 +49,8 @@ def create_model(
             downloaded once.
         num_classes: logits; 0 for pooled features. None is as many as the weights have, without
             weights 1000. Where the weights have another number, only the head is drawn anew.
-        in_channels: channels of the image.
+        in_channels: channels of the image. Where the weights are for RGB, the first convolution is
+            adapted as timm does it: summed for 1 channel, repeated and scaled for others.
         features_only: give the feature maps at each reduction, not logits.
         out_indices: which maps (with `features_only`), as indices into `feature_info`; all unless
             given.
@@ -77,27 +76,16 @@ def create_model(
     if out_indices is not None and not features_only:
         raise ValueError(f"`out_indices` (={out_indices}) needs `features_only=True`")
     if weights is None:
-        model = _build(
-            entry,
-            {"num_classes": DEFAULT_CLASSES if num_classes is None else num_classes, **config},
-            keys,
-        )
+        classes = DEFAULT_CLASSES if num_classes is None else num_classes
+        model = build(entry, {"num_classes": classes, **config}, keys)
     else:
         arrays = as_arrays(resolve_weights(name, weights))
-        model = _build_loaded(entry, {"num_classes": num_classes, **config}, keys, arrays)
+        model = build_loaded(entry, {"num_classes": num_classes, **config}, keys, arrays)
     if not features_only:
         return model
     extractor = FeatureExtractor(model, out_indices)
     setattr(extractor, LOADED_FROM, own_dialect(model))
     return extractor
-
-
-def abstract_model(name: str, **config: Any):
-    """The model without memory: shapes and dtypes in place of arrays, as `nnx.eval_shape` gives it.
-
-    Raises: ValueError as `create_model`.
-    """
-    return nnx.eval_shape(partial(_build, find_model(name), config, {"params": 0, "dropout": 0}))
 
 
 def _streams(rngs: Any) -> dict[str, Any]:
@@ -146,90 +134,3 @@ def resolve_weights(name: str, weights: Any) -> Any:
     from flaxblocks.weights import fetch_weights
 
     return fetch_weights(entry, progress=sys.stderr.isatty())
-
-
-def _build(entry: ModelEntry, config: Mapping[str, Any], keys: Mapping[str, Any]) -> Any:
-    known = [
-        name
-        for name in inspect.signature(entry.build.__init__).parameters
-        if name not in ("self", "rngs")
-    ]
-    for argument in config:
-        if argument not in known:
-            hint = PRETRAINED if argument == "pretrained" else suggest(argument, known)
-            raise ValueError(f"{entry.name} takes no argument `{argument}`{hint}")
-    model = entry.build(**{**entry.config, **config}, rngs=nnx.Rngs(**keys))
-    if entry.dialect in dialects_of(model):
-        setattr(model, LOADED_FROM, entry.dialect)
-    return model
-
-
-def head_classes(
-    entry: ModelEntry, config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
-) -> int | None:
-    """How many classes a checkpoint of this model has; None where it has no head, or is no
-    checkpoint of it.
-    """
-    return _head(entry, config, arrays)[1]
-
-
-def _head(
-    entry: ModelEntry, config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
-) -> tuple[list[str], int | None, str]:
-    """The head's keys in the checkpoint's dialect, its number of classes, and that dialect."""
-    keys = closest(abstract_model(entry.name, **{**config, "num_classes": 1}), arrays).keys
-    head = {item.native: item.foreign for item in keys.entries if item.native.startswith("head.")}
-    kernel = arrays.get(head.get("head.kernel", ""))
-    classes = None if kernel is None else kernel.shape[-1 if keys.dialect == NATIVE else 0]
-    return list(head.values()), classes, keys.dialect
-
-
-def _build_loaded(
-    entry: ModelEntry,
-    config: dict[str, Any],
-    keys: Mapping[str, Any],
-    arrays: dict[str, np.ndarray],
-):
-    """Build without drawing, fill from `arrays`, and draw only what they leave: a head of another
-    width.
-    """
-    head, classes_there, dialect = _head(entry, config, arrays)
-    if config["num_classes"] is None:
-        config = {**config, "num_classes": classes_there or DEFAULT_CLASSES}
-    build = partial(_build, entry, config, keys)
-    model = nnx.eval_shape(build)
-    if classes_there in (None, config["num_classes"]):
-        load_torch(model, arrays)
-    else:
-        body = {key: array for key, array in arrays.items() if key not in head}
-        fit(
-            abstract_model(entry.name, **{**config, "num_classes": 0}), body
-        )  # all but the head must still add up
-        load_torch(model, body, dialect, strict=False)
-    _draw_the_rest(model, build)
-    return model
-
-
-def _draw_the_rest(model: nnx.Module, build: Callable[[], nnx.Module]) -> None:
-    """Give the variables that are still abstract the values that building would have given them."""
-    flat = dict(nnx.to_flat_state(nnx.state(model)))
-    empty = [
-        path
-        for path, variable in flat.items()
-        if isinstance(variable.get_value(), jax.ShapeDtypeStruct)
-    ]
-    if not empty:
-        return
-
-    @jax.jit
-    def draw():
-        drawn = dict(nnx.to_flat_state(nnx.state(build())))
-        return {path: drawn[path].get_value() for path in empty}
-
-    variables = {
-        path: variable
-        for path, variable in nnx.iter_graph(model)
-        if isinstance(variable, nnx.Variable)
-    }
-    for path, value in draw().items():
-        variables[path].set_value(value)

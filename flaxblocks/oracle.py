@@ -88,14 +88,14 @@ def _build(entry: ModelEntry, num_classes: int, in_channels: int, config: Mappin
         import timm
 
         arguments = {**config, "num_classes": num_classes, "in_chans": in_channels}
-        return timm.create_model(entry.name, **arguments)
+        return timm.create_model(entry.library_name or entry.name, **arguments)
     if entry.source != "torchvision":
         raise OracleError(f"{entry.name} has no PyTorch original to compare with")
     from torchvision import models
 
     if in_channels != 3:
         raise OracleError(f"torchvision's {entry.name} takes 3 channels, not {in_channels}")
-    return models.get_model(entry.name, num_classes=num_classes, **config)
+    return models.get_model(entry.library_name or entry.name, num_classes=num_classes, **config)
 
 
 def calibrate(

@@ -22,6 +22,9 @@ class ModelEntry:
         source: who published the model; that layout is `to_torch`'s default.
         config: the arguments of `build` that make it this model.
         aliases: other names of the same row, such as timm's for a network of torchvision's.
+        in_layout: dialect -> the row to build for a checkpoint in that layout, where the library
+            whose layout it is publishes the network with other settings, such as another epsilon.
+        library_name: what the library calls it, if not `name`.
         oracle: "module:callable" that builds the PyTorch original from `num_classes`, `in_channels`
             and the model's own arguments; None for the model of that name in torchvision or timm.
         oracle_arguments: our name -> the oracle's, where an argument has another there.
@@ -35,6 +38,8 @@ class ModelEntry:
     source: Source
     config: Mapping[str, Any] = field(default_factory=dict)
     aliases: tuple[str, ...] = ()
+    in_layout: Mapping[str, str] = field(default_factory=dict)
+    library_name: str | None = None
     oracle: str | None = None
     oracle_arguments: Mapping[str, str] = field(default_factory=dict)
     parameters: int | None = None

@@ -1,21 +1,18 @@
-r"""Write flaxblocks/weights/*.json from the installed torchvision and timm.
+"""Write flaxblocks/weights/*.json from the installed torchvision and timm: a file a family.
 
 Run it where flaxblocks is installed (`pip install -e .[torch]`), or with PYTHONPATH=. :
 
-    python tools/make_weights_data.py --family mobilenetv2 mobilenet_v2 'mobilenetv2_*' \
-        --alias mobilenetv2_100=mobilenet_v2
-    python tools/make_weights_data.py                   # every family again, as its file says
+    python tools/make_weights_data.py            # every family
+    python tools/make_weights_data.py resnet     # flaxblocks/models/resnet.py's
 
-A pattern is matched against the names of both libraries; `torchvision:resnet50` or `timm:resnet50`
-means that one only. `--alias timm_name=torchvision_name` says that the two are one network. A
-family's file records its patterns and aliases, so that it can be made again when a library has been
-updated.
+Which models there are, and which names are of one network, is what the registry says: a model's
+weights are those that either library publishes under its name, an alias of it, or the name of a row
+in `in_layout`.
 """
 
 from __future__ import annotations
 
 import argparse
-import fnmatch
 import json
 import math
 import re
@@ -23,8 +20,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import flaxblocks.models  # noqa: F401
 from flaxblocks.oracle import import_torchvision
 from flaxblocks.preprocess import Transforms
+from flaxblocks.registry import ModelEntry, find_model, model_entries
 
 FOLDER = Path(__file__).resolve().parents[1] / "flaxblocks" / "weights"
 CATEGORIES = FOLDER / "categories_imagenet1k.json"
@@ -33,42 +32,46 @@ Row = dict[str, Any]
 
 
 def main() -> None:
-    """Write the family named on the command line, or all that have a file."""
+    """Write the families named on the command line, or all."""
+    families: dict[str, list[ModelEntry]] = {}
+    for entry in model_entries():
+        families.setdefault(entry.build.__module__.rpartition(".")[2], []).append(entry)
     parser = argparse.ArgumentParser(description="write flaxblocks/weights/*.json")
-    parser.add_argument("patterns", nargs="*", metavar="[LIBRARY:]PATTERN")
-    parser.add_argument("--family", help="the name of the file, for instance mobilenetv2")
-    parser.add_argument("--alias", action="append", default=[], metavar="TIMM=TORCHVISION")
-    arguments = parser.parse_args()
-    if bool(arguments.patterns) != bool(arguments.family):
-        parser.error("patterns and --family must be given together, or neither")
-    if arguments.family:
-        aliases = dict(alias.split("=") for alias in arguments.alias)
-        write_family(FOLDER / f"{arguments.family}.json", arguments.patterns, aliases)
-        return
-    for path in sorted(FOLDER.glob("*.json")):
-        if not path.name.startswith("categories_"):
-            family = json.loads(path.read_text(encoding="utf-8"))
-            write_family(path, family["patterns"], family["aliases"])
+    parser.add_argument("families", nargs="*", metavar="FAMILY", help=", ".join(families))
+    for family in parser.parse_args().families or families:
+        write_family(FOLDER / f"{family}.json", families[family])
 
 
-def write_family(path: Path, patterns: list[str], aliases: dict[str, str]) -> None:
+def write_family(path: Path, rows: list[ModelEntry]) -> None:
     """Write one family's file, and the categories beside it if they are not there yet."""
     import_torchvision()
     import timm
     import torchvision
 
-    entries = torchvision_rows(patterns) + timm_rows(patterns)
+    names = sorted({name for row in rows for name in (row.name, *row.aliases)})
+    names += sorted({row.library_name for row in rows if row.library_name} - set(names))
+    aliases = {alias: row.name for row in rows for alias in row.aliases}
+    aliases |= {other: row.name for row in rows for other in _other_names(row)}
+    entries = torchvision_rows(names) + timm_rows(names)
     if not entries:
-        raise SystemExit(f"no published weights match {patterns}")
+        path.unlink(missing_ok=True)
+        return
     versions = f"torchvision {torchvision.__version__.split('+')[0]} and timm {timm.__version__}"
     family = {
         "made_by": f"tools/make_weights_data.py from {versions}; make it again rather than edit it",
-        "patterns": patterns,
         "aliases": aliases,
         "entries": entries,
     }
     path.write_text(_layout(family), encoding="utf-8")
-    print(f"{path.name}: {', '.join(row['model'] + '.' + row['tag'] for row in entries)}")
+    print(f"{path.name}: {len(entries)} sets of weights of {len(names)} models")
+
+
+def _other_names(row: ModelEntry) -> list[str]:
+    """What a library whose layout has a row of its own calls the network of a torchvision row."""
+    if row.source != "torchvision":
+        return []
+    others = map(find_model, row.in_layout.values())
+    return [other.library_name or other.name for other in others if other.library_name != row.name]
 
 
 def _layout(family: Row) -> str:
@@ -86,12 +89,12 @@ def _layout(family: Row) -> str:
     return "{\n" + ",\n".join([*head, entries]) + "\n}\n"
 
 
-def torchvision_rows(patterns: list[str]) -> list[Row]:
+def torchvision_rows(names: list[str]) -> list[Row]:
     """The rows of torchvision's classification weights."""
     from torchvision import models
 
     rows = []
-    for name in _matching("torchvision", patterns, models.list_models(module=models)):
+    for name in sorted(set(models.list_models(module=models)) & set(names)):
         enum = models.get_model_weights(name)
         for weights in enum:
             meta = weights.meta
@@ -127,14 +130,14 @@ def torchvision_rows(patterns: list[str]) -> list[Row]:
     return rows
 
 
-def timm_rows(patterns: list[str]) -> list[Row]:
+def timm_rows(names: list[str]) -> list[Row]:
     """The rows of timm's weights; a tag without a file (`untrained`) has none."""
     import timm
     import torch
     from timm.models import get_arch_pretrained_cfgs
 
     rows = []
-    for name in _matching("timm", patterns, timm.list_models()):
+    for name in sorted(set(timm.list_models()) & set(names)):
         published = {
             cfg.tag: cfg
             for cfg in get_arch_pretrained_cfgs(name).values()
@@ -193,15 +196,6 @@ def _timm_transforms(cfg: Any) -> Transforms:
         std=tuple(config["std"]),
         crop_mode=config["crop_mode"],
     )
-
-
-def _matching(library: str, patterns: list[str], names: list[str]) -> list[str]:
-    wanted = [
-        pattern.rpartition(":")[2]
-        for pattern in patterns
-        if pattern.rpartition(":")[0] in ("", library)
-    ]
-    return sorted(name for name in names if any(fnmatch.fnmatchcase(name, want) for want in wanted))
 
 
 def _file(url: str) -> Row:

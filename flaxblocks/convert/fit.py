@@ -2,17 +2,20 @@
 it adds up.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from flax import nnx
 
-from flaxblocks.convert.keymap import KeyMap, dialects_of, key_map
+from flaxblocks.convert.keymap import NATIVE, KeyMap, dialects_of, key_map
 
-__all__ = ["ConversionError", "Fit", "closest", "fit"]
+__all__ = ["RECOGNISERS", "ConversionError", "Fit", "closest", "fit"]
 
 AUTO = "auto"
+# What can name the model that a refused checkpoint is of. The registry's side puts itself in here:
+# this package knows of no models.
+RECOGNISERS: list[Callable[[Mapping[str, np.ndarray]], str | None]] = []
 COUNT = "num_batches_tracked"  # absent from files older than PyTorch 0.4.1, and then 0
 
 
@@ -101,15 +104,19 @@ def fit(
         raise ConversionError(
             f"no key of the checkpoint belongs to {name} {how}: it has keys such as "
             f"{', '.join(list(arrays)[:3])}, the model such as {', '.join(list(needed)[:3])}"
-            + _prefix_hint(arrays, needed)
+            + (_prefix_hint(arrays, needed) or _model_hint(arrays, "; it is one of {}"))
         )
     if misshaped or (strict and (best.missing or best.unexpected)):
+        whole = not (best.missing or best.unexpected)
+        hint = _numbers_hint(module, misshaped, best.keys) if whole else ""
         raise ConversionError(
-            f"the checkpoint does not fit {name} {how}",
+            "the checkpoint "
+            + ("" if hint else _model_hint(arrays, "is one of {} and "))
+            + f"does not fit {name} {how}",
             best.missing if strict else (),
             best.unexpected if strict else (),
             misshaped,
-            _classes_hint(module, misshaped),
+            hint,
         )
     return best
 
@@ -161,12 +168,29 @@ def _prefix_hint(arrays: Mapping[str, np.ndarray], needed: Mapping[str, object])
     return f"; take {prefix!r} off the front of each key"
 
 
-def _classes_hint(
-    module: nnx.Module, misshaped: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]
+def _model_hint(arrays: Mapping[str, np.ndarray], text: str) -> str:
+    """Where another model would take all of the checkpoint, `text` with its name."""
+    name = next(filter(None, (recognise(arrays) for recognise in RECOGNISERS)), None)
+    return "" if name is None else text.format(name)
+
+
+def _numbers_hint(
+    module: nnx.Module,
+    misshaped: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...],
+    keys: KeyMap,
 ) -> str:
-    """Where only the head differs, say which `num_classes` would fit."""
-    classes = getattr(module, "num_classes", None)
-    rows = {found[0] for _, found, needed in misshaped if found and needed[:1] == (classes,)}
-    if len(rows) != 1 or any(needed[:1] != (classes,) for *_, needed in misshaped):
+    """Where only the head or the first convolution differs, say which argument would fit."""
+    stem = f"{getattr(module, 'first_conv', None)}.kernel"
+    numbers: dict[str, set[int]] = {}
+    for key, found, needed in misshaped:
+        if keys.by_foreign[key].native == stem and len(found) == 4:
+            axis, argument = (2 if keys.dialect == NATIVE else 1), "in_channels"
+        else:
+            axis, argument = (-1 if keys.dialect == NATIVE else 0), "num_classes"
+        if len(found) != len(needed) or needed[axis] != getattr(module, argument, None):
+            return ""
+        numbers.setdefault(argument, set()).add(found[axis])
+    if not numbers or any(len(values) > 1 for values in numbers.values()):
         return ""
-    return f" (a model built with num_classes={rows.pop()} would fit)"
+    listed = ", ".join(f"{argument}={values.pop()}" for argument, values in numbers.items())
+    return f" (a model built with {listed} would fit)"

@@ -16,7 +16,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-__all__ = ["Initializer", "kaiming_normal_fan_out", "normal", "uniform_fan_in", "zeros"]
+__all__ = [
+    "Initializer",
+    "kaiming_normal_fan_out",
+    "kaiming_normal_fan_out_depthwise",
+    "normal",
+    "uniform_fan_in",
+    "uniform_fan_out",
+    "zeros",
+]
 
 Initializer = Callable[[jax.Array, tuple[int, ...], DTypeLike], jax.Array]
 CHUNK = 1 << 14  # values
@@ -43,6 +51,29 @@ def kaiming_normal_fan_out(key: jax.Array, shape: tuple[int, ...], dtype: DTypeL
     Source: He et al. 2015, https://arxiv.org/abs/1502.01852, section 2.2, the backward case.
     """
     return normal(key, shape, dtype, std=(2.0 / (math.prod(shape[:-2]) * shape[-1])) ** 0.5)
+
+
+def kaiming_normal_fan_out_depthwise(
+    key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike
+) -> jax.Array:
+    """`kaiming_normal_fan_out`, where a depthwise kernel's fan_out is the taps of one channel.
+
+    TensorFlow's and timm's form; torchvision counts all channels. A kernel with one input channel
+    is taken for a depthwise one.
+    """
+    fan_out = math.prod(shape[:-2]) * (1 if shape[-2] == 1 else shape[-1])
+    return normal(key, shape, dtype, std=(2.0 / fan_out) ** 0.5)
+
+
+def uniform_fan_out(
+    key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike, gain: float = 1.0
+) -> jax.Array:
+    """U(-b, b), b = gain * out_features^-1/2, for the kernel of a linear layer.
+
+    timm's for the heads of mobile networks, and torchvision's for EfficientNet's; torchvision's
+    MnasNet has gain 3^1/2, which makes the variance 1 / out_features.
+    """
+    return _draw("uniform", key, shape, dtype, gain * shape[-1] ** -0.5)
 
 
 def normal(

@@ -4,8 +4,9 @@ from typing import Any
 
 import numpy as np
 
+from flaxblocks.build import abstract_model, read_as
 from flaxblocks.convert.convert import as_arrays, to_torch
-from flaxblocks.create import abstract_model, create_model, head_classes, resolve_weights
+from flaxblocks.create import create_model, resolve_weights
 from flaxblocks.oracle import calibrate, make_oracle
 from flaxblocks.parity.compare import compare
 from flaxblocks.parity.report import ParityReport
@@ -52,8 +53,10 @@ def verify(
     """
     config = config or {}
     arrays = None if weights is None else as_arrays(resolve_weights(entry.name, weights))
-    if num_classes is None and arrays is not None:
-        num_classes = head_classes(entry, {"in_channels": in_channels, **config}, arrays)
+    if arrays is not None:
+        found = read_as(entry, {"in_channels": in_channels, **config}, arrays)
+        entry = found.entry
+        num_classes = found.num_classes if num_classes is None else num_classes
     classes = 1000 if num_classes is None else num_classes
     settings = {"num_classes": classes, "in_channels": in_channels, **config}
     abstract_model(entry.name, **settings)  # checks the arguments, and names the wrong one

@@ -126,5 +126,5 @@ def test_too_little_memory_is_one_sentence(refuse: Refuse, monkeypatch, here: Pa
     def exhaust(*_: object, **__: object) -> None:
         raise MemoryError("Unable to allocate 119. GiB")
 
-    monkeypatch.setattr("flaxblocks.create.abstract_model", exhaust)
+    monkeypatch.setattr("flaxblocks.build.abstract_model", exhaust)
     refuse("info", "mobilenet_v2", named="119. GiB")

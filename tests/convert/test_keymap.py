@@ -5,8 +5,8 @@ import pytest
 from flax import nnx
 
 import flaxblocks as fb
+from flaxblocks.build import abstract_model
 from flaxblocks.convert.keymap import Entry, ModulePair, dialects_of, key_map, variables_of
-from flaxblocks.create import abstract_model
 from flaxblocks.registry import model_entries
 from tests.support import read_facts
 

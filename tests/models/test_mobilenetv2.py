@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 import flaxblocks as fb
-from flaxblocks.create import abstract_model
+from flaxblocks.build import abstract_model
 from flaxblocks.models import FeatureExtractor
 from flaxblocks.registry import model_entries
 from flaxblocks.summary import count_parameters, summarize

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
-from flaxblocks.create import abstract_model
+from flaxblocks.build import abstract_model
 from flaxblocks.models import FeatureExtractor, ImageModel
 from flaxblocks.registry import model_entries
 from flaxblocks.summary import count_parameters, summarize

@@ -1,0 +1,155 @@
+"""ReXNet's linear bottleneck: an inverted residual that may widen while it skips.
+
+Source: Han et al. 2021, https://arxiv.org/abs/2007.00992, section 4 and appendix A, figure A2.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from flaxblocks.blocks.conv_norm_act import ConvNormAct
+from flaxblocks.blocks.residual import apply, make_stochastic_depth
+from flaxblocks.blocks.squeeze_excite import SqueezeExciteChoice, make_squeeze_excite
+from flaxblocks.nn.activation import Activation, get_activation
+from flaxblocks.nn.arguments import check_positive
+from flaxblocks.nn.init import Initializer, uniform_fan_in
+from flaxblocks.nn.norm import Norm
+
+__all__ = ["RexBottleneck"]
+
+
+def _official(block: "RexBottleneck") -> Iterator[tuple[str, ...]]:
+    """The layers of one Sequential by number; an activation counts, also one that has no norm
+    before it.
+    """
+    at = 0
+    if block.expand is not None:
+        yield "expand.conv", "out.0"
+        yield "expand.norm", "out.1"
+        yield "expand", "out.2", "output"
+        at = 3
+    yield "conv.conv", f"out.{at}"
+    yield "conv.norm", f"out.{at + 1}"
+    at += 2
+    if block.squeeze_excite is not None:
+        yield "squeeze_excite", f"out.{at}", "output"
+        yield "squeeze_excite.reduce", f"out.{at}.fc.0"
+        yield "squeeze_excite.norm", f"out.{at}.fc.1"
+        yield "squeeze_excite.expand", f"out.{at}.fc.3"
+        at += 1
+    yield "project.conv", f"out.{at + 1}"
+    yield "project.norm", f"out.{at + 2}"
+
+
+def _timm(block: "RexBottleneck") -> Iterator[tuple[str, ...]]:
+    for native, foreign in (("expand", "conv_exp"), ("conv", "conv_dw"), ("project", "conv_pwl")):
+        if native == "project":
+            yield "squeeze_excite", "se", "output"
+            yield "squeeze_excite.reduce", "se.fc1"
+            yield "squeeze_excite.norm", "se.bn"
+            yield "squeeze_excite.expand", "se.fc2"
+        yield f"{native}.conv", f"{foreign}.conv"
+        yield f"{native}.norm", f"{foreign}.bn"
+        yield native, foreign, "output"
+
+
+class RexBottleneck(nnx.Module):
+    """y = project(depthwise_activation(squeeze_excite(conv(expand(x))))), and at stride 1, unless
+    it narrows, x added to the first `in_features` channels of y.
+    """
+
+    dialects = {"official": _official, "article": _official, "timm": _timm}
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        expansion: float = 6,
+        kernel_size: int = 3,
+        stride: int = 1,
+        norm: Norm = "batch_norm",
+        activation: Activation = "silu",
+        depthwise_activation: Activation = "relu6",
+        squeeze_excite: SqueezeExciteChoice = None,
+        stochastic_depth: float = 0.0,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        kernel_init: Initializer = uniform_fan_in,
+        depthwise_init: Initializer | None = None,
+        rngs: nnx.Rngs,
+    ):
+        """Build the branch.
+
+        Args:
+            in_features: channels of the input.
+            out_features: channels of the output.
+            expansion: the hidden width is `round(in_features * expansion)`, halves to even; at 1
+                there is no `expand`.
+            kernel_size: pixels of the depthwise convolution.
+            stride: of the depthwise convolution.
+            norm: after each convolution; a name, what builds a norm, or None.
+            activation: after `expand`.
+            depthwise_activation: after the depthwise convolution and its gate.
+            squeeze_excite: between the two: the reduction of a `SqueezeExcite` of the hidden
+                channels, what builds one, or None. ReXNet's is
+                `partial(SqueezeExcite, reduction=12, norm="batch_norm")`.
+            stochastic_depth: probability of dropping the branch in training, where there is a skip.
+            dtype: of the computation; None takes the widest of input and parameters.
+            param_dtype: of the parameters.
+            kernel_init: draws the kernels; PyTorch's default unless given.
+            depthwise_init: draws the depthwise kernel; `kernel_init` unless given.
+            rngs: `params` is drawn from; `dropout` too if `stochastic_depth` is above 0.
+
+        Raises: ValueError if a number is out of range, or `expansion` or `squeeze_excite` leaves no
+            channel.
+        """
+        check_positive(in_features=in_features, out_features=out_features, stride=stride)
+        hidden = round(in_features * expansion)
+        if hidden < 1:
+            raise ValueError(
+                f"`expansion` (={expansion}) leaves no channel of `in_features` (={in_features}): "
+                "`round(in_features * expansion)` must be at least 1"
+            )
+        types = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        layer = partial(ConvNormAct, bias=False, norm=norm, **types)
+        pointwise = partial(layer, kernel_size=1, kernel_init=kernel_init)
+        self.in_features = in_features
+        self.out_features = out_features
+        self.expand = (
+            pointwise(in_features, hidden, activation=activation) if expansion != 1 else None
+        )
+        self.conv = layer(
+            hidden,
+            hidden,
+            kernel_size,
+            stride=stride,
+            groups=hidden,
+            activation=None,
+            kernel_init=depthwise_init or kernel_init,
+        )
+        self.squeeze_excite = make_squeeze_excite(
+            squeeze_excite, hidden, kernel_init=kernel_init, **types
+        )
+        self.activation = get_activation(depthwise_activation, "depthwise_activation")
+        self.project = pointwise(hidden, out_features, activation=None)
+        self.residual = stride == 1 and in_features <= out_features
+        self.stochastic_depth = (
+            make_stochastic_depth(stochastic_depth, rngs) if self.residual else None
+        )
+
+    def __call__(self, x: Float[Array, "N H W I"]) -> Float[Array, "N Ho Wo O"]:
+        """`(N, H, W, in_features)` to `(N, H / stride, W / stride, out_features)`, sizes rounded
+        up.
+        """
+        y = self.activation(apply(x, self.expand, self.conv, self.squeeze_excite))
+        y = self.project(y)
+        if not self.residual:
+            return y
+        new = self.out_features - self.in_features  # channels that begin here
+        skip = jnp.pad(x.astype(y.dtype), ((0, 0), (0, 0), (0, 0), (0, new)))
+        return apply(y, self.stochastic_depth) + skip

@@ -1,0 +1,171 @@
+"""From a registry row to a module: as its configuration says, or as a checkpoint needs it."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from flaxblocks.convert.convert import LOADED_FROM, load_torch
+from flaxblocks.convert.fit import closest, fit
+from flaxblocks.convert.keymap import NATIVE, Entry, dialects_of, key_map
+from flaxblocks.convert.stem import RGB, adapt_input_channels
+from flaxblocks.registry import ModelEntry, find_model, suggest
+
+__all__ = ["DEFAULT_CLASSES", "Reading", "abstract_model", "build", "build_loaded", "read_as"]
+
+DEFAULT_CLASSES = 1000
+PRETRAINED = ': did you mean weights="DEFAULT"?'
+
+Keys = Mapping[str, Any]  # random stream -> key
+Arrays = Mapping[str, np.ndarray]
+
+
+def build(entry: ModelEntry, config: Mapping[str, Any], keys: Keys) -> Any:
+    """The module of a row, its parameters drawn from `keys`.
+
+    Raises: ValueError for an argument that the model has not, or one out of range.
+    """
+    known = [
+        name
+        for name in inspect.signature(entry.build.__init__).parameters
+        if name not in ("self", "rngs")
+    ]
+    for argument in config:
+        if argument not in known:
+            hint = PRETRAINED if argument == "pretrained" else suggest(argument, known)
+            raise ValueError(f"{entry.name} takes no argument `{argument}`{hint}")
+    model = entry.build(**{**entry.config, **config}, rngs=nnx.Rngs(**keys))
+    if entry.dialect in dialects_of(model):
+        setattr(model, LOADED_FROM, entry.dialect)
+    return model
+
+
+def abstract_model(name: str, **config: Any) -> Any:
+    """The model without memory: shapes and dtypes in place of arrays, as `nnx.eval_shape` gives it.
+
+    Raises: ValueError as `create_model`.
+    """
+    return nnx.eval_shape(partial(build, find_model(name), config, {"params": 0, "dropout": 0}))
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A checkpoint held against a registry row.
+
+    Attributes:
+        entry: the row to build: the one asked for, or the one that the library of the checkpoint's
+            layout published.
+        dialect: the checkpoint's layout.
+        head: the keys of the head, whether the checkpoint has them or not.
+        num_classes: of the checkpoint; None where it has no head, or is of another model.
+        first_conv: the key of the kernel that sees the image.
+        in_channels: of the checkpoint; None where it has no such kernel.
+    """
+
+    entry: ModelEntry
+    dialect: str
+    head: tuple[str, ...]
+    num_classes: int | None
+    first_conv: str
+    in_channels: int | None
+
+
+def read_as(entry: ModelEntry, config: Mapping[str, Any], arrays: Arrays) -> Reading:
+    """What a checkpoint says of the model that it is one of."""
+    model = abstract_model(entry.name, **{**config, "num_classes": 1})
+    keys = closest(model, arrays).keys
+    named = {item.native: item for item in keys.entries}
+    is_native = keys.dialect == NATIVE
+    head, stem = named.get("head.kernel"), named.get(f"{model.first_conv}.kernel")
+
+    def length(item: Entry | None, axis: int) -> int | None:
+        array = None if item is None else arrays.get(item.foreign)
+        return array.shape[axis] if array is not None and array.ndim > 1 else None
+
+    return Reading(
+        find_model(entry.in_layout.get(keys.dialect, entry.name)),
+        keys.dialect,
+        tuple(item.foreign for item in keys.entries if item.native.startswith("head.")),
+        length(head, -1 if is_native else 0),
+        "" if stem is None else stem.foreign,
+        length(stem, 2 if is_native else 1),
+    )
+
+
+def build_loaded(
+    entry: ModelEntry, config: Mapping[str, Any], keys: Keys, arrays: Mapping[str, np.ndarray]
+) -> Any:
+    """Build without drawing, fill from a checkpoint, and draw only what it leaves: a head of
+    another width.
+
+    Args:
+        entry: the row.
+        config: arguments of the model, `num_classes` and `in_channels` among them; None for as many
+            classes as the checkpoint has.
+        keys: random stream -> key.
+        arrays: the checkpoint. A stem for RGB is adapted to another number of channels.
+
+    Raises: ConversionError if the checkpoint is not of this model.
+    """
+    found = read_as(entry, config, arrays)
+    entry, classes = found.entry, config["num_classes"]
+    if classes is None:
+        classes = found.num_classes or DEFAULT_CLASSES
+    config = {**config, "num_classes": classes}
+    drawn = partial(build, entry, config, keys)
+    model = nnx.eval_shape(drawn)
+    if found.in_channels == RGB != config["in_channels"]:
+        arrays = _with_adapted_stem(arrays, found, entry, config)
+    if found.num_classes in (None, classes):
+        load_torch(model, arrays)
+    else:
+        body = {key: array for key, array in arrays.items() if key not in found.head}
+        headless = abstract_model(entry.name, **{**config, "num_classes": 0})
+        fit(headless, body)  # all but the head must still add up
+        load_torch(model, body, found.dialect, strict=False)
+    _draw_the_rest(model, drawn)
+    return model
+
+
+def _with_adapted_stem(
+    arrays: Arrays, found: Reading, entry: ModelEntry, config: Mapping[str, Any]
+) -> dict[str, np.ndarray]:
+    """The checkpoint with a first convolution for the channels of `config`."""
+    rgb, own = (
+        key_map(abstract_model(entry.name, **{**config, "in_channels": n}), found.dialect)
+        for n in (RGB, config["in_channels"])
+    )
+    key = found.first_conv
+    kernel = rgb.by_foreign[key].to_native(arrays[key])
+    adapted = adapt_input_channels(kernel, config["in_channels"])
+    return {**arrays, key: own.by_foreign[key].to_foreign(adapted)}
+
+
+def _draw_the_rest(model: nnx.Module, drawn: Callable[[], nnx.Module]) -> None:
+    """Give the variables that are still abstract the values that building would have given them."""
+    flat = dict(nnx.to_flat_state(nnx.state(model)))
+    empty = [
+        path
+        for path, variable in flat.items()
+        if isinstance(variable.get_value(), jax.ShapeDtypeStruct)
+    ]
+    if not empty:
+        return
+
+    @jax.jit
+    def draw():
+        state = dict(nnx.to_flat_state(nnx.state(drawn())))
+        return {path: state[path].get_value() for path in empty}
+
+    variables = {
+        path: variable
+        for path, variable in nnx.iter_graph(model)
+        if isinstance(variable, nnx.Variable)
+    }
+    for path, value in draw().items():
+        variables[path].set_value(value)

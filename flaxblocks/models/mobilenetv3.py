@@ -1,0 +1,388 @@
+"""MobileNetV3: inverted bottlenecks with squeeze-excite and hard swish, pooling before the last
+layer but one.
+
+Source: Howard et al. 2019, https://arxiv.org/abs/1905.02244, tables 1 and 2; section 6.1 (minimal).
+"""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from flaxblocks.blocks.channels import make_divisible
+from flaxblocks.blocks.conv_norm_act import ConvNormAct
+from flaxblocks.blocks.inverted import MBConv
+from flaxblocks.blocks.squeeze_excite import SqueezeExcite
+from flaxblocks.models.image_model import check_classes
+from flaxblocks.models.staged import StagedModel, Trunk
+from flaxblocks.models.timm_names import stage_names
+from flaxblocks.nn.activation import get_activation
+from flaxblocks.nn.arguments import check_choice, check_positive, check_rate
+from flaxblocks.nn.drop import Dropout
+from flaxblocks.nn.init import (
+    kaiming_normal_fan_out,
+    kaiming_normal_fan_out_depthwise,
+    normal,
+    uniform_fan_out,
+    zeros,
+)
+from flaxblocks.nn.linear import Linear
+from flaxblocks.nn.norm import BatchNorm, Norm, check_norm
+from flaxblocks.nn.pool import global_avg_pool
+from flaxblocks.registry import ModelEntry, register
+
+__all__ = ["MobileNetV3"]
+
+
+class Bottleneck(NamedTuple):
+    """A row of the paper's tables: kernel, exp size, #out, SE, NL, s."""
+
+    kernel: int
+    hidden: int
+    out: int
+    squeeze_excite: bool
+    activation: str
+    stride: int
+
+
+Setting = Sequence[tuple[int, int, int, bool, str, int]]
+RE, HS = "relu", "hard_swish"
+STEM_FEATURES = 16
+HEAD_EXPANSION = 6  # the last convolution is this many times as wide as the last bottleneck
+LARGE = (  # table 1
+    Bottleneck(3, 16, 16, False, RE, 1),
+    Bottleneck(3, 64, 24, False, RE, 2),
+    Bottleneck(3, 72, 24, False, RE, 1),
+    Bottleneck(5, 72, 40, True, RE, 2),
+    Bottleneck(5, 120, 40, True, RE, 1),
+    Bottleneck(5, 120, 40, True, RE, 1),
+    Bottleneck(3, 240, 80, False, HS, 2),
+    Bottleneck(3, 200, 80, False, HS, 1),
+    Bottleneck(3, 184, 80, False, HS, 1),
+    Bottleneck(3, 184, 80, False, HS, 1),
+    Bottleneck(3, 480, 112, True, HS, 1),
+    Bottleneck(3, 672, 112, True, HS, 1),
+    Bottleneck(5, 672, 160, True, HS, 2),
+    Bottleneck(5, 960, 160, True, HS, 1),
+    Bottleneck(5, 960, 160, True, HS, 1),
+)
+SMALL = (  # table 2
+    Bottleneck(3, 16, 16, True, RE, 2),
+    Bottleneck(3, 72, 24, False, RE, 2),
+    Bottleneck(3, 88, 24, False, RE, 1),
+    Bottleneck(5, 96, 40, True, HS, 2),
+    Bottleneck(5, 240, 40, True, HS, 1),
+    Bottleneck(5, 240, 40, True, HS, 1),
+    Bottleneck(5, 120, 48, True, HS, 1),
+    Bottleneck(5, 144, 48, True, HS, 1),
+    Bottleneck(5, 288, 96, True, HS, 2),
+    Bottleneck(5, 576, 96, True, HS, 1),
+    Bottleneck(5, 576, 96, True, HS, 1),
+)
+# timm's 150d: table 1 a fifth deeper; how often each row stands there.
+REPEATS = (2, 1, 2, 1, 1, 2, 1, 2, 1, 1, 1, 2, 1, 1, 2)
+LARGE_DEEP = tuple(row for row, n in zip(LARGE, REPEATS, strict=True) for _ in range(n))
+# Who draws which kernel how: convolutions, the layer before the head, the head.
+INITIALIZERS = {
+    "torchvision": (kaiming_normal_fan_out, normal, normal),
+    "timm": (kaiming_normal_fan_out_depthwise, kaiming_normal_fan_out, uniform_fan_out),
+}
+
+
+def _torchvision(model: "MobileNetV3") -> Iterator[tuple[str, ...]]:
+    yield "stem", "features.0"
+    for i, block in enumerate(model.blocks):
+        yield f"blocks.{i}", f"features.{i + 1}"
+        layers = ("expand", "conv", "squeeze_excite", "project")
+        present = [name for name in layers if getattr(block, name) is not None]
+        for k, name in enumerate(present):
+            yield f"blocks.{i}.{name}", f"features.{i + 1}.block.{k}"
+    for k, path in enumerate(model.head_conv_paths(), start=len(model.blocks) + 1):
+        yield path, f"features.{k}"
+    yield "embedding", "classifier.0"
+    yield "head", "classifier.3"
+
+
+def _timm(model: "MobileNetV3") -> Iterator[tuple[str, ...]]:
+    """The last convolution is one more stage, and what follows pooling stays a convolution."""
+    yield from stage_names(model)
+    for k, path in enumerate(model.head_conv_paths()):
+        foreign = f"blocks.{len(model.depths)}.{k}"
+        yield path, foreign
+        yield f"{path}.conv", f"{foreign}.conv"
+        yield f"{path}.norm", f"{foreign}.bn1"
+    yield "embedding", "conv_head", "conv1x1"
+    yield "head", "classifier"
+
+
+class MobileNetV3(StagedModel):
+    """MobileNetV3, large or small by its table, as torchvision and as timm scale it."""
+
+    dialects = {"torchvision": _torchvision, "timm": _timm}
+
+    def __init__(
+        self,
+        *,
+        num_classes: int = 1000,
+        in_channels: int = 3,
+        inverted_residual_setting: Setting = LARGE,
+        last_features: int = 1280,
+        width_mult: float = 1.0,
+        head_depth: int = 1,
+        keep_ratios: bool = False,
+        fix_stem: bool = False,
+        reduced_tail: bool = False,
+        minimal: bool = False,
+        padding: Literal["SAME"] | None = None,
+        norm_layer: Norm = "batch_norm",
+        norm_eps: float = 1e-3,
+        norm_momentum: float = 0.01,
+        dropout: float = 0.2,
+        stochastic_depth: float = 0.0,
+        initialization: Literal["torchvision", "timm"] = "torchvision",
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        """Build the network.
+
+        Args:
+            num_classes: logits; 0 leaves out the head, and the model gives `last_features`
+                features.
+            in_channels: channels of the image.
+            inverted_residual_setting: rows (kernel, hidden channels, channels, with
+                squeeze-excite or not, activation, stride); table 1 unless given.
+            last_features: channels between pooling and the head.
+            width_mult: scales every width.
+            head_depth: 1x1 convolutions after the blocks.
+            keep_ratios: scale the hidden channels with the channels they widen, and leave
+                `last_features` alone, as timm does; else by themselves, as torchvision does.
+            fix_stem: leave the stem's width unscaled (timm, below width 0.75).
+            reduced_tail: halve the last stage's channels and what follows (for detection and
+                segmentation).
+            minimal: no squeeze-excite, no hard swish, no 5x5 kernel.
+            padding: of the convolutions; "SAME" is TensorFlow's.
+            norm_layer: after each convolution; a name, what builds a norm, or None.
+            norm_eps: of the norm "batch_norm".
+            norm_momentum: of the norm "batch_norm", PyTorch's way round.
+            dropout: rate before the head, in [0, 1].
+            stochastic_depth: rate that the blocks' grow towards, linearly from 0, in [0, 1].
+            initialization: whose.
+            dtype: of the computation; None takes the widest of input and parameters.
+            param_dtype: of the parameters and running statistics.
+            rngs: `params` is drawn from; `dropout` too if a rate is above 0.
+
+        Raises: ValueError for a setting that is empty or has a wrong row, or a number out of range.
+        """
+        table = _check_setting(inverted_residual_setting)
+        check_classes(num_classes, in_channels)
+        check_positive(last_features=last_features, head_depth=head_depth)
+        check_choice("padding", padding, (None, "SAME"))
+        check_choice("initialization", initialization, tuple(INITIALIZERS))
+        check_norm("norm_layer", norm_layer)
+        check_rate("dropout", dropout)
+        check_rate("stochastic_depth", stochastic_depth)
+        if not width_mult > 0:
+            raise ValueError(f"`width_mult` (={width_mult}) must be positive")
+        if reduced_tail:
+            table, last_features = _halve_tail(table), last_features // 2
+
+        def scale(features: float) -> int:
+            return make_divisible(features * width_mult)
+
+        types = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        conv_init, embedding_init, head_init = INITIALIZERS[initialization]
+        if norm_layer == "batch_norm":
+            norm_layer = partial(BatchNorm, eps=norm_eps, momentum=norm_momentum)
+        convs = {"bias": False, "norm": norm_layer, **types}
+        activation = RE if minimal else HS
+        layer = partial(
+            ConvNormAct, kernel_init=kaiming_normal_fan_out, activation=activation, **convs
+        )
+        self.num_classes = num_classes
+        self.in_channels = in_channels
+        self.depths = tuple(map(len, _stages(table)))
+
+        trunk = Trunk("stem", STEM_FEATURES if fix_stem else scale(STEM_FEATURES))
+        self.stem = layer(in_channels, trunk.features, 3, stride=2, padding=padding)
+        rate = stochastic_depth / (len(table) + head_depth)
+        unscaled = STEM_FEATURES
+        for row in table:
+            width = trunk.features / unscaled if keep_ratios else width_mult
+            features, hidden = scale(row.out), make_divisible(row.hidden * width)
+            unscaled = row.out
+            block = MBConv(
+                trunk.features,
+                features,
+                hidden_features=hidden,
+                kernel_size=3 if minimal else row.kernel,
+                stride=row.stride,
+                padding=padding,
+                activation=RE if minimal else row.activation,
+                final_activation=None,
+                squeeze_excite=_gate if row.squeeze_excite and not minimal else None,
+                stochastic_depth=rate * len(trunk.blocks),
+                always_expand=False,
+                kernel_init=conv_init,
+                **convs,
+            )
+            trunk.add(block, features, row.stride)
+        self.blocks = nnx.List(trunk.blocks)
+
+        if keep_ratios:
+            self.num_features = scale(HEAD_EXPANSION * table[-1].out)
+        else:
+            self.num_features = HEAD_EXPANSION * trunk.features
+            last_features = scale(last_features)
+        widths = (trunk.features, *itertools.repeat(self.num_features, head_depth))
+        head_convs = [layer(a, b, 1) for a, b in itertools.pairwise(widths)]
+        self.head_conv = head_convs[0] if head_depth == 1 else nnx.Sequential(*head_convs)
+        trunk.pass_by("head_conv", self.num_features)
+        self.feature_info = trunk.feature_info
+        dense = partial(Linear, bias_init=zeros, **types)
+        self.last_features = last_features
+        self.embedding: Linear | None = dense(
+            self.num_features, last_features, kernel_init=embedding_init
+        )
+        self.activation = get_activation(activation)
+        self.dropout = Dropout(dropout, rngs=rngs)
+        self.head = (
+            dense(last_features, num_classes, kernel_init=head_init) if num_classes else None
+        )
+
+    @property
+    def head_features(self) -> int:
+        """Channels that the head sees: those of the layer before it."""
+        return self.last_features
+
+    def embed(self, x: Float[Array, "N h w F"]) -> Float[Array, "N E"]:
+        """The mean of the last feature map through a linear layer and an activation: `(N, h, w,
+        num_features)` to `(N, head_features)`.
+        """
+        x = global_avg_pool(x)
+        return x if self.embedding is None else self.activation(self.embedding(x))
+
+    def drop_after(self, index: int) -> None:
+        """Remove what runs after feature map `index`, the layer before the head included."""
+        super().drop_after(index)
+        self.embedding = None
+
+    def head_conv_paths(self) -> list[str]:
+        """The native paths of the last 1x1 convolutions: `head_depth` of them."""
+        if isinstance(self.head_conv, nnx.Sequential):
+            return [f"head_conv.layers.{k}" for k in range(len(self.head_conv.layers))]
+        return ["head_conv"]
+
+
+def _gate(features: int, **options: Any) -> SqueezeExcite:
+    """A quarter of the channels wide, in eights (section 5.3)."""
+    squeezed = make_divisible(features // 4)
+    return SqueezeExcite(features, squeezed_features=squeezed, gate="hard_sigmoid", **options)
+
+
+def _check_setting(setting: Setting) -> list[Bottleneck]:
+    if len(setting) == 0:
+        raise ValueError(f"`inverted_residual_setting` (={setting}) must have at least one row")
+    for row in setting:
+        if not isinstance(row, Sequence) or len(row) != len(Bottleneck._fields):
+            raise ValueError(
+                f"`inverted_residual_setting` has row {row}: each must be "
+                f"({', '.join(Bottleneck._fields)})"
+            )
+    table = [Bottleneck(*row) for row in setting]
+    for row in table:
+        if row.stride not in (1, 2):
+            raise ValueError(
+                f"`inverted_residual_setting` has stride {row.stride} in row {tuple(row)}: it must "
+                "be 1 or 2"
+            )
+        if min(row.kernel, row.hidden, row.out) <= 0:
+            raise ValueError(
+                f"`inverted_residual_setting` has row {tuple(row)}: every number must be positive"
+            )
+    return table
+
+
+def _stages(table: Sequence[Bottleneck]) -> list[list[Bottleneck]]:
+    """The rows in stages, which begin where the width changes or the image shrinks."""
+    stages: list[list[Bottleneck]] = []
+    for row in table:
+        if not stages or row.out != stages[-1][-1].out or row.stride > 1:
+            stages.append([])
+        stages[-1].append(row)
+    return stages
+
+
+def _halve_tail(table: Sequence[Bottleneck]) -> list[Bottleneck]:
+    """The last stage at half its width; its first block widens the stage before it as ever."""
+    *body, (first, *rest) = _stages(table)
+    halved = [row._replace(hidden=row.hidden // 2) for row in rest]
+    tail = [row._replace(out=row.out // 2) for row in (first, *halved)]
+    return [*itertools.chain.from_iterable(body), *tail]
+
+
+ARGUMENTS = {
+    "dropout": "drop_rate",
+    "stochastic_depth": "drop_path_rate",
+    "norm_eps": "bn_eps",
+    "norm_momentum": "bn_momentum",
+}
+TIMM = {
+    "keep_ratios": True,
+    "norm_eps": 1e-5,
+    "norm_momentum": 0.1,
+    "dropout": 0.0,
+    "initialization": "timm",
+}
+TF = {"padding": "SAME", "norm_eps": 1e-3}
+
+
+def _row(
+    source: Literal["torchvision", "timm"],
+    name: str,
+    table: tuple[Bottleneck, ...],
+    last_features: int,
+    parameters: int,
+    also: str | None = None,
+    **config: Any,
+) -> None:
+    """Register one row; `also` is the other library's of the same network."""
+    is_timm = source == "timm"
+    config = {**(TIMM if is_timm else {}), **config}
+    register(
+        ModelEntry(
+            name=name,
+            build=MobileNetV3,
+            source=source,
+            config={"inverted_residual_setting": table, "last_features": last_features, **config},
+            in_layout={("torchvision" if is_timm else "timm"): also} if also else {},
+            oracle_arguments=ARGUMENTS if is_timm else {},
+            parameters=parameters,
+        )
+    )
+
+
+_torchvision_row = partial(_row, "torchvision")
+_timm_row = partial(_row, "timm")
+
+# fmt: off
+_torchvision_row("mobilenet_v3_large", LARGE, 1280, 5_483_032, "mobilenetv3_large_100")
+_torchvision_row("mobilenet_v3_small", SMALL, 1024, 2_542_856, "mobilenetv3_small_100")
+_timm_row("mobilenetv3_large_075", LARGE, 1280, 3_993_528, width_mult=0.75)
+_timm_row("mobilenetv3_large_100", LARGE, 1280, 5_483_032, "mobilenet_v3_large")
+_timm_row("mobilenetv3_large_150d", LARGE_DEEP, 1280, 14_622_320, width_mult=1.5, head_depth=2)
+_timm_row("mobilenetv3_small_050", SMALL, 1024, 1_593_224, width_mult=0.5, fix_stem=True)
+_timm_row("mobilenetv3_small_075", SMALL, 1024, 2_041_872, width_mult=0.75)
+_timm_row("mobilenetv3_small_100", SMALL, 1024, 2_542_856, "mobilenet_v3_small")
+_timm_row("tf_mobilenetv3_large_075", LARGE, 1280, 3_993_528, width_mult=0.75, **TF)
+_timm_row("tf_mobilenetv3_large_100", LARGE, 1280, 5_483_032, **TF)
+_timm_row("tf_mobilenetv3_large_minimal_100", LARGE, 1280, 3_924_288, minimal=True, **TF)
+_timm_row("tf_mobilenetv3_small_075", SMALL, 1024, 2_041_872, width_mult=0.75, **TF)
+_timm_row("tf_mobilenetv3_small_100", SMALL, 1024, 2_542_856, **TF)
+_timm_row("tf_mobilenetv3_small_minimal_100", SMALL, 1024, 2_044_736, minimal=True, **TF)
+# fmt: on
