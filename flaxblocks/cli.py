@@ -2,15 +2,15 @@
 nothing else.
 """
 
-import functools
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
+from flaxblocks.cli_options import Example, model_options
 from flaxblocks.progress import working
 from flaxblocks.registry import ModelEntry, find_model
 
@@ -19,19 +19,6 @@ __all__ = ["main"]
 DEPARTS = 1  # exit status of `verify` when a bound is broken
 REFUSED = 2  # of every command for a wrong argument, file or setting
 INTERRUPTED = 130
-
-
-class Example(click.Command):
-    """A command whose help ends in an example, printed as it stands."""
-
-    def __init__(self, *args: Any, example: str, **kwargs: Any):
-        super().__init__(*args, **kwargs)
-        self.example = example
-
-    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the example."""
-        with formatter.section("Example"):
-            formatter.write_text(f"$ {self.example}")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -61,46 +48,6 @@ def _refuse(sentence: str) -> None:
 
 def _print_json(data: Any) -> None:
     click.echo(json.dumps(data, indent=2, allow_nan=False))
-
-
-def model_options(command: Callable) -> Callable:
-    """The options that say which model is meant: its registry row as `entry`, the rest as dict
-    `config`.
-    """
-
-    @click.option(
-        "--num-classes",
-        type=click.IntRange(min=0),
-        help="Logits; by default what the weights have, or 1000.",
-    )
-    @click.option(
-        "--in-channels",
-        type=click.IntRange(min=1),
-        default=3,
-        show_default=True,
-        help="Image channels.",
-    )
-    @click.option("--width-mult", metavar="NUMBER", help="Scales every width.")
-    @click.option(
-        "--set",
-        "settings",
-        multiple=True,
-        metavar="NAME=VALUE",
-        help="Any further argument of the model; VALUE is JSON or a word.",
-    )
-    @functools.wraps(command)
-    def wrapper(
-        *args: Any, name: str, width_mult: str | None, settings: tuple[str, ...], **kwargs: Any
-    ) -> Any:
-        import flaxblocks.models  # noqa: F401
-        from flaxblocks.settings import read_settings
-
-        entry = find_model(name)
-        width = () if width_mult is None else (f"width_mult={width_mult}",)
-        config = read_settings(entry, [*width, *settings])
-        return command(*args, entry=entry, config=config, **kwargs)
-
-    return wrapper
 
 
 @click.group(invoke_without_command=True)
@@ -147,11 +94,18 @@ def list_command(pattern: str, as_json: bool) -> None:
 @click.option(
     "--size", default="224", show_default=True, metavar="H[xW]", help="Image size in pixels."
 )
+@click.option(
+    "--draw",
+    "picture",
+    type=click.Path(path_type=Path, dir_okay=False, writable=True),
+    help="Also draw the stages and the kinds of blocks as this SVG file; replaced if it is there.",
+)
 @model_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def info_command(
     entry: ModelEntry,
     size: str,
+    picture: Path | None,
     num_classes: int | None,
     in_channels: int,
     config: dict,
@@ -165,10 +119,16 @@ def info_command(
     from flaxblocks.summary import count_parameters, summarize, table
 
     height, width = read_size(size)
+    if picture is not None and picture.suffix != ".svg":
+        raise ValueError(f"--draw {str(picture)!r} must end in .svg")
     classes = 1000 if num_classes is None else num_classes
     with working(f"building {entry.name} without its numbers"):
         model = abstract_model(entry.name, num_classes=classes, in_channels=in_channels, **config)
         rows = summarize(model, (height, width), in_channels)
+        if picture is not None:
+            from flaxblocks.draw import draw_model
+
+            picture.write_text(draw_model(model, (height, width)), encoding="utf-8")
     parameters, multiply_adds = count_parameters(model), sum(row.multiply_adds for row in rows)
     if as_json:
         stages = [asdict(row) for row in rows]

@@ -88,6 +88,6 @@ def suggest(word: str, known: Mapping[str, object] | list[str]) -> str:
     """`: did you mean 'x' or 'y'?`, by spelling, or a pointer to the list where nothing is near."""
     near = difflib.get_close_matches(str(word), list(known), n=3, cutoff=0.6)
     if not near:
-        more = ", ..." if len(known) > 20 else ""
+        more = f" and {len(known) - 20} more" if len(known) > 20 else ""
         return f": the known ones are {', '.join(sorted(known)[:20])}{more}"
     return f": did you mean {' or '.join(map(repr, near))}?"

@@ -118,7 +118,7 @@ def test_a_setting_given_twice_is_refused(refuse: Refuse) -> None:
 
 def test_an_unknown_model_is_refused_with_near_names(refuse: Refuse) -> None:
     refuse("info", "mobilenet_v3", named="did you mean 'mobilenet_v2'")
-    refuse("info", "", named="mobilenet_v2")
+    refuse("info", "", named="more")
     refuse("info", named="NAME")
 
 
@@ -128,3 +128,16 @@ def test_too_little_memory_is_one_sentence(refuse: Refuse, monkeypatch, here: Pa
 
     monkeypatch.setattr("flaxblocks.build.abstract_model", exhaust)
     refuse("info", "mobilenet_v2", named="119. GiB")
+
+
+def test_a_picture_is_drawn(run: Run, refuse: Refuse, tmp_path: Path) -> None:
+    picture = tmp_path / "out.svg"
+    for _ in range(2):  # it is replaced
+        assert run("info", "mobilenet_v2", "--size", "64x96", "--draw", str(picture)).status == 0
+    text = picture.read_text(encoding="utf-8")
+    assert text.startswith("<svg")
+    assert "64x96" in text
+    message = refuse("info", "mobilenet_v2", "--draw", str(tmp_path / "out.png"))
+    assert "--draw" in message
+    assert ".svg" in message
+    assert "No such file" in refuse("info", "mobilenet_v2", "--draw", str(tmp_path / "x" / "y.svg"))

@@ -1,0 +1,299 @@
+"""Pictures of models and blocks as SVG, drawn from the modules themselves.
+
+A model is a row of stages, the higher the larger their feature maps, above one flow chart for each
+kind of block in it: its layers from top to bottom, and the skip beside them. Kinds have letters,
+and each stage says which kinds it is made of.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import groupby
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from flaxblocks.blocks.conv_norm_act import ConvNormAct
+from flaxblocks.blocks.squeeze_excite import SqueezeExcite
+from flaxblocks.models.staged import StagedModel
+from flaxblocks.nn.activation import identity
+from flaxblocks.nn.conv import Conv
+from flaxblocks.nn.linear import Linear
+from flaxblocks.nn.pool import AvgPool, BlurPool, MaxPool
+from flaxblocks.parity.record import record_outputs
+from flaxblocks.svg import Canvas
+
+__all__ = ["draw_block", "draw_model"]
+
+LAYERS = (ConvNormAct, SqueezeExcite, Conv, Linear, MaxPool, AvgPool, BlurPool)
+SHORTCUT = "shortcut"  # what the names of layers in a block's skip begin with
+COLOURS = {
+    "ConvNormAct": "#cfe2f3",
+    "Conv": "#cfe2f3",
+    "Linear": "#cfe2f3",
+    "SqueezeExcite": "#f9cb9c",
+    "stage": "#e8f0e4",
+}
+POOL = "#eeeeee"
+BOX = (216.0, 40.0)  # of a layer, width and height in pixels
+GAP = 18.0
+SIDE = 52.0  # room for the line of a skip
+STAGE_WIDTH, STAGE_HEIGHT = 132.0, 80.0
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A box of a flow chart.
+
+    Attributes:
+        kind: the class of the module.
+        title: what it does, without channels.
+        detail: its channels, norm and activation.
+    """
+
+    kind: str
+    title: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Chart:
+    """What there is to draw of a block.
+
+    Attributes:
+        name: its class.
+        branch: its layers in the order in which they run.
+        skip: the layers beside them; None if nothing is added.
+        added: what is added, if not the whole input.
+        end: the activation after the addition, or "".
+    """
+
+    name: str
+    branch: tuple[Layer, ...]
+    skip: tuple[Layer, ...] | None
+    added: str
+    end: str
+
+    @property
+    def kind(self) -> tuple[object, ...]:
+        """What blocks of one kind have in common: all but channels."""
+        skip = None if self.skip is None else tuple(layer.title for layer in self.skip)
+        return self.name, tuple(layer.title for layer in self.branch), skip, self.added, self.end
+
+
+def draw_model(model: StagedModel, input_size: tuple[int, int] = (224, 224)) -> str:
+    """A model's stages and its kinds of blocks, as the text of an SVG file.
+
+    Args:
+        model: concrete or abstract; only shapes are computed.
+        input_size: (height, width) of the image in pixels.
+    """
+    shapes = _shapes(model, (*input_size, model.in_channels))
+    charts = {p.path: _chart(p.block, p.path, shapes) for p in model.placed_blocks()}
+    kinds = Counter(chart.kind for chart in charts.values())
+    letters = {kind: _letter(i) for i, kind in enumerate(kinds)}
+    stages = [_Stage("image", (), (*input_size, model.in_channels))]
+    for name, step in model.steps():
+        stage = _stage_of(model, name)
+        label = letters[charts[name].kind] if name in charts else _title(step)
+        if name in charts and stages[-1].name == stage:
+            stages[-1] = stages[-1].followed_by(label, shapes[name])
+        else:
+            stages.append(_Stage(stage, (label,), shapes[name]))
+    if model.head is not None:
+        stages.append(_Stage("head", ("mean, linear",), (1, 1, model.num_classes)))
+    canvas = Canvas()
+    canvas.place(_row(stages), 0, 0)
+    wide = max(canvas.width, 4 * (BOX[0] + SIDE + GAP))
+    x, top = 0.0, canvas.height + 2 * GAP
+    for kind, count in kinds.items():
+        first = next(chart for chart in charts.values() if chart.kind == kind)
+        flow = _flow(first, f"{letters[kind]}: {first.name}, {count} x")
+        if x and x + flow.width > wide:
+            x, top = 0.0, canvas.height + 2 * GAP
+        canvas.place(flow, x, top)
+        x += flow.width + 2 * GAP
+    return canvas.svg()
+
+
+def draw_block(block: nnx.Module, in_features: int, size: tuple[int, int] = (56, 56)) -> str:
+    """One block's flow chart, as the text of an SVG file.
+
+    Args:
+        block: concrete or abstract; only shapes are computed.
+        in_features: channels of its input.
+        size: (height, width) of its input in pixels.
+    """
+    chart = _chart(block, "", _shapes(block, (*size, in_features)))
+    return _flow(chart, chart.name).svg()
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """A box of a model's row: its name, what it is made of, the shape of its output."""
+
+    name: str
+    parts: tuple[str, ...]
+    shape: tuple[int, ...]
+
+    def followed_by(self, part: str, shape: tuple[int, ...]) -> "_Stage":
+        return _Stage(self.name, (*self.parts, part), shape)
+
+    def lines(self) -> list[str]:
+        """`stage 2`, `A, 3 x B`, `56x56`, `256 channels`."""
+        runs = [(part, len(list(group))) for part, group in groupby(self.parts)]
+        made_of = ", ".join(part if n == 1 else f"{n} x {part}" for part, n in runs)
+        height, width, channels = self.shape
+        size = [f"{height}x{width}"] if (height, width) != (1, 1) else []
+        return [self.name, *filter(None, [made_of]), *size, f"{channels} channels"]
+
+
+def _stage_of(model: StagedModel, step: str) -> str:
+    """`stage 2` for a block, else the name of the step."""
+    places = {place.path: place.stage for place in model.placed_blocks()}
+    return f"stage {places[step] + 1}" if step in places else step
+
+
+def _letter(index: int) -> str:
+    """A to Z, AA, AB, ..."""
+    rest, last = divmod(index, 26)
+    return (_letter(rest - 1) if rest else "") + chr(ord("A") + last)
+
+
+def _shapes(module: nnx.Module, image: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+    """The output shape of each module that runs, without the batch, by path and in order."""
+    graphdef, state = nnx.split(module)
+    order: list[str] = []
+
+    def forward(state, x):
+        fresh = nnx.merge(graphdef, state)
+        fresh.eval()
+        with record_outputs(fresh) as outputs:
+            fresh(x)
+        order.extend(outputs)
+        return outputs
+
+    x = jax.ShapeDtypeStruct((1, *image), jnp.float32)
+    outputs = jax.eval_shape(forward, state, x)
+    return {path: outputs[path].shape[1:] for path in order}
+
+
+def _chart(block: nnx.Module, path: str, shapes: Shapes) -> Chart:
+    """What there is to draw of the block at `path`."""
+    modules = {".".join(map(str, p)): module for p, module in nnx.iter_modules(block)}
+    start = f"{path}." if path else ""
+    inner = [p.removeprefix(start) for p in shapes if p.startswith(start) and p != path]
+    layers = {p: modules[p] for p in inner if isinstance(modules[p], LAYERS)}
+    outermost = [p for p in layers if not any(p.startswith(f"{other}.") for other in layers)]
+
+    def drawn(in_skip: bool) -> tuple[Layer, ...]:
+        chosen = [p for p in outermost if p.startswith(SHORTCUT) == in_skip]
+        return tuple(_layer(modules[p], shapes[start + p]) for p in chosen)
+
+    adds = getattr(block, "residual", hasattr(block, "shortcut"))
+    return Chart(
+        type(block).__name__,
+        drawn(in_skip=False),
+        drawn(in_skip=True) if adds else None,
+        getattr(block, "added", ""),
+        _activation(getattr(block, "final_activation", identity)),
+    )
+
+
+def _layer(module: nnx.Module, shape: tuple[int, ...]) -> Layer:
+    """The box of a layer whose output has `shape`."""
+    norm, activation = getattr(module, "norm", None), getattr(module, "activation", identity)
+    words = [f"{shape[-1]} channels"]
+    if isinstance(module, SqueezeExcite):
+        words = [f"to {module.reduce.out_features} and back to {shape[-1]}"]
+    elif norm is not None:
+        words.append(type(norm).__name__)
+    words.append(_activation(activation))
+    return Layer(type(module).__name__, _title(module), ", ".join(filter(None, words)))
+
+
+def _title(module: nnx.Module) -> str:
+    """What a layer does, in a few words: `3x3 depthwise, stride 2`."""
+    layer = module.conv if isinstance(module, ConvNormAct) else module
+    if isinstance(layer, Conv):
+        kind = "conv" if layer.groups == 1 else f"conv in {layer.groups} groups"
+        kind = "depthwise" if layer.groups == layer.in_features > 1 else kind
+        return f"{_by(layer.kernel_size)} {kind}{_stride(layer.stride)}"
+    if isinstance(layer, MaxPool | AvgPool):
+        kind = "max" if isinstance(layer, MaxPool) else "average"
+        return f"{_by(layer.kernel_size)} {kind} pool{_stride(layer.stride)}"
+    if isinstance(layer, BlurPool):
+        return f"3x3 blur{_stride((layer.stride, layer.stride))}"
+    return {SqueezeExcite: "squeeze-excite", Linear: "linear"}.get(type(layer), "")
+
+
+def _by(pair: tuple[int, int]) -> str:
+    return f"{pair[0]}x{pair[1]}"
+
+
+def _stride(stride: tuple[int, int]) -> str:
+    return "" if stride == (1, 1) else f", stride {stride[0] if len(set(stride)) == 1 else stride}"
+
+
+def _activation(function: object) -> str:
+    """The name of an activation; "" for none."""
+    return "" if function is identity else getattr(function, "__name__", "activation")
+
+
+def _row(stages: list[_Stage]) -> Canvas:
+    """The stages from left to right, each as high as its feature map, on a scale of doublings."""
+    canvas = Canvas()
+    heights = [STAGE_HEIGHT + 14 * math.log2(stage.shape[0]) for stage in stages]
+    for i, (stage, height) in enumerate(zip(stages, heights, strict=True)):
+        x = i * (STAGE_WIDTH + GAP)
+        top = (max(heights) - height) / 2
+        canvas.box(x, top, STAGE_WIDTH, height, stage.lines(), COLOURS["stage"])
+        if i:
+            middle = max(heights) / 2
+            canvas.arrow((x - GAP, middle), (x, middle))
+    return canvas
+
+
+def _flow(chart: Chart, title: str) -> Canvas:
+    """A block's layers from top to bottom, and its skip to their right."""
+    canvas = Canvas()
+    width, height = BOX
+    middle, y = width / 2, 12.0
+    canvas.text(0, y, title, bold=True, middle=False)
+    y += GAP
+    top = y
+    for layer in chart.branch:
+        canvas.arrow((middle, y), (middle, y + GAP))
+        y += GAP
+        canvas.box(0, y, width, height, (layer.title, layer.detail), COLOURS.get(layer.kind, POOL))
+        y += height
+    canvas.arrow((middle, y), (middle, y + GAP), head=chart.skip is not None)
+    y += GAP
+    if chart.skip is not None:
+        _draw_skip(canvas, chart, top + 6, y + 10)
+        canvas.circle(middle, y + 10, 8, "+")
+        y += 18
+        canvas.arrow((middle, y), (middle, y + GAP), head=False)
+        y += GAP
+    if chart.end:
+        canvas.text(middle, y + 12, chart.end)
+        y += GAP
+    canvas.arrow((middle, y), (middle, y + GAP))
+    return canvas
+
+
+def _draw_skip(canvas: Canvas, chart: Chart, top: float, bottom: float) -> None:
+    """The line from above the branch to the addition below it, through the skip's own layers."""
+    middle = BOX[0] / 2
+    x = BOX[0] + (SIDE / 2 if not chart.skip else SIDE / 2 + middle)
+    canvas.arrow((middle, top), (x, top), (x, bottom), (middle + 9, bottom))
+    if chart.added:
+        canvas.text(x + 6, (top + bottom) / 2, chart.added, middle=False)
+    for i, layer in enumerate(chart.skip or ()):
+        y = (top + bottom) / 2 - BOX[1] / 2 + i * (BOX[1] + GAP / 2)
+        colour = COLOURS.get(layer.kind, POOL)
+        canvas.box(x - middle, y, *BOX, (layer.title, layer.detail), colour)

@@ -1,0 +1,91 @@
+"""Pictures show what the modules are: stages, layers, gates, skips."""
+
+import re
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+from flax import nnx
+
+import flaxblocks as fb
+from flaxblocks.build import abstract_model
+from flaxblocks.draw import draw_block, draw_model
+from flaxblocks.registry import model_entries
+from flaxblocks.svg import Canvas
+
+
+def texts(svg: str) -> list[str]:
+    """The lines of text of a picture, in order."""
+    return [node.text or "" for node in ElementTree.fromstring(svg).iter() if "text" in node.tag]
+
+
+SMALLEST = {e.build: e for e in sorted(model_entries(), key=lambda e: -(e.parameters or 0))}
+
+
+@pytest.mark.parametrize("entry", SMALLEST.values(), ids=lambda entry: entry.name)
+def test_every_family_is_drawn(entry):
+    model = abstract_model(entry.name)
+    lines = texts(draw_model(model, (96, 64)))
+    assert lines[:3] == ["image", "96x64", "3 channels"]
+    assert [line for line in lines if line.startswith("stage ")] == [
+        f"stage {i + 1}" for i in range(len(model.depths))
+    ]
+    kinds = [line for line in lines if re.match(r"[A-Z]: ", line)]
+    assert kinds
+    assert sum(int(line.split()[-2]) for line in kinds) == len(model.blocks)
+    assert f"{model.num_classes} channels" in lines
+
+
+def test_mobilenet_v2_reads_like_its_table():
+    lines = texts(draw_model(abstract_model("mobilenet_v2")))
+    third = lines.index("stage 3")
+    assert lines[third : third + 4] == ["stage 3", "B, 2 x C", "28x28", "32 channels"]
+    assert lines.count("+") == 1  # one kind has a skip
+    assert "3x3 depthwise, stride 2" in lines
+
+
+def block_lines(name: str, *arguments, **options) -> list[str]:
+    block = nnx.eval_shape(
+        lambda: getattr(fb.blocks, name)(*arguments, **options, rngs=nnx.Rngs(0))
+    )
+    return texts(draw_block(block, arguments[0], (8, 8)))
+
+
+def test_a_gate_and_a_skip_are_drawn_where_they_are():
+    lines = block_lines("MBConv", 8, 8, squeeze_excite=4)
+    assert lines == [
+        "MBConv",
+        "1x1 conv",
+        "32 channels, BatchNorm, relu6",
+        "3x3 depthwise",
+        "32 channels, BatchNorm, relu6",
+        "squeeze-excite",
+        "to 8 and back to 32, relu",
+        "1x1 conv",
+        "8 channels, BatchNorm",
+        "+",
+        "relu",
+    ]
+    assert "+" not in block_lines("MBConv", 8, 16)
+
+
+def test_a_gate_after_the_last_norm_and_a_pooled_shortcut():
+    lines = block_lines(
+        "BottleNeck", 8, 16, stride=2, squeeze_excite=4, gate_output=True, pool_shortcut=True
+    )
+    titles = [line for line in lines if re.match(r"\d|sq|\+", line) and "channels" not in line]
+    assert titles[:4] == ["1x1 conv", "3x3 conv, stride 2", "1x1 conv", "squeeze-excite"]
+    assert titles[4:] == ["2x2 average pool, stride 2", "1x1 conv", "+"]
+
+
+def test_groups_and_antialiasing_are_told():
+    lines = block_lines(
+        "BottleNeck", 8, 16, stride=2, hidden_features=8, groups=4, antialias="blur"
+    )
+    assert "3x3 conv in 4 groups" in lines
+    assert "3x3 blur, stride 2" in lines
+
+
+def test_text_is_escaped():
+    canvas = Canvas()
+    canvas.text(0, 10, "a < b & c")
+    assert texts(canvas.svg()) == ["a < b & c"]
