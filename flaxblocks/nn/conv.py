@@ -2,16 +2,17 @@
 
 Padding is symmetric and explicit, as in PyTorch. "SAME" is TensorFlow's (and JAX's): as many zeros
 as give `ceil(size / stride)` pixels, the odd one after the image, so at stride 2 it is asymmetric
-and depends on the image's size. Networks that were trained in TensorFlow need it.
-`conv2d` also owns the choice of formulation. XLA's CPU backend runs a grouped convolution 20 to 90
-times slower than the arithmetic needs, and a 1x1 convolution slower than a matrix product, so on
-CPU those two are written as what they are. On GPU and TPU every shape goes to XLA's convolution.
+and depends on the image's size. Networks that were trained in TensorFlow need it. `conv2d` also
+owns the choice of formulation. XLA's CPU backend runs a depthwise convolution 20 to 90 times slower
+than the arithmetic needs, one in groups 2 to 6 times, and a 1x1 convolution slower than a matrix
+product, so on CPU those are written as what they are. On GPU and TPU every shape goes to XLA's
+convolution.
 """
 
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -22,13 +23,20 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from flaxblocks.nn.arguments import check_divisible, check_positive, pair
-from flaxblocks.nn.depthwise import Geometry, conv_output_size, depthwise
+from flaxblocks.nn.depthwise import depthwise
+from flaxblocks.nn.grouped import grouped, separate_groups
 from flaxblocks.nn.init import Initializer, uniform_fan_in
+from flaxblocks.nn.windows import Geometry, conv_output_size, plain_conv
 
-__all__ = ["Conv", "Padding", "conv2d", "conv_output_size"]
+__all__ = ["Conv", "Padding", "conv2d"]
 
 Pair = tuple[int, int]
 Padding = int | Pair | Literal["SAME"]
+
+# On CPU: a grouped convolution is a sum of products up to so many of them to a value (8 channels
+# under 3x3 taps); beyond, separate convolutions, up to so many. More of either compile slowly.
+MOST_PRODUCTS = 72
+MOST_CONVOLUTIONS = 16
 
 
 @partial(jax.jit, static_argnames=("stride", "padding", "dilation", "groups"), inline=True)
@@ -55,18 +63,14 @@ def conv2d(
     Returns: `(N, Ho, Wo, O)` with `Ho`, `Wo` by `conv_output_size`.
     """
     strides, dilations = pair("stride", stride), pair("dilation", dilation)
-    geometry = {
-        "stride": strides,
-        "padding": _sides(padding, x.shape[1:3], kernel.shape[:2], strides, dilations),
-        "dilation": dilations,
-        "groups": groups,
-    }
-    on_cpu = _cpu_formulation(kernel.shape, x.shape[-1], **geometry)
+    sides = _sides(padding, x.shape[1:3], kernel.shape[:2], strides, dilations)
+    geometry = Geometry(strides, sides, dilations)
+    plain = partial(plain_conv, geometry=geometry, groups=groups)
+    on_cpu = _cpu_formulation(kernel.shape, x.shape[-1], geometry, groups)
     if on_cpu is None:
-        return _by_lax(x, kernel, **geometry)
-    return lax.platform_dependent(
-        x, kernel, cpu=partial(on_cpu, **geometry), default=partial(_by_lax, **geometry)
-    )
+        return plain(x, kernel)
+    form = partial(on_cpu, geometry=geometry, groups=groups)
+    return lax.platform_dependent(x, kernel, cpu=form, default=plain)
 
 
 def _sides(
@@ -88,54 +92,44 @@ def _same_sides(size: int, kernel: int, stride: int, dilation: int) -> Pair:
 
 
 def _cpu_formulation(
-    kernel_shape: tuple[int, ...],
-    in_features: int,
-    *,
-    padding: tuple[Pair, Pair],
-    groups: int,
-    **_: object,
+    kernel_shape: tuple[int, ...], in_features: int, geometry: Geometry, groups: int
 ) -> Callable[..., jax.Array] | None:
     """What beats XLA's own convolution on CPU for this shape, or None."""
-    if groups == 1 and kernel_shape[:2] == (1, 1) and padding == ((0, 0), (0, 0)):
+    *taps, width, _ = kernel_shape
+    if groups == 1 and taps == [1, 1] and geometry.padding == ((0, 0), (0, 0)):
         return _as_matrix_product
-    if groups == in_features and groups > 1:
+    if groups == 1:
+        return None
+    if groups == in_features:
         return _as_shifted_products
-    return None
+    if math.prod(taps) * width <= MOST_PRODUCTS:
+        return _as_grouped_products
+    return separate_groups if groups <= MOST_CONVOLUTIONS else None
 
 
-def _by_lax(
-    x: jax.Array,
-    kernel: jax.Array,
-    *,
-    stride: Pair,
-    padding: tuple[Pair, Pair],
-    dilation: Pair,
-    groups: int,
+def _as_matrix_product(
+    x: jax.Array, kernel: jax.Array, geometry: Geometry, groups: int
 ) -> jax.Array:
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        window_strides=stride,
-        padding=padding,
-        rhs_dilation=dilation,
-        feature_group_count=groups,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
-
-
-def _as_matrix_product(x: jax.Array, kernel: jax.Array, *, stride: Pair, **_: object) -> jax.Array:
     """A 1x1 convolution: a strided view of the pixels times the (C, O) matrix."""
-    return x[:, :: stride[0], :: stride[1], :] @ kernel[0, 0]
+    return x[:, :: geometry.stride[0], :: geometry.stride[1], :] @ kernel[0, 0]
 
 
 def _as_shifted_products(
-    x: jax.Array, kernel: jax.Array, *, groups: int, **geometry: Any
+    x: jax.Array, kernel: jax.Array, geometry: Geometry, groups: int
 ) -> jax.Array:
     """A depthwise convolution; narrow types are added up in float32, as cuDNN does."""
     wide = jnp.promote_types(x.dtype, jnp.float32)
     taps = kernel.astype(wide).reshape(*kernel.shape[:2], groups, -1)
-    y = depthwise(x.astype(wide), taps, Geometry(**geometry))
+    y = depthwise(x.astype(wide), taps, geometry)
     return y.reshape(*y.shape[:3], kernel.shape[-1]).astype(x.dtype)
+
+
+def _as_grouped_products(
+    x: jax.Array, kernel: jax.Array, geometry: Geometry, groups: int
+) -> jax.Array:
+    """A convolution in narrow groups; narrow types are added up in float32 too."""
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    return grouped(x.astype(wide), kernel.astype(wide), geometry, groups).astype(x.dtype)
 
 
 class Conv(nnx.Module):

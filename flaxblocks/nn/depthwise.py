@@ -10,38 +10,15 @@ by row, all channels at once (4 to 15 times faster than the nine sums).
 """
 
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
-__all__ = ["Geometry", "conv_output_size", "depthwise"]
+from flaxblocks.nn.windows import Geometry, pad, window
 
-Pair = tuple[int, int]
-
-
-def conv_output_size(size: int, kernel_size: int, stride: int, padding: Pair, dilation: int) -> int:
-    """Output pixels along one axis: `(size + before + after - dilation (kernel - 1) - 1) // stride
-    + 1`, `padding` being the zeros (before, after) the image.
-    """
-    return (size + sum(padding) - dilation * (kernel_size - 1) - 1) // stride + 1
-
-
-class Geometry(NamedTuple):
-    """Where the windows lie: for height and width, the pixels between windows, the zeros (before,
-    after) the image, and the pixels between taps.
-    """
-
-    stride: Pair
-    padding: tuple[Pair, Pair]
-    dilation: Pair
-
-    def output(self, size: tuple[int, ...], kernel: tuple[int, ...]) -> Pair:
-        """Output pixels for an image of `size` and a kernel of `kernel` taps."""
-        height, width = (conv_output_size(*axis) for axis in zip(size, kernel, *self, strict=True))
-        return height, width
+__all__ = ["depthwise"]
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
@@ -56,10 +33,10 @@ def depthwise(x: jax.Array, taps: jax.Array, geometry: Geometry) -> jax.Array:
     Returns: `(N, Ho, Wo, C, M)`.
     """
     rows, columns = geometry.output(x.shape[1:3], taps.shape[:2])
-    padded = _pad(x, geometry)
+    padded = pad(x, geometry)
     total = jnp.zeros((), x.dtype)
     for i, j in _each(taps):
-        total += _window(padded, i, j, (rows, columns), geometry)[..., None] * taps[i, j]
+        total += window(padded, i, j, (rows, columns), geometry)[..., None] * taps[i, j]
     return total
 
 
@@ -105,7 +82,7 @@ def _scattered(x: jax.Array, taps: jax.Array, geometry: Geometry) -> jax.Array:
 def _by_rows(x: jax.Array, taps: jax.Array, geometry: Geometry) -> jax.Array:
     """`depthwise` one output row at a time: linear in `taps`, its transpose adds up whole rows."""
     rows, columns = geometry.output(x.shape[1:3], taps.shape[:2])
-    padded = _pad(x, geometry)
+    padded = pad(x, geometry)
     batch = x.shape[0]
     wide = [
         jnp.broadcast_to(taps[i, j], (batch, 1, columns, *taps.shape[2:])) for i, j in _each(taps)
@@ -116,7 +93,7 @@ def _by_rows(x: jax.Array, taps: jax.Array, geometry: Geometry) -> jax.Array:
         for tap, (i, j) in zip(wide, _each(taps), strict=True):
             start = top * geometry.stride[0] + i * geometry.dilation[0]
             line = lax.dynamic_slice_in_dim(padded, start, 1, axis=1)
-            total += _window(line, 0, j, (1, columns), geometry)[..., None] * tap
+            total += window(line, 0, j, (1, columns), geometry)[..., None] * tap
         return None, total[:, 0]
 
     _, y = lax.scan(row, None, jnp.arange(rows))
@@ -125,15 +102,3 @@ def _by_rows(x: jax.Array, taps: jax.Array, geometry: Geometry) -> jax.Array:
 
 def _each(taps: jax.Array):
     return [(i, j) for i in range(taps.shape[0]) for j in range(taps.shape[1])]
-
-
-def _pad(x: jax.Array, geometry: Geometry) -> jax.Array:
-    return jnp.pad(x, [(0, 0), *geometry.padding, (0, 0)])
-
-
-def _window(padded: jax.Array, i: int, j: int, output: Pair, geometry: Geometry) -> jax.Array:
-    """The pixels of a padded image that tap (i, j) meets, `(N, *output, C)`."""
-    batch, _, _, channels = padded.shape
-    first = [t * d for t, d in zip((i, j), geometry.dilation, strict=True)]
-    last = [f + (n - 1) * s + 1 for f, n, s in zip(first, output, geometry.stride, strict=True)]
-    return lax.slice(padded, (0, *first, 0), (batch, *last, channels), (1, *geometry.stride, 1))

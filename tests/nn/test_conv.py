@@ -8,7 +8,8 @@ from flax import nnx
 from jax import export
 
 from flaxblocks.nn import Conv, conv2d
-from flaxblocks.nn.conv import _by_lax, _cpu_formulation, conv_output_size
+from flaxblocks.nn.conv import _cpu_formulation
+from flaxblocks.nn.windows import Geometry, conv_output_size, plain_conv
 
 
 @pytest.mark.parametrize(
@@ -112,12 +113,17 @@ def test_dtype_is_of_the_computation_and_not_of_the_parameters(groups):
         ((1, 1, 8, 4), 8, ((1, 1), (0, 0)), 1, None),
         ((3, 3, 8, 4), 8, ((1, 1), (1, 1)), 1, None),
         ((3, 3, 1, 16), 8, ((1, 1), (1, 1)), 8, "_as_shifted_products"),
-        ((3, 3, 2, 16), 8, ((1, 1), (1, 1)), 4, None),
+        ((3, 3, 2, 16), 8, ((1, 1), (1, 1)), 4, "_as_grouped_products"),
+        ((3, 3, 8, 256), 256, ((1, 1), (1, 1)), 32, "_as_grouped_products"),
+        ((3, 3, 16, 512), 512, ((1, 1), (1, 1)), 32, None),
+        ((5, 5, 8, 64), 64, ((1, 1), (1, 1)), 8, "separate_groups"),
+        ((3, 3, 48, 192), 192, ((1, 1), (1, 1)), 4, "separate_groups"),
         ((3, 3, 1, 4), 1, ((1, 1), (1, 1)), 1, None),
     ],
 )
 def test_choice_of_formulation(kernel, in_features, padding, groups, name):
-    chosen = _cpu_formulation(kernel, in_features, padding=padding, groups=groups)
+    geometry = Geometry((1, 1), padding, (1, 1))
+    chosen = _cpu_formulation(kernel, in_features, geometry, groups)
     assert getattr(chosen, "__name__", None) == name
 
 
@@ -129,26 +135,29 @@ def test_choice_of_formulation(kernel, in_features, padding, groups, name):
         ((3, 3, 1, 4), 4, (1, 1), ((1, 1), (1, 1)), (1, 1)),
         ((3, 2, 1, 8), 4, (2, 1), ((3, 3), (0, 0)), (2, 1)),
         ((3, 5, 1, 4), 4, (2, 2), ((0, 1), (1, 2)), (1, 1)),
+        ((3, 2, 2, 6), 2, (2, 1), ((3, 3), (0, 1)), (2, 1)),
+        ((7, 6, 2, 6), 2, (2, 1), ((3, 3), (3, 3)), (1, 1)),
     ],
 )
 def test_cpu_formulation_is_the_same_map_as_the_plain_one(
     kernel, groups, stride, padding, dilation
 ):
     rng = np.random.default_rng(0)
-    geometry = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
-    form = _cpu_formulation(kernel, 4, **geometry)
+    geometry = Geometry(stride, padding, dilation)
+    form = _cpu_formulation(kernel, 4, geometry, groups)
     assert form is not None
     with jax.enable_x64(True):
         x, w = (jnp.asarray(rng.standard_normal(s)) for s in ((2, 9, 8, 4), kernel))
-        y = jax.eval_shape(lambda: _by_lax(x, w, **geometry))
+        y = jax.eval_shape(lambda: plain_conv(x, w, geometry, groups))
         cotangent = jnp.asarray(rng.standard_normal(y.shape))
 
         def value_and_gradients(form):
-            y, pull = jax.vjp(lambda x, w: form(x, w, **geometry), x, w)
+            y, pull = jax.vjp(lambda x, w: form(x, w, geometry, groups), x, w)
             return y, *pull(cotangent)
 
         pairs = zip(
-            *(jax.jit(lambda f=f: value_and_gradients(f))() for f in (form, _by_lax)), strict=True
+            *(jax.jit(lambda f=f: value_and_gradients(f))() for f in (form, plain_conv)),
+            strict=True,
         )
         for a, b in pairs:  # a few dozen terms of order 1 in float64
             np.testing.assert_allclose(a, b, rtol=0, atol=1e-13)

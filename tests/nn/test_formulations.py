@@ -1,4 +1,4 @@
-"""The depthwise form under JAX's transformations, against XLA's own grouped convolution."""
+"""The CPU forms under JAX's transformations, against XLA's own convolution."""
 
 import jax
 import jax.numpy as jnp
@@ -6,36 +6,32 @@ import numpy as np
 import pytest
 
 from flaxblocks.nn.conv import conv2d
-from flaxblocks.nn.depthwise import Geometry, depthwise
+from flaxblocks.nn.depthwise import depthwise
+from flaxblocks.nn.grouped import grouped, separate_groups
+from flaxblocks.nn.windows import Geometry, plain_conv
 
 GEOMETRY = Geometry((2, 1), ((2, 2), (1, 1)), (2, 3))
-CHANNELS, MULTIPLIER = 3, 2
 
 
-def plain(x, taps):
-    kernel = taps.reshape(*taps.shape[:2], 1, -1)
-    y = jax.lax.conv_general_dilated(
-        x,
-        kernel,
-        GEOMETRY.stride,
-        GEOMETRY.padding,
-        rhs_dilation=GEOMETRY.dilation,
-        feature_group_count=x.shape[-1],
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
-    return y.reshape(*y.shape[:3], x.shape[-1], -1)
+def depthwise_form(x, kernel, geometry, groups):
+    y = depthwise(x, kernel.reshape(*kernel.shape[:2], groups, -1), geometry)
+    return y.reshape(*y.shape[:3], kernel.shape[-1])
 
 
-def ours(x, taps):
-    return depthwise(x, taps, GEOMETRY)
+CHANNELS = 4
+IMAGE = (2, 7, 6, CHANNELS)
+# (form, groups): kernels of 3x2 taps to 8 channels
+FORMS = {
+    "depthwise": (depthwise_form, 4),
+    "grouped": (grouped, 2),
+    "separate": (separate_groups, 2),
+}
 
 
-def arrays(*shapes):
+def arrays(groups):
     rng = np.random.default_rng(0)
+    shapes = IMAGE, (3, 2, CHANNELS // groups, 8)
     return [jnp.asarray(rng.standard_normal(shape)) for shape in shapes]
-
-
-IMAGE, TAPS = (2, 7, 6, CHANNELS), (3, 2, CHANNELS, MULTIPLIER)
 
 
 def loss(form):
@@ -67,13 +63,18 @@ SECOND = {
 }
 
 
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("name", [*TRANSFORMED, *SECOND])
-def test_transformation_agrees_with_xla(name):
-    transform = (TRANSFORMED | SECOND)[name]
+def test_transformation_agrees_with_xla(name, form):
+    transform, (ours, groups) = (TRANSFORMED | SECOND)[name], FORMS[form]
     with jax.enable_x64(True):
-        x, taps = arrays(IMAGE, TAPS)
-        mine = jax.tree.leaves(jax.jit(transform(ours))(x, taps))
-        reference = jax.tree.leaves(jax.jit(transform(plain))(x, taps))
+        x, kernel = arrays(groups)
+        mine, reference = (
+            jax.tree.leaves(
+                jax.jit(transform(lambda x, w, f=f: f(x, w, GEOMETRY, groups)))(x, kernel)
+            )
+            for f in (ours, plain_conv)
+        )
         assert len(mine) == len(reference) > 0
         for a, b in zip(mine, reference, strict=True):
             assert a.shape == b.shape
@@ -86,15 +87,19 @@ def test_transformation_agrees_with_xla(name):
 def test_output_geometry():
     assert GEOMETRY.output((7, 6), (3, 2)) == (4, 5)
     with jax.enable_x64(True):
-        assert ours(*arrays(IMAGE, TAPS)).shape == (2, 4, 5, CHANNELS, MULTIPLIER)
+        x, kernel = arrays(4)
+        y = depthwise(x, kernel.reshape(3, 2, 4, 2), GEOMETRY)
+        assert y.shape == (2, 4, 5, CHANNELS, 2)
 
 
-def test_bfloat16_is_added_up_in_float32():
+@pytest.mark.parametrize("shape", [(7, 7, 1, 4), (4, 4, 2, 4)])
+def test_bfloat16_is_added_up_in_float32(shape):
     rng = np.random.default_rng(0)
+    groups = 4 // shape[2]
     x = jnp.asarray(rng.standard_normal((1, 8, 8, 4)), jnp.bfloat16)
-    kernel = jnp.asarray(rng.standard_normal((7, 7, 1, 4)), jnp.bfloat16)
-    y = conv2d(x, kernel, groups=4)
-    exact = conv2d(x.astype(jnp.float32), kernel.astype(jnp.float32), groups=4)
+    kernel = jnp.asarray(rng.standard_normal(shape), jnp.bfloat16)
+    y = conv2d(x, kernel, groups=groups)
+    exact = conv2d(x.astype(jnp.float32), kernel.astype(jnp.float32), groups=groups)
     assert y.dtype == jnp.bfloat16
     # One rounding, at the end: 49 terms added in bfloat16 miss by several units in the last place.
     np.testing.assert_array_equal(y, exact.astype(jnp.bfloat16))
