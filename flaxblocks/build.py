@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,6 +15,7 @@ from flaxblocks.convert.convert import LOADED_FROM, load_torch
 from flaxblocks.convert.fit import closest, fit
 from flaxblocks.convert.keymap import NATIVE, Entry, dialects_of, key_map
 from flaxblocks.convert.stem import RGB, adapt_input_channels
+from flaxblocks.nn.init import make_rngs, undrawn
 from flaxblocks.registry import ModelEntry, find_model, suggest
 
 __all__ = ["DEFAULT_CLASSES", "Reading", "abstract_model", "build", "build_loaded", "read_as"]
@@ -39,7 +41,7 @@ def build(entry: ModelEntry, config: Mapping[str, Any], keys: Keys) -> Any:
         if argument not in known:
             hint = PRETRAINED if argument == "pretrained" else suggest(argument, known)
             raise ValueError(f"{entry.name} takes no argument `{argument}`{hint}")
-    model = entry.build(**{**entry.config, **config}, rngs=nnx.Rngs(**keys))
+    model = entry.build(**{**entry.config, **config}, rngs=make_rngs(keys))
     if entry.dialect in dialects_of(model):
         setattr(model, LOADED_FROM, entry.dialect)
     return model
@@ -50,7 +52,12 @@ def abstract_model(name: str, **config: Any) -> Any:
 
     Raises: ValueError as `create_model`.
     """
-    return nnx.eval_shape(partial(build, find_model(name), config, {"params": 0, "dropout": 0}))
+    return _abstract(partial(build, find_model(name), config, {"params": 0, "dropout": 0}))
+
+
+def _abstract(drawn: Callable[[], nnx.Module]) -> Any:
+    with undrawn():
+        return nnx.eval_shape(drawn)
 
 
 @dataclass(frozen=True)
@@ -118,7 +125,7 @@ def build_loaded(
         classes = found.num_classes or DEFAULT_CLASSES
     config = {**config, "num_classes": classes}
     drawn = partial(build, entry, config, keys)
-    model = nnx.eval_shape(drawn)
+    model = _abstract(drawn)
     if found.in_channels == RGB != config["in_channels"]:
         arrays = _with_adapted_stem(arrays, found, entry, config)
     if found.num_classes in (None, classes):
@@ -156,10 +163,12 @@ def _draw_the_rest(model: nnx.Module, drawn: Callable[[], nnx.Module]) -> None:
     ]
     if not empty:
         return
+    only_keys = all(isinstance(flat[path], nnx.RngState) for path in empty)
 
     @jax.jit
     def draw():
-        state = dict(nnx.to_flat_state(nnx.state(drawn())))
+        with undrawn() if only_keys else nullcontext():
+            state = dict(nnx.to_flat_state(nnx.state(drawn())))
         return {path: state[path].get_value() for path in empty}
 
     variables = {

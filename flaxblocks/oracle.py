@@ -105,8 +105,9 @@ def calibrate(
     mode.
 
     Parameters that start constant, as scales of 1 and biases of 0 do, are drawn about their value
-    (a forgotten or a swapped one would not show), and the running statistics are what a few
-    training-mode passes over random images make of them (0 and 1 hide likewise).
+    (a forgotten or a swapped one would not show), and the running statistics are the average over
+    a few training-mode passes on random images (0 and 1 hide likewise, and statistics that lag
+    behind let a deep network amplify rounding).
 
     Args:
         model: any module with batch norms.
@@ -129,7 +130,14 @@ def calibrate(
         for parameter in model.parameters():
             if parameter.min() == parameter.max():
                 parameter += 0.2 * draw(parameter.shape).to(dtype)
+        norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+        momenta = [norm.momentum for norm in norms]
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # the plain average
         model.train()
         for _ in range(passes):
             model(draw(input_shape).to(dtype))
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
     model.eval()

@@ -1,5 +1,7 @@
 """What every test shares: jaxtyping's shapes checked by beartype, and PyTorch on one thread."""
 
+import re
+
 import jaxtyping
 
 import tests.typechecker  # noqa: F401
@@ -16,12 +18,15 @@ torch.set_num_threads(1)
 import_torchvision()
 
 
+OPT_IN = {"gpu", "thorough"}  # run where `-m` names them
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """GPU tests run where they are asked for by `-m gpu`."""
-    if config.getoption("-m") != "gpu":
-        deselected = [item for item in items if "gpu" in item.keywords]
-        items[:] = [item for item in items if "gpu" not in item.keywords]
-        config.hook.pytest_deselected(items=deselected)
+    """Leave out what is run on demand only."""
+    wanted = set(re.findall(r"\w+", config.getoption("-m")))
+    left_out = [item for item in items if OPT_IN.difference(wanted).intersection(item.keywords)]
+    items[:] = [item for item in items if item not in left_out]
+    config.hook.pytest_deselected(items=left_out)
 
 
 @pytest.fixture(autouse=True)

@@ -16,11 +16,18 @@ from flax import nnx
 import flaxblocks as fb
 from flaxblocks.oracle import calibrate
 from flaxblocks.parity import relative_error
+from flaxblocks.registry import ModelEntry, model_entries
 
 
 def read_facts(name: str) -> dict[str, Any]:
     """The published numbers in `tests/facts/{name}.json`."""
     return json.loads((Path(__file__).parent / "facts" / f"{name}.json").read_text())
+
+
+def smallest_of_each_family() -> list[ModelEntry]:
+    """The registered model with the fewest parameters of each class."""
+    rows = sorted(model_entries(), key=lambda entry: -(entry.parameters or 0))
+    return list({entry.build: entry for entry in rows}.values())
 
 
 def equal_arrays(a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray]) -> bool:

@@ -23,7 +23,7 @@ def weights():
 
 
 def test_names_of_both_libraries_resolve():
-    assert fb.list_models("mobilenet_v*") == ["mobilenet_v2"]
+    assert "mobilenet_v2" in fb.list_models("mobilenet_v*")
     assert "mobilenetv2_100" in fb.list_models()
     assert fb.list_models() == sorted(fb.list_models())
     assert type(fb.create_model("mobilenetv2_100", num_classes=2)) is type(

@@ -9,8 +9,8 @@ from flax import nnx
 import flaxblocks as fb
 from flaxblocks.build import abstract_model
 from flaxblocks.draw import draw_block, draw_model
-from flaxblocks.registry import model_entries
 from flaxblocks.svg import Canvas
+from tests.support import smallest_of_each_family
 
 
 def texts(svg: str) -> list[str]:
@@ -18,10 +18,7 @@ def texts(svg: str) -> list[str]:
     return [node.text or "" for node in ElementTree.fromstring(svg).iter() if "text" in node.tag]
 
 
-SMALLEST = {e.build: e for e in sorted(model_entries(), key=lambda e: -(e.parameters or 0))}
-
-
-@pytest.mark.parametrize("entry", SMALLEST.values(), ids=lambda entry: entry.name)
+@pytest.mark.parametrize("entry", smallest_of_each_family(), ids=lambda entry: entry.name)
 def test_every_family_is_drawn(entry):
     model = abstract_model(entry.name)
     lines = texts(draw_model(model, (96, 64)))

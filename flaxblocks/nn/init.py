@@ -6,7 +6,9 @@ one program serves all of them. Under `jax.jit` and `jax.eval_shape` the values 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from typing import Literal
 
@@ -14,13 +16,16 @@ import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jax.typing import DTypeLike
 
 __all__ = [
     "Initializer",
     "kaiming_normal_fan_out",
     "kaiming_normal_fan_out_depthwise",
+    "make_rngs",
     "normal",
+    "undrawn",
     "uniform_fan_in",
     "uniform_fan_out",
     "zeros",
@@ -28,6 +33,28 @@ __all__ = [
 
 Initializer = Callable[[jax.Array, tuple[int, ...], DTypeLike], jax.Array]
 CHUNK = 1 << 14  # values
+_undrawn: ContextVar[bool] = ContextVar("undrawn", default=False)
+
+
+@contextmanager
+def undrawn() -> Iterator[None]:
+    """Within it parameters are 0: for models of which only the shapes are wanted, since tracing the
+    draws takes most of the time that an abstract model takes.
+    """
+    token = _undrawn.set(True)
+    try:
+        yield
+    finally:
+        _undrawn.reset(token)
+
+
+def make_rngs(keys: Mapping[str, int | jax.Array]) -> nnx.Rngs:
+    """Random streams from their keys; `undrawn`, the stream `params` gives one key for ever."""
+    rngs = nnx.Rngs(**keys)
+    if _undrawn.get():
+        key = rngs.params()
+        rngs.params = lambda: key
+    return rngs
 
 
 def uniform_fan_in(
@@ -110,6 +137,8 @@ def _draw(
     dtype: DTypeLike,
     scale: float,
 ) -> jax.Array:
+    if _undrawn.get():
+        return jnp.zeros(shape, dtype)
     count = math.prod(shape)
     indices = np.arange(-(-count // CHUNK), dtype=np.uint32)
     dtype = jnp.dtype(dtype)

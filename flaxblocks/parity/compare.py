@@ -161,8 +161,11 @@ def _run_flax(
         loss = sum((part * _cotangent(part.shape).astype(precision)).sum() for part in parts)
         return loss, (outputs, nnx.to_pure_dict(nnx.state(fresh, nnx.BatchStat)))
 
-    run = jax.jit(jax.grad(forward, has_aux=True) if grad else forward)
-    first, second = run(widen(params), widen(rest), x.astype(precision))
+    inputs = widen(params), widen(rest), x.astype(precision)
+    lowered = jax.jit(jax.grad(forward, has_aux=True) if grad else forward).lower(*inputs)
+    # In float64 only the mathematics counts, and XLA need not spend its time on speed.
+    quick = {"xla_backend_optimization_level": 0} if precision == "float64" else None
+    first, second = lowered.compile(compiler_options=quick)(*inputs)
     gradients, (outputs, stats) = (first, second) if grad else ({}, second)
     modules: dict[str, np.ndarray] = {}
     for foreign, pair in _output_pairs(keys).items():

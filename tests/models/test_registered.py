@@ -6,11 +6,16 @@ import pytest
 from flax import nnx
 
 from flaxblocks.build import abstract_model
-from flaxblocks.models import FeatureExtractor, ImageModel
+from flaxblocks.models import FeatureExtractor
 from flaxblocks.registry import model_entries
 from flaxblocks.summary import count_parameters, summarize
+from tests.support import read_facts, smallest_of_each_family
 
+# Of torchvision's models, the parameters, and for the size of the default weights' images the
+# multiply-adds in 10^9; of timm's the parameters.
+PUBLISHED = read_facts("published_models")
 EVERY = pytest.mark.parametrize("entry", model_entries(), ids=lambda entry: entry.name)
+FAMILIES = pytest.mark.parametrize("entry", smallest_of_each_family(), ids=lambda entry: entry.name)
 
 
 def output_of(model: nnx.Module, size: tuple[int, int] = (64, 96), channels: int = 3):
@@ -22,28 +27,41 @@ def output_of(model: nnx.Module, size: tuple[int, int] = (64, 96), channels: int
 
 
 @EVERY
-def test_registered_counts_hold(entry):
+def test_published_counts_and_feature_maps_hold(entry):
+    facts = PUBLISHED.get(entry.name, {})
+    size = facts.get("size", entry.input_size)
     model = abstract_model(entry.name)
+    rows = {row.name: row for row in summarize(model, size)}
     assert count_parameters(model) == entry.parameters
+    assert entry.parameters == facts.get("parameters", entry.parameters)
+    assert facts or entry.source in ("official", "article")
+    multiply_adds = sum(row.multiply_adds for row in rows.values())
     if entry.multiply_adds is not None:
-        rows = summarize(model, entry.input_size)
-        assert sum(row.multiply_adds for row in rows) == entry.multiply_adds
+        assert multiply_adds == entry.multiply_adds
+    if "gflops" in facts:  # rounded there, and without biases and norms
+        assert abs(multiply_adds / 1e9 - facts["gflops"]) <= 1e-3
+    info = list(model.feature_info)
+    assert len(info) >= 3
+    assert [feature.reduction for feature in info] == sorted(f.reduction for f in info)
+    for feature in info:
+        height, width = (-(-side // feature.reduction) for side in size)
+        assert rows[feature.module].shape == (height, width, feature.channels)
+    assert info[-1].channels == model.num_features or model.head_conv is not None
+    assert rows["head"].shape == (1000,)
 
 
-@EVERY
+@FAMILIES
 def test_classes_and_channels_are_the_callers(entry):
     assert output_of(abstract_model(entry.name, num_classes=7)) == (2, 7)
     assert output_of(abstract_model(entry.name, in_channels=5), channels=5) == (2, 1000)
     model = abstract_model(entry.name, num_classes=0)
-    assert output_of(model) == (2, model.num_features)
+    assert output_of(model) == (2, model.head_features)
 
 
-@EVERY
-def test_feature_maps_have_the_channels_and_the_reduction_they_claim(entry):
-    model: ImageModel = abstract_model(entry.name)
+@FAMILIES
+def test_feature_extractors_give_what_they_claim(entry):
+    model = abstract_model(entry.name)
     info = list(model.feature_info)
-    assert len(info) >= 3
-    assert [feature.reduction for feature in info] == sorted(f.reduction for f in info)
     shapes = output_of(FeatureExtractor(abstract_model(entry.name)))
     assert shapes == [(2, 64 // f.reduction, 96 // f.reduction, f.channels) for f in info]
     cut = FeatureExtractor(abstract_model(entry.name), [1])

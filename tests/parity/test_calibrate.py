@@ -22,6 +22,19 @@ def test_no_parameter_or_statistic_is_constant_after_calibration():
     assert not model.training
 
 
+def test_running_statistics_are_those_of_the_images_and_momentum_stays():
+    model: Any = make_oracle(find_model("efficientnet_v2_s"), 5, 3, {})
+    calibrate(model, (4, 3, 64, 64))
+    images = torch.randn((16, 3, 64, 64), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        stem = model.features[0][0](images)
+    norm = model.features[0][1]
+    assert norm.momentum == 0.1
+    assert norm.num_batches_tracked == 3
+    # 12 images there, 16 here: the deviation of a variance over so many pixels is below 3%
+    torch.testing.assert_close(norm.running_var, stem.var((0, 2, 3)), rtol=0.1, atol=0)
+
+
 def test_calibration_is_the_same_for_the_same_seed():
     states = []
     for draw in (3, 3, 4):
