@@ -66,6 +66,11 @@ def make_oracle(
             torch.manual_seed(seed)
             model = _build(entry, num_classes, in_channels, config)
     except ImportError as error:
+        if entry.oracle is not None and error.name == entry.oracle.partition(".")[0]:
+            raise OracleError(
+                f"the PyTorch original of {entry.name} is {entry.oracle}, which is no part of the "
+                "installed package: run this from the repository, with PYTHONPATH=."
+            ) from error
         raise OracleError(
             f"to compare with PyTorch, {error.name or 'torch'} must be installed: "
             "pip install 'flaxblocks[torch]'"

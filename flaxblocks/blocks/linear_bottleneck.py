@@ -19,7 +19,7 @@ from flaxblocks.nn.arguments import check_positive
 from flaxblocks.nn.init import Initializer, uniform_fan_in
 from flaxblocks.nn.norm import Norm
 
-__all__ = ["RexBottleneck"]
+__all__ = ["RexBottleneck", "timm_layer_names"]
 
 
 def _official(block: "RexBottleneck") -> Iterator[tuple[str, ...]]:
@@ -52,9 +52,14 @@ def _timm(block: "RexBottleneck") -> Iterator[tuple[str, ...]]:
             yield "squeeze_excite.reduce", "se.fc1"
             yield "squeeze_excite.norm", "se.bn"
             yield "squeeze_excite.expand", "se.fc2"
-        yield f"{native}.conv", f"{foreign}.conv"
-        yield f"{native}.norm", f"{foreign}.bn"
-        yield native, foreign, "output"
+        yield from timm_layer_names(native, foreign)
+
+
+def timm_layer_names(native: str, foreign: str) -> Iterator[tuple[str, ...]]:
+    """timm's `ConvNormAct`, whose norm carries the activation."""
+    yield f"{native}.conv", f"{foreign}.conv"
+    yield f"{native}.norm", f"{foreign}.bn"
+    yield native, f"{foreign}.bn", "output"
 
 
 class RexBottleneck(nnx.Module):
@@ -80,7 +85,6 @@ class RexBottleneck(nnx.Module):
         dtype: DTypeLike | None = None,
         param_dtype: DTypeLike = jnp.float32,
         kernel_init: Initializer = uniform_fan_in,
-        depthwise_init: Initializer | None = None,
         rngs: nnx.Rngs,
     ):
         """Build the branch.
@@ -102,7 +106,6 @@ class RexBottleneck(nnx.Module):
             dtype: of the computation; None takes the widest of input and parameters.
             param_dtype: of the parameters.
             kernel_init: draws the kernels; PyTorch's default unless given.
-            depthwise_init: draws the depthwise kernel; `kernel_init` unless given.
             rngs: `params` is drawn from; `dropout` too if `stochastic_depth` is above 0.
 
         Raises: ValueError if a number is out of range, or `expansion` or `squeeze_excite` leaves no
@@ -115,13 +118,17 @@ class RexBottleneck(nnx.Module):
                 f"`expansion` (={expansion}) leaves no channel of `in_features` (={in_features}): "
                 "`round(in_features * expansion)` must be at least 1"
             )
-        types = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        types = {
+            "dtype": dtype,
+            "param_dtype": param_dtype,
+            "kernel_init": kernel_init,
+            "rngs": rngs,
+        }
         layer = partial(ConvNormAct, bias=False, norm=norm, **types)
-        pointwise = partial(layer, kernel_size=1, kernel_init=kernel_init)
         self.in_features = in_features
         self.out_features = out_features
         self.expand = (
-            pointwise(in_features, hidden, activation=activation) if expansion != 1 else None
+            layer(in_features, hidden, 1, activation=activation) if expansion != 1 else None
         )
         self.conv = layer(
             hidden,
@@ -130,13 +137,10 @@ class RexBottleneck(nnx.Module):
             stride=stride,
             groups=hidden,
             activation=None,
-            kernel_init=depthwise_init or kernel_init,
         )
-        self.squeeze_excite = make_squeeze_excite(
-            squeeze_excite, hidden, kernel_init=kernel_init, **types
-        )
+        self.squeeze_excite = make_squeeze_excite(squeeze_excite, hidden, **types)
         self.activation = get_activation(depthwise_activation, "depthwise_activation")
-        self.project = pointwise(hidden, out_features, activation=None)
+        self.project = layer(hidden, out_features, 1, activation=None)
         self.residual = stride == 1 and in_features <= out_features
         self.stochastic_depth = (
             make_stochastic_depth(stochastic_depth, rngs) if self.residual else None

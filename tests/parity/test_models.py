@@ -100,7 +100,7 @@ def test_every_layout_of_a_model_is_told_from_the_others(entry):
 @FAMILIES
 def test_a_family_agrees_in_training_mode_with_buffers_and_gradients(entry):
     report = verify(
-        entry, size=(65, 47), batch=3, train=True, grad=True, float32=False, num_classes=7
+        entry, size=(65, 47), batch=8, train=True, grad=True, float32=False, num_classes=7
     )
     assert report.first_departure is None, str(report)  # 1e-12; gradients 1e-10
     state = make_oracle(entry, 7, 3, {}).state_dict()

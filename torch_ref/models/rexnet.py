@@ -3,7 +3,8 @@
 Han et al. 2021, https://arxiv.org/abs/2007.00992.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from math import ceil
 from typing import Any
 
@@ -19,6 +20,7 @@ STRIDES = (1, 2, 2, 2, 1, 2)  # of the first block of a stage
 FIRST_GATED_STAGE = 2
 EXPANSION = 6  # of every block but those of the first stage
 STEM, LAST, LITE_HIDDEN = 32, 1280, 1024
+Norm = Callable[[int], nn.Module]
 
 
 class SiLUFunction(torch.autograd.Function):
@@ -48,12 +50,12 @@ class Gate(nn.Module):
     `fc.3`.
     """
 
-    def __init__(self, features: int, squeezed: int, **norm: float) -> None:
+    def __init__(self, features: int, squeezed: int, norm: Norm) -> None:
         super().__init__()
         self.avg_pool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Sequential(
             nn.Conv2d(features, squeezed, 1),
-            nn.BatchNorm2d(squeezed, **norm),
+            norm(squeezed),
             nn.ReLU(),
             nn.Conv2d(squeezed, features, 1),
             nn.Sigmoid(),
@@ -66,17 +68,17 @@ class Gate(nn.Module):
 def conv_norm(
     in_features: int,
     out_features: int,
+    norm: Norm,
     kernel_size: int = 1,
     stride: int = 1,
     groups: int = 1,
-    **norm: float,
 ) -> list[nn.Module]:
     padding = kernel_size // 2
     return [
         nn.Conv2d(
             in_features, out_features, kernel_size, stride, padding, groups=groups, bias=False
         ),
-        nn.BatchNorm2d(out_features, **norm),
+        norm(out_features),
     ]
 
 
@@ -88,7 +90,7 @@ class RexBottleneck(nn.Module):
     Args:
         squeezed_features: Hidden width of the gate; None leaves it out.
         activation: Called with nothing, makes what follows the first 1x1.
-        norm: `eps` and `momentum` of the batch norms.
+        norm: Called with a number of channels.
 
     Shape: `(N, in_features, H, W)` to `(N, out_features, ceil(H / stride), ceil(W / stride))`.
     """
@@ -102,8 +104,8 @@ class RexBottleneck(nn.Module):
         kernel_size: int = 3,
         stride: int = 1,
         squeezed_features: int | None = None,
-        activation: type[nn.Module] = SiLU,
-        **norm: float,
+        activation: Callable[[], nn.Module] = SiLU,
+        norm: Norm = nn.BatchNorm2d,
     ) -> None:
         super().__init__()
         require_positive(in_features=in_features, out_features=out_features, expansion=expansion)
@@ -111,11 +113,11 @@ class RexBottleneck(nn.Module):
         hidden = in_features * expansion
         layers: list[nn.Module] = []
         if expansion != 1:
-            layers += [*conv_norm(in_features, hidden, **norm), activation()]
-        layers += conv_norm(hidden, hidden, kernel_size, stride, groups=hidden, **norm)
+            layers += [*conv_norm(in_features, hidden, norm), activation()]
+        layers += conv_norm(hidden, hidden, norm, kernel_size, stride, groups=hidden)
         if squeezed_features is not None:
-            layers.append(Gate(hidden, squeezed_features, **norm))
-        layers += [nn.ReLU6(), *conv_norm(hidden, out_features, **norm)]
+            layers.append(Gate(hidden, squeezed_features, norm))
+        layers += [nn.ReLU6(), *conv_norm(hidden, out_features, norm)]
         self.out = nn.Sequential(*layers)
         self.shared = in_features if stride == 1 and in_features <= out_features else 0
 
@@ -179,7 +181,7 @@ class ReXNet(nn.Module):
     ) -> None:
         super().__init__()
         _require(num_classes, in_channels, input_features, round_nearest, width_mult, depth_mult)
-        norm = {"eps": norm_eps, "momentum": norm_momentum}
+        norm = partial(nn.BatchNorm2d, eps=norm_eps, momentum=norm_momentum)
         depths = [ceil(depth * depth_mult) for depth in DEPTHS]
         count = sum(depths)
         widths = linear_widths(
@@ -187,7 +189,7 @@ class ReXNet(nn.Module):
         )
         (width,) = linear_widths(STEM, 0, 1, width_mult, round_nearest)
 
-        features = [*conv_norm(in_channels, width, 3, 2, **norm), SiLU()]
+        features = [*conv_norm(in_channels, width, norm, 3, 2), SiLU()]
         for stage, (depth, first_stride) in enumerate(zip(depths, STRIDES, strict=True)):
             for i in range(depth):
                 expansion = EXPANSION if stage else 1
@@ -203,12 +205,12 @@ class ReXNet(nn.Module):
                         expansion=expansion,
                         stride=1 if i else first_stride,
                         squeezed_features=squeezed,
-                        **norm,
+                        norm=norm,
                     )
                 )
                 width = out
         last = make_divisible(int(LAST * width_mult), round_nearest)
-        features += [*conv_norm(width, last, **norm), SiLU(), nn.AdaptiveAvgPool2d(1)]
+        features += [*conv_norm(width, last, norm), SiLU(), nn.AdaptiveAvgPool2d(1)]
         self.features = nn.Sequential(*features)
         self.output = nn.Sequential(nn.Dropout(dropout), nn.Conv2d(last, num_classes, 1))
 
@@ -254,13 +256,13 @@ class ReXNetLite(nn.Module):
         _require(num_classes, in_channels, input_features, round_nearest, width_mult)
         if len(kernel_sizes) != len(DEPTHS):
             raise ValueError(f"`kernel_sizes` (={kernel_sizes!r}) must have {len(DEPTHS)} numbers")
-        norm = {"eps": norm_eps, "momentum": norm_momentum}
+        norm = partial(nn.BatchNorm2d, eps=norm_eps, momentum=norm_momentum)
         count = sum(DEPTHS)
         step = final_features / (count - 1)
         widths = linear_widths(input_features, step, count, width_mult, round_nearest)
         (width,) = linear_widths(STEM, 0, 1, 1.0 if fix_head_stem else width_mult, round_nearest)
 
-        features = [*conv_norm(in_channels, width, 3, 2, **norm), nn.ReLU6()]
+        features = [*conv_norm(in_channels, width, norm, 3, 2), nn.ReLU6()]
         for stage, depth in enumerate(DEPTHS):
             for i in range(depth):
                 out = widths.pop(0)
@@ -272,17 +274,17 @@ class ReXNetLite(nn.Module):
                         kernel_size=kernel_sizes[stage],
                         stride=1 if i else STRIDES[stage],
                         activation=nn.ReLU6,
-                        **norm,
+                        norm=norm,
                     )
                 )
                 width = out
         last = LAST if fix_head_stem else int(LAST * max(1.0, width_mult))
-        features += [*conv_norm(width, last, **norm), nn.ReLU6()]
+        features += [*conv_norm(width, last, norm), nn.ReLU6()]
         self.features = nn.Sequential(*features)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.output = nn.Sequential(
             nn.Conv2d(last, LITE_HIDDEN, 1),
-            nn.BatchNorm2d(LITE_HIDDEN, **norm),
+            norm(LITE_HIDDEN),
             nn.ReLU6(),
             nn.Dropout(dropout),
             nn.Conv2d(LITE_HIDDEN, num_classes, 1),

@@ -1,0 +1,302 @@
+"""ReXNet: linear bottlenecks whose width grows by the same amount from block to block.
+
+Source: Han et al. 2021, https://arxiv.org/abs/2007.00992, section 4 and appendix A, table A1.
+"""
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any, Literal
+
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+from flaxblocks.blocks.channels import make_divisible
+from flaxblocks.blocks.conv_norm_act import ConvNormAct
+from flaxblocks.blocks.linear_bottleneck import RexBottleneck, timm_layer_names
+from flaxblocks.blocks.squeeze_excite import SqueezeExcite, SqueezeExciteChoice
+from flaxblocks.models.image_model import check_classes
+from flaxblocks.models.staged import StagedModel, Trunk
+from flaxblocks.nn.arguments import check_choice, check_positive, check_rate
+from flaxblocks.nn.drop import Dropout
+from flaxblocks.nn.init import (
+    kaiming_normal_fan_out,
+    kaiming_normal_fan_out_depthwise,
+    uniform_fan_in,
+    uniform_fan_out,
+    zeros,
+)
+from flaxblocks.nn.linear import Linear
+from flaxblocks.nn.norm import BatchNorm, Norm, check_norm
+from flaxblocks.registry import ModelEntry, register
+
+__all__ = ["DEPTHS", "ReXNet", "check_factors", "linear_widths", "official_names", "rex_trunk"]
+
+DEPTHS = (1, 2, 2, 3, 3, 5)
+STRIDES = (1, 2, 2, 2, 1, 2)
+EXPANSIONS = (1, 6, 6, 6, 6, 6)
+UNGATED_STAGES = 2  # the first ones have no squeeze-excite
+STEM_FEATURES = 32
+LAST_FEATURES = 1280
+# Who draws which kernel how: the stem and the last convolution, the blocks, the head.
+INITIALIZERS = {
+    "official": (uniform_fan_in, uniform_fan_in, uniform_fan_in),
+    "timm": (kaiming_normal_fan_out, kaiming_normal_fan_out_depthwise, uniform_fan_out),
+}
+
+
+def official_names(model: StagedModel) -> Iterator[tuple[str, ...]]:
+    """Stem, blocks and last convolution, layer by layer in one Sequential."""
+    yield from _numbered("stem", 0)
+    for i in range(len(model.blocks)):
+        yield f"blocks.{i}", f"features.{i + 3}"
+    yield from _numbered("head_conv", len(model.blocks) + 3)
+
+
+def _numbered(native: str, first: int) -> Iterator[tuple[str, ...]]:
+    yield f"{native}.conv", f"features.{first}"
+    yield f"{native}.norm", f"features.{first + 1}"
+    yield native, f"features.{first + 2}", "output"
+
+
+def _official(model: "ReXNet") -> Iterator[tuple[str, ...]]:
+    yield from official_names(model)
+    yield "head", "output.1", "conv1x1"
+
+
+def _timm(model: "ReXNet") -> Iterator[tuple[str, ...]]:
+    yield from timm_layer_names("stem", "stem")
+    for i in range(len(model.blocks)):
+        yield f"blocks.{i}", f"features.{i}"
+    yield from timm_layer_names("head_conv", f"features.{len(model.blocks)}")
+    yield "head", "head.fc"
+
+
+def linear_widths(
+    first: float, step: float, count: int, width_mult: float, round_nearest: int
+) -> list[int]:
+    """The widths of `count` blocks: `first`, and from then on `step` more each.
+
+    Args:
+        first: unscaled; below `width_mult` 1 it stays what it is.
+        step: unscaled.
+        count: of blocks.
+        width_mult: scales every width but the first, and that only upwards.
+        round_nearest: widths are rounded, halves to even, then to a multiple of this.
+    """
+    # Added up one by one, as the release does: a product may fall on the other side of a half.
+    steps = itertools.repeat(step, count - 1)
+    widths = itertools.accumulate(steps, initial=first / min(1.0, width_mult))
+    return [make_divisible(round(width * width_mult), round_nearest) for width in widths]
+
+
+def rex_trunk(
+    stem_features: int,
+    widths: Sequence[int],
+    depths: Sequence[int],
+    *,
+    kernel_sizes: Sequence[int] = (3, 3, 3, 3, 3, 3),
+    squeeze_excite: SqueezeExciteChoice = None,
+    stochastic_depth: float = 0.0,
+    **options: Any,
+) -> Trunk:
+    """The blocks: `widths` of them, in stages of `depths`.
+
+    Args:
+        stem_features: channels that the first block sees.
+        widths: channels that each block gives.
+        depths: blocks in each of the six stages.
+        kernel_sizes: of the depthwise convolutions in each stage.
+        squeeze_excite: from the third stage on, as `RexBottleneck` takes it.
+        stochastic_depth: rate of the last block; it grows linearly from 0.
+        **options: what else `RexBottleneck` takes.
+    """
+    trunk = Trunk("stem", stem_features)
+    stages = [(stage, k) for stage, depth in enumerate(depths) for k in range(depth)]
+    for i, (features, (stage, k)) in enumerate(zip(widths, stages, strict=True)):
+        stride = 1 if k else STRIDES[stage]
+        block = RexBottleneck(
+            trunk.features,
+            features,
+            expansion=EXPANSIONS[stage],
+            kernel_size=kernel_sizes[stage],
+            stride=stride,
+            squeeze_excite=None if stage < UNGATED_STAGES else squeeze_excite,
+            stochastic_depth=stochastic_depth * i / (len(widths) - 1),
+            **options,
+        )
+        trunk.add(block, features, stride)
+    return trunk
+
+
+def check_factors(**factors: float) -> None:
+    """Raise ValueError for the first one that is not positive."""
+    for name, value in factors.items():
+        if not value > 0:
+            raise ValueError(f"`{name}` (={value}) must be positive")
+
+
+class ReXNet(StagedModel):
+    """ReXNet (V1) with the official release's arguments, and timm's rounding of the widths."""
+
+    dialects = {"official": _official, "article": _official, "timm": _timm}
+
+    def __init__(
+        self,
+        *,
+        num_classes: int = 1000,
+        in_channels: int = 3,
+        input_features: int = 16,
+        final_features: int = 180,
+        width_mult: float = 1.0,
+        depth_mult: float = 1.0,
+        round_nearest: int = 1,
+        use_se: bool = True,
+        se_ratio: int = 12,
+        norm_layer: Norm = "batch_norm",
+        norm_eps: float = 1e-5,
+        norm_momentum: float = 0.1,
+        dropout: float = 0.2,
+        stochastic_depth: float = 0.0,
+        initialization: Literal["official", "timm"] = "official",
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        """Build the network.
+
+        Args:
+            num_classes: logits; 0 leaves out the head, and the model gives pooled features.
+            in_channels: channels of the image.
+            input_features: channels of the first block, the stem having 32.
+            final_features: channels that the blocks add in all; one block adds its share, so the
+                last ends one share below the sum.
+            width_mult: scales every width; those of stem and first block only upwards.
+            depth_mult: scales the blocks of each stage, rounded up.
+            round_nearest: widths are multiples of this.
+            use_se: squeeze-excite in the blocks from the third stage on.
+            se_ratio: the hidden width of a squeeze-excite is its channels divided by this.
+            norm_layer: after each convolution; a name, what builds a norm, or None.
+            norm_eps: of the norm "batch_norm".
+            norm_momentum: of the norm "batch_norm", PyTorch's way round.
+            dropout: rate before the head, in [0, 1].
+            stochastic_depth: rate of the last block, in [0, 1]; it grows linearly from 0.
+            initialization: whose; the official release leaves it to PyTorch.
+            dtype: of the computation; None takes the widest of input and parameters.
+            param_dtype: of the parameters and running statistics.
+            rngs: `params` is drawn from; `dropout` too if a rate is above 0.
+
+        Raises: ValueError for a number out of range, or a squeeze-excite left without channels.
+        """
+        check_classes(num_classes, in_channels)
+        check_positive(input_features=input_features, round_nearest=round_nearest)
+        check_positive(se_ratio=se_ratio)
+        check_factors(final_features=final_features, width_mult=width_mult, depth_mult=depth_mult)
+        check_choice("initialization", initialization, tuple(INITIALIZERS))
+        check_norm("norm_layer", norm_layer)
+        check_rate("dropout", dropout)
+        check_rate("stochastic_depth", stochastic_depth)
+        if norm_layer == "batch_norm":
+            norm_layer = partial(BatchNorm, eps=norm_eps, momentum=norm_momentum)
+        types = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        conv_init, block_init, head_init = INITIALIZERS[initialization]
+        bias_init = zeros if initialization == "timm" else None
+        convs = {"norm": norm_layer, "activation": "silu", **types}
+        layer = partial(ConvNormAct, bias=False, kernel_init=conv_init, **convs)
+        self.num_classes = num_classes
+        self.in_channels = in_channels
+        self.depths = tuple(math.ceil(depth * depth_mult) for depth in DEPTHS)
+
+        count = sum(self.depths)
+        scaling = (width_mult, round_nearest)
+        widths = linear_widths(input_features, final_features / count, count, *scaling)
+        (stem_features,) = linear_widths(STEM_FEATURES, 0, 1, *scaling)
+        gate = partial(_gate, se_ratio, round_nearest, norm_layer, bias_init is zeros)
+        self.stem = layer(in_channels, stem_features, 3, stride=2)
+        trunk = rex_trunk(
+            stem_features,
+            widths,
+            self.depths,
+            squeeze_excite=gate if use_se else None,
+            stochastic_depth=stochastic_depth,
+            kernel_init=block_init,
+            **convs,
+        )
+        self.blocks = nnx.List(trunk.blocks)
+        self.feature_info = trunk.feature_info
+        self.num_features = make_divisible(int(LAST_FEATURES * width_mult), round_nearest)
+        self.head_conv: ConvNormAct | None = layer(trunk.features, self.num_features, 1)
+        self.dropout = Dropout(dropout, rngs=rngs)
+        head = partial(Linear, kernel_init=head_init, bias_init=bias_init, **types)
+        self.head = head(self.num_features, num_classes) if num_classes else None
+
+
+def _gate(
+    se_ratio: int, round_nearest: int, norm: Norm, zero_bias: bool, features: int, **options: Any
+) -> SqueezeExcite:
+    """A squeeze-excite with a norm inside; `zero_bias` starts its biases at 0."""
+    if features < se_ratio:
+        raise ValueError(
+            f"`se_ratio` (={se_ratio}) leaves no channel of a block's {features}: it must be at "
+            f"most {features}"
+        )
+    squeezed = make_divisible(features // se_ratio, round_nearest)
+    gate = SqueezeExcite(features, squeezed_features=squeezed, norm=norm, **options)
+    for bias in (gate.reduce.bias, gate.expand.bias) if zero_bias else ():
+        if bias is not None:
+            bias.set_value(jnp.zeros_like(bias[...]))
+    return gate
+
+
+TIMM_ARGUMENTS = {
+    "input_features": "initial_chs",
+    "final_features": "final_chs",
+    "round_nearest": "ch_div",
+    "dropout": "drop_rate",
+    "stochastic_depth": "drop_path_rate",
+}
+
+
+def _row(
+    source: Literal["official", "timm"],
+    name: str,
+    width_mult: float,
+    parameters: int,
+    multiply_adds: int | None = None,
+    **config: Any,
+) -> None:
+    if source == "timm":
+        config = {"initialization": "timm", **config}
+    register(
+        ModelEntry(
+            name=name,
+            build=ReXNet,
+            source=source,
+            config={"width_mult": width_mult, **config},
+            oracle="torch_ref.models.rexnet:ReXNet" if source == "official" else None,
+            oracle_arguments=TIMM_ARGUMENTS if source == "timm" else {},
+            parameters=parameters,
+            multiply_adds=multiply_adds,
+        )
+    )
+
+
+_official_row = partial(_row, "official")
+_timm_row = partial(_row, "timm")
+
+# fmt: off
+_official_row("rexnet_090", 0.9, 4_091_257, 347_738_521)
+_official_row("rexnet_220", 2.2, 19_485_308, 1_842_619_898)
+_timm_row("rexnet_100", 1.0, 4_796_873, 398_421_725)
+_timm_row("rexnet_130", 1.3, 7_557_091, 662_295_553)
+_timm_row("rexnet_150", 1.5, 9_728_593, 875_904_667)
+_timm_row("rexnet_200", 2.0, 16_366_620, 1_528_952_454)
+_timm_row("rexnet_300", 3.0, 34_708_792, 3_396_132_652)
+_timm_row("rexnetr_100", 1.0, 4_883_304, round_nearest=8)
+_timm_row("rexnetr_130", 1.3, 7_608_080, round_nearest=8)
+_timm_row("rexnetr_150", 1.5, 9_782_256, round_nearest=8)
+_timm_row("rexnetr_200", 2.0, 16_522_432, round_nearest=8)
+_timm_row("rexnetr_300", 3.0, 34_810_008, round_nearest=16)
+# fmt: on

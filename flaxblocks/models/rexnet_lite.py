@@ -1,0 +1,174 @@
+"""ReXNet-lite: ReXNet for devices that have neither squeeze-excite nor SiLU.
+
+Source: Han et al. 2021, https://arxiv.org/abs/2007.00992, appendix A, table A2.
+"""
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from flaxblocks.blocks.conv_norm_act import ConvNormAct
+from flaxblocks.models.image_model import check_classes
+from flaxblocks.models.rexnet import (
+    DEPTHS,
+    LAST_FEATURES,
+    STEM_FEATURES,
+    check_factors,
+    linear_widths,
+    official_names,
+    rex_trunk,
+)
+from flaxblocks.models.staged import StagedModel
+from flaxblocks.nn.arguments import check_positive, check_rate
+from flaxblocks.nn.drop import Dropout
+from flaxblocks.nn.linear import Linear
+from flaxblocks.nn.norm import BatchNorm, Norm, check_norm
+from flaxblocks.nn.pool import global_avg_pool
+from flaxblocks.registry import ModelEntry, register
+
+__all__ = ["ReXNetLite"]
+
+EMBEDDING_FEATURES = 1024
+
+
+def _official(model: "ReXNetLite") -> Iterator[tuple[str, ...]]:
+    yield from official_names(model)
+    yield "embedding.conv", "output.0"
+    yield "embedding.norm", "output.1"
+    yield "embedding", "output.2", "output"
+    yield "head", "output.4", "conv1x1"
+
+
+class ReXNetLite(StagedModel):
+    """ReXNet-lite with the official release's arguments."""
+
+    dialects = {"official": _official, "article": _official}
+
+    def __init__(
+        self,
+        *,
+        num_classes: int = 1000,
+        in_channels: int = 3,
+        input_features: int = 16,
+        final_features: int = 164,
+        width_mult: float = 1.0,
+        kernel_sizes: Sequence[int] = (3, 3, 3, 3, 3, 3),
+        fix_head_stem: bool = False,
+        round_nearest: int = 8,
+        norm_layer: Norm = "batch_norm",
+        norm_eps: float = 1e-5,
+        norm_momentum: float = 0.1,
+        dropout: float = 0.2,
+        stochastic_depth: float = 0.0,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        """Build the network.
+
+        Args:
+            num_classes: logits; 0 leaves out the head, and the model gives 1024 features.
+            in_channels: channels of the image.
+            input_features: channels of the first block, the stem having 32.
+            final_features: channels that the last block has more than the first, unscaled.
+            width_mult: scales every width; those of stem, first block and last convolution only
+                upwards.
+            kernel_sizes: of the depthwise convolutions in each of the six stages.
+            fix_head_stem: leave the stem and the last convolution unscaled.
+            round_nearest: widths are multiples of this, but for the last convolution's.
+            norm_layer: after each convolution; a name, what builds a norm, or None.
+            norm_eps: of the norm "batch_norm".
+            norm_momentum: of the norm "batch_norm", PyTorch's way round.
+            dropout: rate before the head, in [0, 1].
+            stochastic_depth: rate of the last block, in [0, 1]; it grows linearly from 0.
+            dtype: of the computation; None takes the widest of input and parameters.
+            param_dtype: of the parameters and running statistics.
+            rngs: `params` is drawn from; `dropout` too if a rate is above 0.
+
+        Raises: ValueError for a number out of range, or other than six kernel sizes.
+        """
+        check_classes(num_classes, in_channels)
+        check_positive(input_features=input_features, round_nearest=round_nearest)
+        check_factors(final_features=final_features, width_mult=width_mult)
+        check_norm("norm_layer", norm_layer)
+        check_rate("dropout", dropout)
+        check_rate("stochastic_depth", stochastic_depth)
+        if len(kernel_sizes) != len(DEPTHS):
+            raise ValueError(
+                f"`kernel_sizes` (={kernel_sizes}) must have {len(DEPTHS)} numbers, one a stage"
+            )
+        if norm_layer == "batch_norm":
+            norm_layer = partial(BatchNorm, eps=norm_eps, momentum=norm_momentum)
+        types = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        convs = {"norm": norm_layer, "activation": "relu6", **types}
+        layer = partial(ConvNormAct, bias=False, **convs)
+        self.num_classes = num_classes
+        self.in_channels = in_channels
+        self.depths = DEPTHS
+
+        count = sum(DEPTHS)
+        step = final_features / (count - 1)
+        widths = linear_widths(input_features, step, count, width_mult, round_nearest)
+        ends = 1.0 if fix_head_stem else max(1.0, width_mult)  # scales the stem and the last
+        (stem_features,) = linear_widths(STEM_FEATURES, 0, 1, ends, round_nearest)
+        self.stem = layer(in_channels, stem_features, 3, stride=2)
+        trunk = rex_trunk(
+            stem_features,
+            widths,
+            DEPTHS,
+            kernel_sizes=kernel_sizes,
+            stochastic_depth=stochastic_depth,
+            **convs,
+        )
+        self.blocks = nnx.List(trunk.blocks)
+        self.feature_info = trunk.feature_info
+        self.num_features = int(LAST_FEATURES * ends)
+        self.head_conv: ConvNormAct | None = layer(trunk.features, self.num_features, 1)
+        self.embedding: ConvNormAct | None = ConvNormAct(
+            self.num_features, EMBEDDING_FEATURES, 1, **convs
+        )
+        self.dropout = Dropout(dropout, rngs=rngs)
+        self.head = Linear(EMBEDDING_FEATURES, num_classes, **types) if num_classes else None
+
+    @property
+    def head_features(self) -> int:
+        """Channels that the head sees: those of the convolution before it."""
+        return EMBEDDING_FEATURES
+
+    def embed(self, x: Float[Array, "N h w F"]) -> Float[Array, "N E"]:
+        """The mean of the last feature map through a 1x1 convolution: `(N, h, w, num_features)` to
+        `(N, head_features)`.
+        """
+        x = global_avg_pool(x)
+        return x if self.embedding is None else self.embedding(x[:, None, None, :])[:, 0, 0, :]
+
+    def drop_after(self, index: int) -> None:
+        """Remove what runs after feature map `index`, the layer before the head included."""
+        super().drop_after(index)
+        self.embedding = None
+
+
+def _row(name: str, width_mult: float, parameters: int, multiply_adds: int) -> None:
+    register(
+        ModelEntry(
+            name=name,
+            build=ReXNetLite,
+            source="official",
+            config={"width_mult": width_mult},
+            oracle="torch_ref.models.rexnet:ReXNetLite",
+            parameters=parameters,
+            multiply_adds=multiply_adds,
+        )
+    )
+
+
+# fmt: off
+_row("rexnet_lite_100", 1.0, 4_740_056, 406_850_120)
+_row("rexnet_lite_130", 1.3, 6_747_960, 646_503_624)
+_row("rexnet_lite_150", 1.5, 8_332_296, 836_413_656)
+_row("rexnet_lite_200", 2.0, 12_966_200, 1_498_336_184)
+# fmt: on
