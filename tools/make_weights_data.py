@@ -51,6 +51,7 @@ def write_family(path: Path, rows: list[ModelEntry]) -> None:
     names = sorted({name for row in rows for name in (row.name, *row.aliases)})
     names += sorted({row.library_name for row in rows if row.library_name} - set(names))
     aliases = {alias: row.name for row in rows for alias in row.aliases}
+    aliases |= {row.name: row.library_name for row in rows if row.library_name}
     aliases |= {other: row.name for row in rows for other in _other_names(row)}
     entries = torchvision_rows(names) + timm_rows(names)
     if not entries:

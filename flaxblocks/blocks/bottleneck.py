@@ -64,6 +64,7 @@ class BottleNeck(nnx.Module):
         activation: Activation = "relu",
         final_activation: Activation = "relu",
         shortcut_activation: Activation = "relu",
+        shortcut_bias: bool | None = None,
         squeeze_excite: SqueezeExciteChoice = None,
         gate_output: bool = False,
         antialias: Antialias = None,
@@ -90,6 +91,7 @@ class BottleNeck(nnx.Module):
             final_activation: after the addition.
             shortcut_activation: at the end of the shortcut's 1x1; the article has a ReLU, ResNet
                 none.
+            shortcut_bias: of the shortcut's convolution; None is `bias`.
             squeeze_excite: a reduction, what builds a `SqueezeExcite` of the inner channels, or
                 None.
             gate_output: gate the branch after its last norm (SE-ResNet) rather than the inner
@@ -143,6 +145,7 @@ class BottleNeck(nnx.Module):
             out_features,
             1,
             stride=shortcut_stride,
+            bias=bias if shortcut_bias is None else shortcut_bias,
             activation=shortcut_activation,
         )
         self.shortcut = shortcut() if in_features != out_features or stride != 1 else None

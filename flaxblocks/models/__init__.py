@@ -1,7 +1,30 @@
 """The models, one file a family. Importing this package fills the registry."""
 
+from flaxblocks.models.efficientnet import EfficientNet
 from flaxblocks.models.image_model import Feature, FeatureExtractor, FeatureInfo, ImageModel
+from flaxblocks.models.mnasnet import MnasNet
+from flaxblocks.models.mobilenetv1 import MobileNetV1
 from flaxblocks.models.mobilenetv2 import MobileNetV2
+from flaxblocks.models.mobilenetv3 import MobileNetV3
+from flaxblocks.models.regnet import RegNet
 from flaxblocks.models.resnet import ResNet
+from flaxblocks.models.resnext_article import ResNeXtArticle
+from flaxblocks.models.rexnet import ReXNet
+from flaxblocks.models.rexnet_lite import ReXNetLite
 
-__all__ = ["Feature", "FeatureExtractor", "FeatureInfo", "ImageModel", "MobileNetV2", "ResNet"]
+__all__ = [
+    "EfficientNet",
+    "Feature",
+    "FeatureExtractor",
+    "FeatureInfo",
+    "ImageModel",
+    "MnasNet",
+    "MobileNetV1",
+    "MobileNetV2",
+    "MobileNetV3",
+    "ReXNet",
+    "ReXNetLite",
+    "RegNet",
+    "ResNeXtArticle",
+    "ResNet",
+]

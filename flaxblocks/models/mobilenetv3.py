@@ -1,13 +1,14 @@
 """MobileNetV3: inverted bottlenecks with squeeze-excite and hard swish, pooling before the last
 layer but one.
 
-Source: Howard et al. 2019, https://arxiv.org/abs/1905.02244, tables 1 and 2; section 6.1 (minimal).
+Source: Howard et al. 2019, https://arxiv.org/abs/1905.02244, tables 1 and 2, which are
+in `mobilenetv3_rows`.
 """
 
 import itertools
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax.numpy as jnp
 from flax import nnx
@@ -19,6 +20,15 @@ from flaxblocks.blocks.conv_norm_act import ConvNormAct
 from flaxblocks.blocks.inverted import MBConv
 from flaxblocks.blocks.squeeze_excite import SqueezeExcite
 from flaxblocks.models.image_model import check_classes
+from flaxblocks.models.mobilenetv3_rows import (
+    LARGE,
+    LARGE_DEEP,
+    SMALL,
+    STEM_FEATURES,
+    Bottleneck,
+    halve_tail,
+    in_stages,
+)
 from flaxblocks.models.staged import StagedModel, Trunk
 from flaxblocks.models.timm_names import stage_names
 from flaxblocks.nn.activation import get_activation
@@ -39,54 +49,8 @@ from flaxblocks.registry import ModelEntry, register
 __all__ = ["MobileNetV3"]
 
 
-class Bottleneck(NamedTuple):
-    """A row of the paper's tables: kernel, exp size, #out, SE, NL, s."""
-
-    kernel: int
-    hidden: int
-    out: int
-    squeeze_excite: bool
-    activation: str
-    stride: int
-
-
 Setting = Sequence[tuple[int, int, int, bool, str, int]]
-RE, HS = "relu", "hard_swish"
-STEM_FEATURES = 16
 HEAD_EXPANSION = 6  # the last convolution is this many times as wide as the last bottleneck
-LARGE = (  # table 1
-    Bottleneck(3, 16, 16, False, RE, 1),
-    Bottleneck(3, 64, 24, False, RE, 2),
-    Bottleneck(3, 72, 24, False, RE, 1),
-    Bottleneck(5, 72, 40, True, RE, 2),
-    Bottleneck(5, 120, 40, True, RE, 1),
-    Bottleneck(5, 120, 40, True, RE, 1),
-    Bottleneck(3, 240, 80, False, HS, 2),
-    Bottleneck(3, 200, 80, False, HS, 1),
-    Bottleneck(3, 184, 80, False, HS, 1),
-    Bottleneck(3, 184, 80, False, HS, 1),
-    Bottleneck(3, 480, 112, True, HS, 1),
-    Bottleneck(3, 672, 112, True, HS, 1),
-    Bottleneck(5, 672, 160, True, HS, 2),
-    Bottleneck(5, 960, 160, True, HS, 1),
-    Bottleneck(5, 960, 160, True, HS, 1),
-)
-SMALL = (  # table 2
-    Bottleneck(3, 16, 16, True, RE, 2),
-    Bottleneck(3, 72, 24, False, RE, 2),
-    Bottleneck(3, 88, 24, False, RE, 1),
-    Bottleneck(5, 96, 40, True, HS, 2),
-    Bottleneck(5, 240, 40, True, HS, 1),
-    Bottleneck(5, 240, 40, True, HS, 1),
-    Bottleneck(5, 120, 48, True, HS, 1),
-    Bottleneck(5, 144, 48, True, HS, 1),
-    Bottleneck(5, 288, 96, True, HS, 2),
-    Bottleneck(5, 576, 96, True, HS, 1),
-    Bottleneck(5, 576, 96, True, HS, 1),
-)
-# timm's 150d: table 1 a fifth deeper; how often each row stands there.
-REPEATS = (2, 1, 2, 1, 1, 2, 1, 2, 1, 1, 1, 2, 1, 1, 2)
-LARGE_DEEP = tuple(row for row, n in zip(LARGE, REPEATS, strict=True) for _ in range(n))
 # Who draws which kernel how: convolutions, the layer before the head, the head.
 INITIALIZERS = {
     "torchvision": (kaiming_normal_fan_out, normal, normal),
@@ -190,7 +154,7 @@ class MobileNetV3(StagedModel):
         if not width_mult > 0:
             raise ValueError(f"`width_mult` (={width_mult}) must be positive")
         if reduced_tail:
-            table, last_features = _halve_tail(table), last_features // 2
+            table, last_features = halve_tail(table), last_features // 2
 
         def scale(features: float) -> int:
             return make_divisible(features * width_mult)
@@ -200,13 +164,13 @@ class MobileNetV3(StagedModel):
         if norm_layer == "batch_norm":
             norm_layer = partial(BatchNorm, eps=norm_eps, momentum=norm_momentum)
         convs = {"bias": False, "norm": norm_layer, **types}
-        activation = RE if minimal else HS
+        activation = "relu" if minimal else "hard_swish"
         layer = partial(
             ConvNormAct, kernel_init=kaiming_normal_fan_out, activation=activation, **convs
         )
         self.num_classes = num_classes
         self.in_channels = in_channels
-        self.depths = tuple(map(len, _stages(table)))
+        self.depths = tuple(map(len, in_stages(table)))
 
         trunk = Trunk("stem", STEM_FEATURES if fix_stem else scale(STEM_FEATURES))
         self.stem = layer(in_channels, trunk.features, 3, stride=2, padding=padding)
@@ -223,7 +187,7 @@ class MobileNetV3(StagedModel):
                 kernel_size=3 if minimal else row.kernel,
                 stride=row.stride,
                 padding=padding,
-                activation=RE if minimal else row.activation,
+                activation="relu" if minimal else row.activation,
                 final_activation=None,
                 squeeze_excite=_gate if row.squeeze_excite and not minimal else None,
                 stochastic_depth=rate * len(trunk.blocks),
@@ -280,9 +244,13 @@ class MobileNetV3(StagedModel):
 
 
 def _gate(features: int, **options: Any) -> SqueezeExcite:
-    """A quarter of the channels wide, in eights (section 5.3)."""
+    """A quarter of the channels wide (section 5.3), in eights; it starts without biases."""
     squeezed = make_divisible(features // 4)
-    return SqueezeExcite(features, squeezed_features=squeezed, gate="hard_sigmoid", **options)
+    gate = SqueezeExcite(features, squeezed_features=squeezed, gate="hard_sigmoid", **options)
+    for conv in (gate.reduce, gate.expand):
+        if conv.bias is not None:
+            conv.bias.set_value(jnp.zeros_like(conv.bias[...]))
+    return gate
 
 
 def _check_setting(setting: Setting) -> list[Bottleneck]:
@@ -306,24 +274,6 @@ def _check_setting(setting: Setting) -> list[Bottleneck]:
                 f"`inverted_residual_setting` has row {tuple(row)}: every number must be positive"
             )
     return table
-
-
-def _stages(table: Sequence[Bottleneck]) -> list[list[Bottleneck]]:
-    """The rows in stages, which begin where the width changes or the image shrinks."""
-    stages: list[list[Bottleneck]] = []
-    for row in table:
-        if not stages or row.out != stages[-1][-1].out or row.stride > 1:
-            stages.append([])
-        stages[-1].append(row)
-    return stages
-
-
-def _halve_tail(table: Sequence[Bottleneck]) -> list[Bottleneck]:
-    """The last stage at half its width; its first block widens the stage before it as ever."""
-    *body, (first, *rest) = _stages(table)
-    halved = [row._replace(hidden=row.hidden // 2) for row in rest]
-    tail = [row._replace(out=row.out // 2) for row in (first, *halved)]
-    return [*itertools.chain.from_iterable(body), *tail]
 
 
 ARGUMENTS = {

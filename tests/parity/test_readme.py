@@ -11,7 +11,7 @@ from flax import nnx
 
 import flaxblocks as fb
 from flaxblocks.cli import commands
-from flaxblocks.models import mobilenetv2
+from flaxblocks.models import resnet
 from flaxblocks.oracle import import_torchvision
 from flaxblocks.summary import count_parameters
 
@@ -77,5 +77,12 @@ def test_the_readmes_parameter_counts_of_mbconv_hold(count, depthwise):
 
 
 def test_the_readmes_registry_row_is_one_that_stands_in_the_code():
-    (row,) = re.findall(r"^_entry\(.+$", TEXT, re.MULTILINE)
-    assert f"    {row}\n" in inspect.getsource(mobilenetv2)
+    (row,) = re.findall(r"^_timm\(.+$", TEXT, re.MULTILINE)
+    assert f"\n{row}\n" in inspect.getsource(resnet)
+
+
+def test_the_names_of_the_readme_are_registered():
+    section = TEXT.partition("## The models\n")[2].partition("\n## ")[0]
+    names = re.findall(r"`((?:\w*net|regnet_)\w*\*?)`", section)
+    assert len(names) > 30
+    assert [name for name in names if not fb.list_models(name)] == []

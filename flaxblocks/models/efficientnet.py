@@ -1,0 +1,341 @@
+"""EfficientNet, Lite and V2: a stem, stages of MBConv or fused MBConv blocks, a 1x1 convolution, a
+linear head. The networks of a series are one, scaled in width, depth and image size together.
+
+Sources: Tan and Le 2019, https://arxiv.org/abs/1905.11946, table 1 and equation 3; Tan and Le 2021
+(V2), https://arxiv.org/abs/2104.00298, table 4. Lite:
+https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite
+The tables are in `efficientnet_rows`.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any, Literal
+
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+from flaxblocks.blocks.channels import make_divisible
+from flaxblocks.blocks.conv_norm_act import ConvNormAct
+from flaxblocks.blocks.inverted import FusedMBConv, MBConv
+from flaxblocks.blocks.squeeze_excite import SqueezeExcite
+from flaxblocks.models.efficientnet_rows import (
+    V1,
+    V2_BASE,
+    V2_L,
+    V2_M,
+    V2_RW_M,
+    V2_RW_S,
+    V2_S,
+    V2_XL,
+    Stage,
+)
+from flaxblocks.models.image_model import check_classes
+from flaxblocks.models.staged import StagedModel, Trunk
+from flaxblocks.models.timm_names import head_conv_names, stage_names
+from flaxblocks.nn.activation import Activation
+from flaxblocks.nn.arguments import check_choice, check_positive, check_rate
+from flaxblocks.nn.drop import Dropout
+from flaxblocks.nn.init import kaiming_normal_fan_out, uniform_fan_out, zeros
+from flaxblocks.nn.linear import Linear
+from flaxblocks.nn.norm import BatchNorm, Norm, check_norm
+from flaxblocks.registry import ModelEntry, register
+
+__all__ = ["EfficientNet"]
+
+BLOCKS = {"mbconv": MBConv, "fused_mbconv": FusedMBConv}
+LAYERS = ("expand", "conv", "squeeze_excite", "project")
+
+
+def _torchvision(model: "EfficientNet") -> Iterator[tuple[str, ...]]:
+    yield "stem", "features.0"
+    for path, stage, k, block in model.placed_blocks():
+        foreign = f"features.{stage + 1}.{k}"
+        yield path, foreign
+        layers = [name for name in LAYERS if getattr(block, name) is not None]
+        for i, name in enumerate(layers):
+            yield f"{path}.{name}", f"{foreign}.block.{i}"
+    yield "head_conv", f"features.{len(model.depths) + 1}"
+    yield "head", "classifier.1"
+
+
+def _timm(model: "EfficientNet") -> Iterator[tuple[str, ...]]:
+    yield from stage_names(model)
+    yield from head_conv_names(model)
+
+
+def _nearest_eight(value: float) -> int:
+    """The multiple of 8 nearest to `value`, at least 8: 19.2 -> 16."""
+    return max(8, int(value + 4) // 8 * 8)
+
+
+def _gate(
+    squeezed_features: int, activation: Activation, features: int, **options: Any
+) -> SqueezeExcite:
+    """A gate that starts without biases."""
+    gate = SqueezeExcite(
+        features, squeezed_features=squeezed_features, activation=activation, **options
+    )
+    for conv in (gate.reduce, gate.expand):
+        if conv.bias is not None:
+            conv.bias.set_value(jnp.zeros_like(conv.bias[...]))
+    return gate
+
+
+class EfficientNet(StagedModel):
+    """The EfficientNets that torchvision and timm publish, V1, Lite and V2."""
+
+    dialects = {"torchvision": _torchvision, "timm": _timm}
+
+    def __init__(
+        self,
+        *,
+        stages: Sequence[Stage] = V1,
+        num_classes: int = 1000,
+        in_channels: int = 3,
+        width_mult: float = 1.0,
+        depth_mult: float = 1.0,
+        stem_width: int = 32,
+        head_width: int = 1280,
+        fix_stem_head: bool = False,
+        round_widths: Literal["above_90%", "nearest"] = "above_90%",
+        squeeze_excite: float | None = 0.25,
+        activation: Activation = "silu",
+        padding: Literal["SAME"] | None = None,
+        norm_layer: Norm = "batch_norm",
+        norm_eps: float = 1e-5,
+        norm_momentum: float = 0.1,
+        dropout: float = 0.2,
+        stochastic_depth: float = 0.2,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        """Build the network.
+
+        Args:
+            stages: rows of a table; EfficientNet-B0's unless given.
+            num_classes: logits; 0 leaves out the head, and the model gives pooled features.
+            in_channels: channels of the image.
+            width_mult: scales every width.
+            depth_mult: scales the depth of each stage, rounded up.
+            stem_width: channels behind the first convolution.
+            head_width: channels behind the last one.
+            fix_stem_head: leave those two, and the depth of the first and last stage, unscaled, as
+                Lite does.
+            round_widths: to multiples of 8: to the nearest, but never below 90% of a width; or to
+                the nearest whatever it takes away, as V2-B0 to B3 do.
+            squeeze_excite: width of the gate in an "mbconv" block as a part of the block's input;
+                None for none.
+            activation: a name in `nn.ACTIVATIONS`, a function, or None.
+            padding: of the convolutions: None is `kernel // 2` on each side, "SAME" TensorFlow's.
+            norm_layer: after each convolution; a name, what builds a norm, or None.
+            norm_eps: added to the variance, where `norm_layer` is "batch_norm".
+            norm_momentum: weight of a new batch in the running statistics, in [0, 1], likewise.
+            dropout: rate before the head, in [0, 1].
+            stochastic_depth: in [0, 1]; block i of n is dropped at i / n of this rate.
+            dtype: of the computation; None takes the widest of input and parameters.
+            param_dtype: of the parameters and running statistics.
+            rngs: `params` is drawn from; `dropout` too if a rate is above 0.
+
+        Raises: ValueError for a stage that is not one, or a number out of range.
+        """
+        _check_stages(stages)
+        check_classes(num_classes, in_channels)
+        check_positive(stem_width=stem_width, head_width=head_width)
+        check_choice("round_widths", round_widths, ("above_90%", "nearest"))
+        check_choice("padding", padding, (None, "SAME"))
+        check_rate("norm_momentum", norm_momentum)
+        check_rate("dropout", dropout)
+        check_rate("stochastic_depth", stochastic_depth)
+        check_norm("norm_layer", norm_layer)
+        factors = {"width_mult": width_mult, "depth_mult": depth_mult, "norm_eps": norm_eps}
+        if squeeze_excite is not None:
+            factors["squeeze_excite"] = squeeze_excite
+        for name, value in factors.items():
+            if not value > 0:
+                raise ValueError(f"`{name}` (={value}) must be positive")
+        if norm_layer == "batch_norm":
+            norm_layer = partial(BatchNorm, eps=norm_eps, momentum=norm_momentum)
+        # torchvision's initialisation, throughout. timm's differs in depthwise kernels, where its
+        # fan-out is that of one channel.
+        types = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        convs = {"norm": norm_layer, "kernel_init": kaiming_normal_fan_out, **types}
+        convs.update(bias=False, activation=activation)
+        round_to_eight = make_divisible if round_widths == "above_90%" else _nearest_eight
+        end_width = 1.0 if fix_stem_head else width_mult
+        ends_of_depth = (0, len(stages) - 1) if fix_stem_head else ()
+        self.num_classes = num_classes
+        self.in_channels = in_channels
+        self.depths = tuple(
+            stage.depth if k in ends_of_depth else math.ceil(stage.depth * depth_mult)
+            for k, stage in enumerate(stages)
+        )
+
+        trunk = Trunk("stem", round_to_eight(stem_width * end_width))
+        same = {"padding": padding}
+        self.stem = ConvNormAct(in_channels, trunk.features, 3, stride=2, **same, **convs)
+        for stage, depth in zip(stages, self.depths, strict=True):
+            features = round_to_eight(stage.out * width_mult)
+            for stride in (stage.stride, *(1 for _ in range(depth - 1))):
+                gate = None
+                if squeeze_excite is not None and stage.kind == "mbconv":
+                    squeezed = max(1, int(trunk.features * squeeze_excite))
+                    gate = partial(_gate, squeezed, activation)
+                block = BLOCKS[stage.kind](
+                    trunk.features,
+                    features,
+                    hidden_features=make_divisible(trunk.features * stage.expand_ratio),
+                    kernel_size=stage.kernel,
+                    stride=stride,
+                    squeeze_excite=gate,
+                    final_activation=None,
+                    always_expand=stage.always_project,
+                    stochastic_depth=stochastic_depth * len(trunk.blocks) / sum(self.depths),
+                    **same,
+                    **convs,
+                )
+                trunk.add(block, features, stride)
+        self.blocks = nnx.List(trunk.blocks)
+        self.feature_info = trunk.feature_info
+        self.num_features = round_to_eight(head_width * end_width)
+        self.head_conv: ConvNormAct | None = ConvNormAct(
+            trunk.features, self.num_features, 1, **convs
+        )
+        self.dropout = Dropout(dropout, rngs=rngs)
+        head = partial(Linear, kernel_init=uniform_fan_out, bias_init=zeros, **types)
+        self.head = head(self.num_features, num_classes) if num_classes else None
+
+
+def _check_stages(stages: Sequence[Stage]) -> None:
+    if len(stages) == 0:
+        raise ValueError(f"`stages` (={stages}) must have at least one row")
+    for stage in stages:
+        if not isinstance(stage, Stage):
+            raise ValueError(f"`stages` has row {stage}: each must be a `Stage`")
+        if stage.kind not in BLOCKS:
+            raise ValueError(
+                f"`stages` has kind {stage.kind!r} in {stage}: it must be one of {sorted(BLOCKS)}"
+            )
+        if stage.stride not in (1, 2):
+            raise ValueError(f"`stages` has stride {stage.stride} in {stage}: it must be 1 or 2")
+        if min(stage.expand_ratio, stage.kernel, stage.out, stage.depth) <= 0:
+            raise ValueError(f"`stages` has {stage}: every number must be positive")
+
+
+ARGUMENTS = {
+    "torchvision": {"stochastic_depth": "stochastic_depth_prob"},
+    "timm": {
+        "dropout": "drop_rate",
+        "stochastic_depth": "drop_path_rate",
+        "norm_eps": "bn_eps",
+        "norm_momentum": "bn_momentum",
+        "activation": "act_layer",
+    },
+}
+
+
+def _row(
+    source: Literal["torchvision", "timm"],
+    name: str,
+    parameters: int,
+    stages: Sequence[Stage],
+    *,
+    in_layout: dict[str, str] | None = None,
+    library_name: str | None = None,
+    **config: Any,
+) -> None:
+    if source == "timm":
+        config = {"dropout": 0.0, "stochastic_depth": 0.0, **config}
+    register(
+        ModelEntry(
+            name=name,
+            build=EfficientNet,
+            source=source,
+            config={"stages": stages, **config},
+            in_layout=in_layout or {},
+            library_name=library_name,
+            oracle_arguments=ARGUMENTS[source],
+            parameters=parameters,
+        )
+    )
+
+
+_torchvision_row = partial(_row, "torchvision")
+_timm_row = partial(_row, "timm")
+
+
+def _scaled(width_mult: float, depth_mult: float) -> dict[str, float]:
+    """Two of the three that the papers scale; the third is the image's size."""
+    return {"width_mult": width_mult, "depth_mult": depth_mult}
+
+
+B0, B1, B2 = _scaled(1.0, 1.0), _scaled(1.0, 1.1), _scaled(1.1, 1.2)
+B3, B4, B5 = _scaled(1.2, 1.4), _scaled(1.4, 1.8), _scaled(1.6, 2.2)
+B6, B7, B8 = _scaled(1.8, 2.6), _scaled(2.0, 3.1), _scaled(2.2, 3.6)
+V2 = {"norm_eps": 1e-3}
+LARGE = {"norm_eps": 1e-3, "norm_momentum": 0.01}  # what torchvision gives B5 to B7
+TF = {"padding": "SAME", "norm_eps": 1e-3}  # trained in TensorFlow
+LITE = {"fix_stem_head": True, "squeeze_excite": None, "activation": "relu6"}
+RW_M = {"stem_width": 24, "head_width": 1792, "width_mult": 1.2}
+BASE = {"round_widths": "nearest", **TF}
+
+
+# timm's B5 to B7, of the same names, have the epsilon and momentum of B0.
+def _timm_is(variant: str) -> dict[str, dict[str, str]]:
+    return {"in_layout": {"timm": f"timm_efficientnet_{variant}"}}
+
+
+def _torchvision_is(variant: str) -> dict[str, Any]:
+    name = f"efficientnet_{variant}"
+    return {"in_layout": {"torchvision": name}, "library_name": name}
+
+
+# fmt: off
+_torchvision_row("efficientnet_b0", 5_288_548, V1, dropout=0.2, **B0)
+_torchvision_row("efficientnet_b1", 7_794_184, V1, dropout=0.2, **B1)
+_torchvision_row("efficientnet_b2", 9_109_994, V1, dropout=0.3, **B2)
+_torchvision_row("efficientnet_b3", 12_233_232, V1, dropout=0.3, **B3)
+_torchvision_row("efficientnet_b4", 19_341_616, V1, dropout=0.4, **B4)
+_torchvision_row("efficientnet_b5", 30_389_784, V1, dropout=0.4, **B5, **LARGE, **_timm_is("b5"))
+_torchvision_row("efficientnet_b6", 43_040_704, V1, dropout=0.5, **B6, **LARGE, **_timm_is("b6"))
+_torchvision_row("efficientnet_b7", 66_347_960, V1, dropout=0.5, **B7, **LARGE, **_timm_is("b7"))
+_torchvision_row("efficientnet_v2_s", 21_458_488, V2_S, dropout=0.2, stem_width=24, **V2)
+_torchvision_row("efficientnet_v2_m", 54_139_356, V2_M, dropout=0.3, stem_width=24, **V2)
+_torchvision_row("efficientnet_v2_l", 118_515_272, V2_L, dropout=0.4, stem_width=32, **V2)
+_timm_row("timm_efficientnet_b5", 30_389_784, V1, **B5, **_torchvision_is("b5"))
+_timm_row("timm_efficientnet_b6", 43_040_704, V1, **B6, **_torchvision_is("b6"))
+_timm_row("timm_efficientnet_b7", 66_347_960, V1, **B7, **_torchvision_is("b7"))
+_timm_row("efficientnet_b8", 87_413_142, V1, **B8)
+_timm_row("efficientnet_lite0", 4_652_008, V1, **B0, **LITE)
+_timm_row("efficientnet_lite1", 5_416_680, V1, **B1, **LITE)
+_timm_row("efficientnet_lite2", 6_092_072, V1, **B2, **LITE)
+_timm_row("efficientnet_lite3", 8_197_096, V1, **B3, **LITE)
+_timm_row("efficientnet_lite4", 13_006_568, V1, **B4, **LITE)
+_timm_row("efficientnetv2_rw_t", 13_649_388, V2_S, stem_width=24, **_scaled(0.8, 0.9))
+_timm_row("efficientnetv2_rw_s", 23_941_296, V2_RW_S, stem_width=24, head_width=1792)
+_timm_row("efficientnetv2_rw_m", 53_236_442, V2_RW_M, **RW_M)
+_timm_row("tf_efficientnet_b0", 5_288_548, V1, **B0, **TF)
+_timm_row("tf_efficientnet_b1", 7_794_184, V1, **B1, **TF)
+_timm_row("tf_efficientnet_b2", 9_109_994, V1, **B2, **TF)
+_timm_row("tf_efficientnet_b3", 12_233_232, V1, **B3, **TF)
+_timm_row("tf_efficientnet_b4", 19_341_616, V1, **B4, **TF)
+_timm_row("tf_efficientnet_b5", 30_389_784, V1, **B5, **TF)
+_timm_row("tf_efficientnet_b6", 43_040_704, V1, **B6, **TF)
+_timm_row("tf_efficientnet_b7", 66_347_960, V1, **B7, **TF)
+_timm_row("tf_efficientnet_b8", 87_413_142, V1, **B8, **TF)
+_timm_row("tf_efficientnet_lite0", 4_652_008, V1, **B0, **LITE, **TF)
+_timm_row("tf_efficientnet_lite1", 5_416_680, V1, **B1, **LITE, **TF)
+_timm_row("tf_efficientnet_lite2", 6_092_072, V1, **B2, **LITE, **TF)
+_timm_row("tf_efficientnet_lite3", 8_197_096, V1, **B3, **LITE, **TF)
+_timm_row("tf_efficientnet_lite4", 13_006_568, V1, **B4, **LITE, **TF)
+_timm_row("tf_efficientnetv2_b0", 7_139_704, V2_BASE, **B0, **BASE)
+_timm_row("tf_efficientnetv2_b1", 8_141_052, V2_BASE, **B1, **BASE)
+_timm_row("tf_efficientnetv2_b2", 10_096_086, V2_BASE, **B2, **BASE)
+_timm_row("tf_efficientnetv2_b3", 14_358_406, V2_BASE, **B3, **BASE)
+_timm_row("tf_efficientnetv2_s", 21_458_488, V2_S, stem_width=24, **TF)
+_timm_row("tf_efficientnetv2_m", 54_139_356, V2_M, stem_width=24, **TF)
+_timm_row("tf_efficientnetv2_l", 118_515_272, V2_L, stem_width=32, **TF)
+_timm_row("tf_efficientnetv2_xl", 208_119_808, V2_XL, stem_width=32, **TF)
+# fmt: on

@@ -1,0 +1,300 @@
+"""MnasNet: inverted bottlenecks whose kernel, expansion and depth a search chose stage by stage.
+
+Source: Tan et al. 2019, https://arxiv.org/abs/1807.11626, figure 7 (A1, with squeeze-excite); B1
+and "small" as in the authors' code, which torchvision and timm follow.
+"""
+
+from collections.abc import Generator, Iterator, Sequence
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+from flaxblocks.blocks.channels import make_divisible
+from flaxblocks.blocks.conv_norm_act import ConvNormAct
+from flaxblocks.blocks.inverted import MBConv
+from flaxblocks.blocks.squeeze_excite import SqueezeExcite
+from flaxblocks.models.image_model import check_classes
+from flaxblocks.models.staged import StagedModel, Trunk
+from flaxblocks.models.timm_names import head_conv_names, stage_names
+from flaxblocks.nn.arguments import check_choice, check_positive, check_rate
+from flaxblocks.nn.drop import Dropout
+from flaxblocks.nn.init import (
+    kaiming_normal_fan_out,
+    kaiming_normal_fan_out_depthwise,
+    uniform_fan_out,
+    zeros,
+)
+from flaxblocks.nn.linear import Linear
+from flaxblocks.nn.norm import BatchNorm, Norm, check_norm
+from flaxblocks.registry import ModelEntry, register
+
+__all__ = ["MnasNet"]
+
+
+class Stage(NamedTuple):
+    """A stage: kernel, expansion, channels, blocks, first stride, part of a block's input channels
+    that its gate is wide (0 for no gate), and whether blocks that keep their shape have a skip.
+    """
+
+    kernel: int
+    expansion: int
+    channels: int
+    depth: int
+    stride: int
+    squeeze_excite: float = 0.0
+    skip: bool = True
+
+
+Setting = Sequence[tuple[int, int, int, int, int, float, bool]]
+LAST_FEATURES = 1280
+B1 = (
+    Stage(3, 1, 16, 1, 1, skip=False),
+    Stage(3, 3, 24, 3, 2),
+    Stage(5, 3, 40, 3, 2),
+    Stage(5, 6, 80, 3, 2),
+    Stage(3, 6, 96, 2, 1),
+    Stage(5, 6, 192, 4, 2),
+    Stage(3, 6, 320, 1, 1, skip=False),
+)
+A1 = (
+    Stage(3, 1, 16, 1, 1, skip=False),
+    Stage(3, 6, 24, 2, 2),
+    Stage(5, 3, 40, 3, 2, 0.25),
+    Stage(3, 6, 80, 4, 2),
+    Stage(3, 6, 112, 2, 1, 0.25),
+    Stage(5, 6, 160, 3, 2, 0.25),
+    Stage(3, 6, 320, 1, 1),
+)
+SMALL = (
+    Stage(3, 1, 8, 1, 1),
+    Stage(3, 3, 16, 1, 2),
+    Stage(3, 6, 16, 2, 2),
+    Stage(5, 6, 32, 4, 2, 0.25),
+    Stage(3, 6, 32, 3, 1, 0.25),
+    Stage(5, 6, 88, 3, 2, 0.25),
+    Stage(3, 6, 144, 1, 1),
+)
+# Who draws the kernels of blocks and of the head how.
+INITIALIZERS = {
+    "torchvision": (kaiming_normal_fan_out, partial(uniform_fan_out, gain=3**0.5)),
+    "timm": (kaiming_normal_fan_out_depthwise, uniform_fan_out),
+}
+
+
+def _torchvision(model: "MnasNet") -> Iterator[tuple[str, ...]]:
+    """The stem, the first stage and the last convolution are bare layers, the others stacks."""
+    place = yield from _bare("layers", 0, "stem")
+    for path, stage, k, block in model.placed_blocks():
+        layers = ("expand", "conv", "squeeze_excite", "project")
+        present = [f"{path}.{name}" for name in layers if getattr(block, name) is not None]
+        if stage == 0:
+            place = yield from _bare("layers", place, *present)
+        else:
+            foreign = f"layers.{place + stage - 1}.{k}"
+            yield path, foreign
+            yield from _bare(f"{foreign}.layers", 0, *present)
+    yield from _bare("layers", place + len(model.depths) - 1, "head_conv")
+    yield "head", "classifier.1"
+
+
+def _bare(foreign: str, place: int, *layers: str) -> Generator[tuple[str, ...], None, int]:
+    """Layers of a Sequential from `place` on, each convolution, norm and activation by itself; the
+    next place is returned. torchvision has no gates: one takes a place, as in its MobileNetV3.
+    """
+    for layer in layers:
+        kind = layer.rpartition(".")[2]
+        if kind == "squeeze_excite":
+            yield layer, f"{foreign}.{place}"
+            place += 1
+        else:
+            yield f"{layer}.conv", f"{foreign}.{place}"
+            yield f"{layer}.norm", f"{foreign}.{place + 1}"
+            place += 2 if kind == "project" else 3
+    return place
+
+
+def _timm(model: "MnasNet") -> Iterator[tuple[str, ...]]:
+    yield from stage_names(model)
+    yield from head_conv_names(model)
+
+
+class MnasNet(StagedModel):
+    """MnasNet, of whichever search its table is."""
+
+    dialects = {"torchvision": _torchvision, "timm": _timm}
+
+    def __init__(
+        self,
+        *,
+        num_classes: int = 1000,
+        in_channels: int = 3,
+        stages: Setting = B1,
+        stem_features: int = 32,
+        width_mult: float = 1.0,
+        norm_layer: Norm = "batch_norm",
+        norm_eps: float = 1e-5,
+        norm_momentum: float = 1 - 0.9997,
+        dropout: float = 0.2,
+        stochastic_depth: float = 0.0,
+        initialization: Literal["torchvision", "timm"] = "torchvision",
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        """Build the network.
+
+        Args:
+            num_classes: logits; 0 leaves out the head, and the model gives pooled features.
+            in_channels: channels of the image.
+            stages: rows (kernel, expansion, channels, blocks, first stride, width of a gate as a
+                part of its block's input channels, whether there are skips); the last two 0 and
+                True unless given. B1 unless given.
+            stem_features: channels of the first convolution.
+            width_mult: scales every width but the last.
+            norm_layer: after each convolution; a name, what builds a norm, or None.
+            norm_eps: of the norm "batch_norm".
+            norm_momentum: of the norm "batch_norm", PyTorch's way round; the paper's 0.9997 is
+                TensorFlow's.
+            dropout: rate before the head, in [0, 1].
+            stochastic_depth: rate that the blocks' grow towards, linearly from 0, in [0, 1].
+            initialization: whose.
+            dtype: of the computation; None takes the widest of input and parameters.
+            param_dtype: of the parameters and running statistics.
+            rngs: `params` is drawn from; `dropout` too if a rate is above 0.
+
+        Raises: ValueError for stages that are none or have a wrong row, or a number out of range.
+        """
+        rows = _check_stages(stages)
+        check_classes(num_classes, in_channels)
+        check_positive(stem_features=stem_features)
+        check_choice("initialization", initialization, tuple(INITIALIZERS))
+        check_norm("norm_layer", norm_layer)
+        check_rate("dropout", dropout)
+        check_rate("stochastic_depth", stochastic_depth)
+        if not width_mult > 0:
+            raise ValueError(f"`width_mult` (={width_mult}) must be positive")
+        types = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        conv_init, head_init = INITIALIZERS[initialization]
+        if norm_layer == "batch_norm":
+            norm_layer = partial(BatchNorm, eps=norm_eps, momentum=norm_momentum)
+        convs = {"bias": False, "norm": norm_layer, "activation": "relu", **types}
+        layer = partial(ConvNormAct, kernel_init=kaiming_normal_fan_out, **convs)
+        self.num_classes = num_classes
+        self.in_channels = in_channels
+        self.depths = tuple(row.depth for row in rows)
+
+        trunk = Trunk("stem", make_divisible(stem_features * width_mult))
+        self.stem = layer(in_channels, trunk.features, 3, stride=2)
+        rate = stochastic_depth / sum(self.depths)
+        for row in rows:
+            features = make_divisible(row.channels * width_mult)
+            for k in range(row.depth):
+                gate = None
+                if row.squeeze_excite:
+                    gate = partial(_gate, round(trunk.features * row.squeeze_excite))
+                stride = 1 if k else row.stride
+                block = MBConv(
+                    trunk.features,
+                    features,
+                    expansion=row.expansion,
+                    kernel_size=row.kernel,
+                    stride=stride,
+                    final_activation=None,
+                    squeeze_excite=gate,
+                    stochastic_depth=rate * len(trunk.blocks) if row.skip else 0.0,
+                    always_expand=False,
+                    kernel_init=conv_init,
+                    **convs,
+                )
+                block.residual = block.residual and row.skip
+                trunk.add(block, features, stride)
+        self.blocks = nnx.List(trunk.blocks)
+        self.feature_info = trunk.feature_info
+        self.num_features = LAST_FEATURES
+        self.head_conv: ConvNormAct | None = layer(trunk.features, self.num_features, 1)
+        self.dropout = Dropout(dropout, rngs=rngs)
+        head = partial(Linear, kernel_init=head_init, bias_init=zeros, **types)
+        self.head = head(self.num_features, num_classes) if num_classes else None
+
+
+def _gate(squeezed_features: int, features: int, **options: Any) -> SqueezeExcite:
+    """A gate that starts without biases."""
+    gate = SqueezeExcite(features, squeezed_features=squeezed_features, **options)
+    for conv in (gate.reduce, gate.expand):
+        if conv.bias is not None:
+            conv.bias.set_value(jnp.zeros_like(conv.bias[...]))
+    return gate
+
+
+def _check_stages(stages: Setting) -> list[Stage]:
+    if len(stages) == 0:
+        raise ValueError(f"`stages` (={stages}) must have at least one row")
+    for row in stages:
+        if not isinstance(row, Sequence) or not 5 <= len(row) <= len(Stage._fields):
+            raise ValueError(
+                f"`stages` has row {row}: each must be ({', '.join(Stage._fields)}), the last two "
+                "optional"
+            )
+    rows = [Stage(*row) for row in stages]
+    for row in rows:
+        if row.stride not in (1, 2):
+            raise ValueError(
+                f"`stages` has stride {row.stride} in row {tuple(row)}: it must be 1 or 2"
+            )
+        if min(row[:4]) <= 0 or row.squeeze_excite < 0:
+            raise ValueError(f"`stages` has row {tuple(row)}: every number must be positive")
+    return rows
+
+
+ARGUMENTS = {
+    "dropout": "drop_rate",
+    "stochastic_depth": "drop_path_rate",
+    "norm_eps": "bn_eps",
+    "norm_momentum": "bn_momentum",
+}
+TIMM = {"norm_momentum": 0.1, "dropout": 0.0, "initialization": "timm"}
+
+
+def _row(
+    source: Literal["torchvision", "timm"],
+    name: str,
+    parameters: int,
+    also: str | None = None,
+    **config: Any,
+) -> None:
+    """Register one row; `also` is the other library's of the same network."""
+    is_timm = source == "timm"
+    register(
+        ModelEntry(
+            name=name,
+            build=MnasNet,
+            source=source,
+            config={**TIMM, **config} if is_timm else config,
+            in_layout={("torchvision" if is_timm else "timm"): also} if also else {},
+            oracle_arguments=ARGUMENTS if is_timm else {},
+            parameters=parameters,
+        )
+    )
+
+
+_torchvision_row = partial(_row, "torchvision")
+_timm_row = partial(_row, "timm")
+
+# fmt: off
+_torchvision_row("mnasnet0_5", 2_218_512, "mnasnet_050", width_mult=0.5)
+_torchvision_row("mnasnet0_75", 3_170_208, "mnasnet_075", width_mult=0.75)
+_torchvision_row("mnasnet1_0", 4_383_312, "mnasnet_100")
+_torchvision_row("mnasnet1_3", 6_282_256, width_mult=1.3)
+_timm_row("mnasnet_050", 2_218_512, "mnasnet0_5", width_mult=0.5)
+_timm_row("mnasnet_075", 3_170_208, "mnasnet0_75", width_mult=0.75)
+_timm_row("mnasnet_100", 4_383_312, "mnasnet1_0")
+_timm_row("mnasnet_140", 7_115_728, width_mult=1.4)
+_timm_row("mnasnet_small", 2_030_264, stages=SMALL, stem_features=8)
+_timm_row("semnasnet_050", 2_082_006, stages=A1, width_mult=0.5)
+_timm_row("semnasnet_075", 2_912_278, stages=A1, width_mult=0.75)
+_timm_row("semnasnet_100", 3_887_038, stages=A1)
+_timm_row("semnasnet_140", 6_105_992, stages=A1, width_mult=1.4)
+# fmt: on

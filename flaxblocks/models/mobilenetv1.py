@@ -1,0 +1,240 @@
+"""MobileNetV1: pairs of a depthwise 3x3 and a 1x1 convolution, without skips; and ReXNet's Plain.
+
+Source: Howard et al. 2017, https://arxiv.org/abs/1704.04861, table 1; Han et al. 2021,
+https://arxiv.org/abs/2007.00992, appendix A (Plain).
+"""
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from flaxblocks.blocks.channels import make_divisible
+from flaxblocks.blocks.conv_norm_act import ConvNormAct
+from flaxblocks.models.image_model import check_classes
+from flaxblocks.models.staged import StagedModel, Trunk
+from flaxblocks.models.timm_names import head_conv_names, stage_names
+from flaxblocks.nn.activation import Activation
+from flaxblocks.nn.arguments import check_positive, check_rate
+from flaxblocks.nn.drop import Dropout
+from flaxblocks.nn.init import (
+    Initializer,
+    kaiming_normal_fan_out,
+    kaiming_normal_fan_out_depthwise,
+    uniform_fan_out,
+    zeros,
+)
+from flaxblocks.nn.linear import Linear
+from flaxblocks.nn.norm import Norm, check_norm
+from flaxblocks.registry import ModelEntry, register
+
+__all__ = ["DepthwiseSeparable", "MobileNetV1"]
+
+# Channels and stride of each pair: table 1 of the paper.
+SETTING = (
+    (64, 1),
+    (128, 2), (128, 1),
+    (256, 2), (256, 1),
+    (512, 2), (512, 1), (512, 1), (512, 1), (512, 1), (512, 1),
+    (1024, 2), (1024, 1),
+)  # fmt: skip
+# Plain's widths grow linearly. The ReXNet paper's 0.56 G multiply-adds go with the strides above.
+PLAIN = (
+    (96, 2), (144, 1),
+    (192, 2), (240, 1),
+    (288, 2), (336, 1), (384, 1), (432, 1), (480, 1), (528, 1),
+    (576, 2), (624, 1), (1024, 1),
+)  # fmt: skip
+STEM_FEATURES = 32
+
+
+def _timm_block(block: "DepthwiseSeparable") -> Iterator[tuple[str, ...]]:
+    """timm's norms carry the activation, so they give the pair's outputs."""
+    for k, (name, conv) in enumerate((("depthwise", "conv_dw"), ("pointwise", "conv_pw")), start=1):
+        yield f"{name}.conv", conv
+        yield f"{name}.norm", f"bn{k}"
+        yield name, f"bn{k}", "output"
+
+
+def _timm(model: "MobileNetV1") -> Iterator[tuple[str, ...]]:
+    yield from stage_names(model)
+    yield from head_conv_names(model)
+
+
+def _article(model: "MobileNetV1") -> Iterator[tuple[str, ...]]:
+    """All convolutions in one Sequential."""
+    yield "stem", "features.0"
+    for i in range(len(model.blocks)):
+        yield f"blocks.{i}.depthwise", f"features.{2 * i + 1}"
+        yield f"blocks.{i}.pointwise", f"features.{2 * i + 2}"
+    yield "head_conv", f"features.{2 * len(model.blocks) + 1}"
+    yield "head", "classifier"
+
+
+class DepthwiseSeparable(nnx.Module):
+    """A depthwise 3x3 and a 1x1 convolution, each with norm and activation."""
+
+    dialects = {"timm": _timm_block}
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        stride: int = 1,
+        norm: Norm = "batch_norm",
+        activation: Activation = "relu6",
+        pointwise_activation: Activation = "relu6",
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        kernel_init: Initializer = kaiming_normal_fan_out_depthwise,
+        rngs: nnx.Rngs,
+    ):
+        """Build the two; the depthwise convolution has the stride."""
+        types = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        layer = partial(ConvNormAct, bias=False, norm=norm, kernel_init=kernel_init, **types)
+        self.depthwise = layer(
+            in_features, in_features, 3, stride=stride, groups=in_features, activation=activation
+        )
+        self.pointwise = layer(in_features, out_features, 1, activation=pointwise_activation)
+
+    def __call__(self, x: Float[Array, "N H W I"]) -> Float[Array, "N Ho Wo O"]:
+        """`(N, H, W, in_features)` to `(N, H / stride, W / stride, out_features)`, sizes rounded
+        up.
+        """
+        return self.pointwise(self.depthwise(x))
+
+
+class MobileNetV1(StagedModel):
+    """MobileNetV1 of any width, and what else is a row of depthwise separable convolutions."""
+
+    dialects = {"timm": _timm, "article": _article}
+
+    def __init__(
+        self,
+        *,
+        num_classes: int = 1000,
+        in_channels: int = 3,
+        separable_setting: Sequence[tuple[int, int]] = SETTING,
+        width_mult: float = 1.0,
+        last_features: int | None = None,
+        activation: str = "relu6",
+        depthwise_activation: str | None = None,
+        norm_layer: Norm = "batch_norm",
+        dropout: float = 0.0,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        """Build the network.
+
+        Args:
+            num_classes: logits; 0 leaves out the head, and the model gives pooled features.
+            in_channels: channels of the image.
+            separable_setting: rows (channels, stride), one a pair of convolutions; table 1 unless
+                given.
+            width_mult: scales every width, the last convolution's only upwards.
+            last_features: channels of a 1x1 convolution after the pairs; None for none.
+            activation: after the stem and the 1x1 convolutions, by name.
+            depthwise_activation: after the depthwise convolutions; `activation` unless given.
+            norm_layer: after each convolution; a name, what builds a norm, or None.
+            dropout: rate before the head, in [0, 1].
+            dtype: of the computation; None takes the widest of input and parameters.
+            param_dtype: of the parameters and running statistics.
+            rngs: `params` is drawn from; `dropout` too if the rate is above 0.
+
+        Raises: ValueError for a setting that is empty or has a wrong row, a number out of range, or
+            an unknown activation.
+        """
+        check_classes(num_classes, in_channels)
+        _check_setting(separable_setting)
+        if last_features is not None:
+            check_positive(last_features=last_features)
+        check_rate("dropout", dropout)
+        check_norm("norm_layer", norm_layer)
+        if not width_mult > 0:
+            raise ValueError(f"`width_mult` (={width_mult}) must be positive")
+        types = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        options = {"norm": norm_layer, "activation": activation, **types}
+        layer = partial(ConvNormAct, bias=False, kernel_init=kaiming_normal_fan_out, **options)
+        self.num_classes = num_classes
+        self.in_channels = in_channels
+        self.depths = _depths(separable_setting)
+
+        trunk = Trunk("stem", make_divisible(STEM_FEATURES * width_mult))
+        self.stem = layer(in_channels, trunk.features, 3, stride=2)
+        options = {
+            "norm": norm_layer,
+            "activation": depthwise_activation or activation,
+            "pointwise_activation": activation,
+            **types,
+        }
+        for channels, stride in separable_setting:
+            features = make_divisible(channels * width_mult)
+            block = DepthwiseSeparable(trunk.features, features, stride=stride, **options)
+            trunk.add(block, features, stride)
+        self.blocks = nnx.List(trunk.blocks)
+        self.feature_info = trunk.feature_info
+        if last_features is None:
+            self.num_features = trunk.features
+        else:
+            self.num_features = make_divisible(last_features * max(1.0, width_mult))
+            self.head_conv: ConvNormAct | None = layer(trunk.features, self.num_features, 1)
+        self.dropout = Dropout(dropout, rngs=rngs)
+        head = partial(Linear, kernel_init=uniform_fan_out, bias_init=zeros, **types)
+        self.head = head(self.num_features, num_classes) if num_classes else None
+
+
+def _check_setting(setting: Sequence[tuple[int, int]]) -> None:
+    if len(setting) == 0:
+        raise ValueError(f"`separable_setting` (={setting}) must have at least one row")
+    for row in setting:
+        if not isinstance(row, Sequence) or len(row) != 2 or row[0] < 1 or row[1] not in (1, 2):
+            raise ValueError(
+                f"`separable_setting` has row {row}: each must be (channels, stride), the stride 1 "
+                "or 2"
+            )
+
+
+def _depths(setting: Sequence[tuple[int, int]]) -> tuple[int, ...]:
+    """Pairs in each stage: one begins where the image shrinks."""
+    depths: list[int] = []
+    for _, stride in setting:
+        if stride > 1 or not depths:
+            depths.append(0)
+        depths[-1] += 1
+    return tuple(depths)
+
+
+_timm_row = partial(
+    ModelEntry, build=MobileNetV1, source="timm", oracle_arguments={"dropout": "drop_rate"}
+)
+
+for _row in (
+    _timm_row(
+        name="mobilenet_v1",
+        aliases=("mobilenetv1_100",),
+        library_name="mobilenetv1_100",
+        parameters=4_231_976,
+        multiply_adds=568_763_240,
+    ),
+    _timm_row(name="mobilenetv1_100h", parameters=5_282_600, config={"last_features": 1024}),
+    _timm_row(name="mobilenetv1_125", parameters=6_270_840, config={"width_mult": 1.25}),
+    ModelEntry(
+        name="rexnet_plain",
+        build=MobileNetV1,
+        source="article",
+        oracle="torch_ref.models.mobilenetv1:MobileNetV1",
+        config={
+            "separable_setting": PLAIN,
+            "activation": "silu",
+            "depthwise_activation": "relu",
+        },
+        parameters=3_399_240,
+        multiply_adds=377_684_328,
+    ),
+):
+    register(_row)

@@ -1,0 +1,172 @@
+"""ResNeXt as an article on the paper builds it, in PyTorch: the paper's blocks, at half its
+resolution.
+
+Where the article departs from the paper, either its checkpoints need the departure (biases in the
+stem and in the shortcuts) or an argument chooses (strides, the start of the residual branches).
+torchvision's ResNeXt is `resnext50_32x4d`, of `models.resnet`; with `paper_strides` the two are one
+network once the biases are taken from the running means behind them.
+
+Source: Xie et al. 2017, https://arxiv.org/abs/1611.05431, table 1 and figure 3c.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+from flaxblocks.blocks.bottleneck import BottleNeck
+from flaxblocks.blocks.conv_norm_act import ConvNormAct
+from flaxblocks.models.image_model import check_classes
+from flaxblocks.models.staged import StagedModel, Trunk
+from flaxblocks.nn.arguments import check_positive, check_rate, is_integer
+from flaxblocks.nn.drop import Dropout
+from flaxblocks.nn.init import kaiming_normal_fan_out
+from flaxblocks.nn.linear import Linear
+from flaxblocks.nn.norm import Norm, check_norm
+from flaxblocks.nn.pool import MaxPool
+from flaxblocks.registry import ModelEntry, register
+
+__all__ = ["ResNeXtArticle"]
+
+STEM_FEATURES = 64
+# Table 1 of the paper, ResNeXt-50: inner width, repeats.
+BLOCK_REPEATS = ((128, 3), (256, 4), (512, 6), (1024, 3))
+
+
+def _article(model: "ResNeXtArticle") -> Iterator[tuple[str, ...]]:
+    yield "stem", "conv1"
+    yield "pool", "conv2_pool", "output"
+    for path, stage, k, _ in model.placed_blocks():
+        foreign = f"conv{stage + 2}_blocks.{k}"
+        yield path, foreign, "output"
+        for i, name in enumerate(("reduce", "conv", "expand")):  # each with its ReLU but the last
+            yield f"{path}.{name}.conv", f"{foreign}.residual.{3 * i}"
+            yield f"{path}.{name}.norm", f"{foreign}.residual.{3 * i + 1}"
+        yield f"{path}.shortcut", f"{foreign}.shortcut"
+    yield "head", "classifier"
+
+
+class ResNeXtArticle(StagedModel):
+    """The article's ResNeXt, with its keys; 50 layers and 32 groups by default."""
+
+    dialects = {"article": _article}
+
+    def __init__(
+        self,
+        *,
+        block_repeats: Sequence[Sequence[int]] = BLOCK_REPEATS,
+        num_classes: int = 1000,
+        in_channels: int = 3,
+        expansion: int = 2,
+        cardinality: int = 32,
+        paper_strides: bool = False,
+        zero_init_last: bool = False,
+        norm_layer: Norm = "batch_norm",
+        dropout: float = 0.0,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        """Build the network.
+
+        Args:
+            block_repeats: rows (inner width of a block, repeats), one a stage.
+            num_classes: logits; 0 leaves out the head, and the model gives pooled features.
+            in_channels: channels of the image.
+            expansion: a block gives `expansion` times its inner width.
+            cardinality: groups of a block's 3x3 convolution.
+            paper_strides: leave the size of the image as it is in the first stage, which comes
+                behind a max pool. At 224 the stages are then 56, 28, 14, 7 pixels wide, as in the
+                paper; the article's are 28, 14, 7, 4.
+            zero_init_last: start each residual branch at 0. The article means to, but its next
+                loop sets the scales to 1 again.
+            norm_layer: after each convolution; a name, what builds a norm, or None.
+            dropout: rate before the head, in [0, 1].
+            dtype: of the computation; None takes the widest of input and parameters.
+            param_dtype: of the parameters and running statistics.
+            rngs: `params` is drawn from; `dropout` too if the rate is above 0.
+
+        Raises: ValueError for rows that are not two positive integers, groups that do not divide
+            a width, or a number out of range.
+        """
+        rows = _check_repeats(block_repeats, cardinality)
+        check_classes(num_classes, in_channels)
+        check_positive(expansion=expansion)
+        check_rate("dropout", dropout)
+        check_norm("norm_layer", norm_layer)
+        types = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        convs = {"norm": norm_layer, "kernel_init": kaiming_normal_fan_out, **types}
+        self.num_classes = num_classes
+        self.in_channels = in_channels
+        self.depths = tuple(repeats for _, repeats in rows)
+
+        self.stem = ConvNormAct(in_channels, STEM_FEATURES, 7, stride=2, bias=True, **convs)
+        trunk = Trunk("stem", STEM_FEATURES)
+        trunk.shrink(2)
+        self.pool = MaxPool(3, stride=2, padding=1)
+        trunk.pass_by("pool", STEM_FEATURES)
+        for stage, (width, repeats) in enumerate(rows):
+            first_stride = 1 if paper_strides and stage == 0 else 2
+            for stride in (first_stride, *(1 for _ in range(repeats - 1))):
+                block = BottleNeck(
+                    trunk.features,
+                    expansion * width,
+                    hidden_features=width,
+                    groups=cardinality,
+                    stride=stride,
+                    bias=False,
+                    shortcut_bias=True,
+                    shortcut_activation=None,
+                    zero_init_last=zero_init_last,
+                    **convs,
+                )
+                trunk.add(block, expansion * width, stride)
+        self.blocks = nnx.List(trunk.blocks)
+        self.feature_info = trunk.feature_info
+        self.num_features = trunk.features
+        self.dropout = Dropout(dropout, rngs=rngs)
+        self.head = Linear(self.num_features, num_classes, **types) if num_classes else None
+
+
+def _check_repeats(rows: Sequence[Sequence[int]], cardinality: int) -> Sequence[Sequence[int]]:
+    check_positive(cardinality=cardinality)
+    if len(rows) == 0:
+        raise ValueError(f"`block_repeats` (={rows}) must have at least one row")
+    for row in rows:
+        pair = isinstance(row, Sequence) and len(row) == 2 and all(map(is_integer, row))
+        if not pair or min(row) < 1:
+            raise ValueError(
+                f"`block_repeats` has row {row}: each must be 2 integers of at least 1 "
+                "(inner width, repeats)"
+            )
+        if row[0] % cardinality:
+            raise ValueError(
+                f"`block_repeats` has width {row[0]}: it must be divisible by `cardinality` "
+                f"(={cardinality})"
+            )
+    return rows
+
+
+def _row(name: str, parameters: int, multiply_adds: int | None = None, **config) -> None:
+    register(
+        ModelEntry(
+            name=name,
+            build=ResNeXtArticle,
+            source="article",
+            config=config,
+            oracle="torch_ref.models.resnext:ResNeXtArticle",
+            parameters=parameters,
+            multiply_adds=multiply_adds,
+        )
+    )
+
+
+def _repeats(*repeats: int) -> tuple[tuple[int, int], ...]:
+    """Table 1's widths, repeated otherwise."""
+    return tuple((width, n) for (width, _), n in zip(BLOCK_REPEATS, repeats, strict=True))
+
+
+_row("resnext50_article", 25_032_808, 1_218_693_736)
+_row("resnext101_article", 44_181_608, block_repeats=_repeats(3, 4, 23, 3))
+_row("resnext152_article", 59_955_304, block_repeats=_repeats(3, 8, 36, 3))
