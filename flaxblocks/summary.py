@@ -24,8 +24,9 @@ class StageRow:
         kind: the class of the module.
         shape: of its output for one image, without the batch axis.
         parameters: trainable ones below it.
-        multiply_adds: of its convolutions and linear layers for one image, and 1 for each bias and
-            each parameter of a norm: the convention of the published counts.
+        multiply_adds: of its convolutions with their biases and of its linear layers for one image,
+            and 1 for each bias of those and each parameter of a norm: the convention of the
+            published counts.
     """
 
     name: str
@@ -119,7 +120,7 @@ def _multiply_adds(module: nnx.Module, shape: tuple[int, ...]) -> int:
     once = sum(math.prod(param.shape) for param in own if len(param.shape) == 1)
     if isinstance(module, Conv):
         taps = math.prod(module.kernel_size) * module.in_features // module.groups
-        return math.prod(shape) * taps + once
+        return math.prod(shape) * (taps + (module.bias is not None))
     if isinstance(module, Linear):
         return math.prod(shape) * module.in_features + once
     return once

@@ -47,6 +47,7 @@ class SqueezeExcite(nnx.Module):
         dtype: DTypeLike | None = None,
         param_dtype: DTypeLike = jnp.float32,
         kernel_init: Initializer = uniform_fan_in,
+        bias_init: Initializer | None = None,
         rngs: nnx.Rngs,
     ):
         """Build the gate.
@@ -61,6 +62,7 @@ class SqueezeExcite(nnx.Module):
             dtype: of the computation; None takes the widest of input and parameters.
             param_dtype: of the parameters.
             kernel_init: draws the kernels; PyTorch's default unless given.
+            bias_init: draws the biases; PyTorch's default unless given.
             rngs: `params` is drawn from.
 
         Raises: ValueError if a number is out of range or `reduction` leaves no channel.
@@ -75,10 +77,11 @@ class SqueezeExcite(nnx.Module):
                 "`features // reduction` must be at least 1"
             )
         types = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        self.reduce = Conv(features, squeezed, 1, kernel_init=kernel_init, **types)
+        conv = partial(Conv, kernel_init=kernel_init, bias_init=bias_init, **types)
+        self.reduce = conv(features, squeezed, 1)
         self.norm = make_norm(norm, squeezed, **types)
         self.activation = get_activation(activation)
-        self.expand = Conv(squeezed, features, 1, kernel_init=kernel_init, **types)
+        self.expand = conv(squeezed, features, 1)
         self.gate = get_activation(gate, "gate")
 
     def __call__(self, x: Float[Array, "N H W C"]) -> Float[Array, "N H W C"]:

@@ -70,19 +70,6 @@ def _nearest_eight(value: float) -> int:
     return max(8, int(value + 4) // 8 * 8)
 
 
-def _gate(
-    squeezed_features: int, activation: Activation, features: int, **options: Any
-) -> SqueezeExcite:
-    """A gate that starts without biases."""
-    gate = SqueezeExcite(
-        features, squeezed_features=squeezed_features, activation=activation, **options
-    )
-    for conv in (gate.reduce, gate.expand):
-        if conv.bias is not None:
-            conv.bias.set_value(jnp.zeros_like(conv.bias[...]))
-    return gate
-
-
 class EfficientNet(StagedModel):
     """The EfficientNets that torchvision and timm publish, V1, Lite and V2."""
 
@@ -182,7 +169,8 @@ class EfficientNet(StagedModel):
                 gate = None
                 if squeeze_excite is not None and stage.kind == "mbconv":
                     squeezed = max(1, int(trunk.features * squeeze_excite))
-                    gate = partial(_gate, squeezed, activation)
+                    widths = {"squeezed_features": squeezed, "activation": activation}
+                    gate = partial(SqueezeExcite, bias_init=zeros, **widths)
                 block = BLOCKS[stage.kind](
                     trunk.features,
                     features,
@@ -266,7 +254,7 @@ _torchvision_row = partial(_row, "torchvision")
 _timm_row = partial(_row, "timm")
 
 
-def _scaled(width_mult: float, depth_mult: float) -> dict[str, float]:
+def _scaled(width_mult: float, depth_mult: float) -> dict[str, Any]:
     """Two of the three that the papers scale; the third is the image's size."""
     return {"width_mult": width_mult, "depth_mult": depth_mult}
 
@@ -274,8 +262,8 @@ def _scaled(width_mult: float, depth_mult: float) -> dict[str, float]:
 B0, B1, B2 = _scaled(1.0, 1.0), _scaled(1.0, 1.1), _scaled(1.1, 1.2)
 B3, B4, B5 = _scaled(1.2, 1.4), _scaled(1.4, 1.8), _scaled(1.6, 2.2)
 B6, B7, B8 = _scaled(1.8, 2.6), _scaled(2.0, 3.1), _scaled(2.2, 3.6)
-V2 = {"norm_eps": 1e-3}
-LARGE = {"norm_eps": 1e-3, "norm_momentum": 0.01}  # what torchvision gives B5 to B7
+V2: dict[str, Any] = {"norm_eps": 1e-3}
+LARGE: dict[str, Any] = {"norm_eps": 1e-3, "norm_momentum": 0.01}  # what torchvision gives B5 to B7
 TF = {"padding": "SAME", "norm_eps": 1e-3}  # trained in TensorFlow
 LITE = {"fix_stem_head": True, "squeeze_excite": None, "activation": "relu6"}
 RW_M = {"stem_width": 24, "head_width": 1792, "width_mult": 1.2}
@@ -283,7 +271,7 @@ BASE = {"round_widths": "nearest", **TF}
 
 
 # timm's B5 to B7, of the same names, have the epsilon and momentum of B0.
-def _timm_is(variant: str) -> dict[str, dict[str, str]]:
+def _timm_is(variant: str) -> dict[str, Any]:
     return {"in_layout": {"timm": f"timm_efficientnet_{variant}"}}
 
 

@@ -194,7 +194,8 @@ class MnasNet(StagedModel):
             for k in range(row.depth):
                 gate = None
                 if row.squeeze_excite:
-                    gate = partial(_gate, round(trunk.features * row.squeeze_excite))
+                    squeezed = round(trunk.features * row.squeeze_excite)
+                    gate = partial(SqueezeExcite, squeezed_features=squeezed, bias_init=zeros)
                 stride = 1 if k else row.stride
                 block = MBConv(
                     trunk.features,
@@ -218,15 +219,6 @@ class MnasNet(StagedModel):
         self.dropout = Dropout(dropout, rngs=rngs)
         head = partial(Linear, kernel_init=head_init, bias_init=zeros, **types)
         self.head = head(self.num_features, num_classes) if num_classes else None
-
-
-def _gate(squeezed_features: int, features: int, **options: Any) -> SqueezeExcite:
-    """A gate that starts without biases."""
-    gate = SqueezeExcite(features, squeezed_features=squeezed_features, **options)
-    for conv in (gate.reduce, gate.expand):
-        if conv.bias is not None:
-            conv.bias.set_value(jnp.zeros_like(conv.bias[...]))
-    return gate
 
 
 def _check_stages(stages: Setting) -> list[Stage]:

@@ -77,9 +77,9 @@ def _timm(model: "MobileNetV3") -> Iterator[tuple[str, ...]]:
     yield from stage_names(model)
     for k, path in enumerate(model.head_conv_paths()):
         foreign = f"blocks.{len(model.depths)}.{k}"
-        yield path, foreign
         yield f"{path}.conv", f"{foreign}.conv"
         yield f"{path}.norm", f"{foreign}.bn1"
+        yield path, f"{foreign}.bn1", "output"  # timm's norms carry the activation
     yield "embedding", "conv_head", "conv1x1"
     yield "head", "classifier"
 
@@ -245,12 +245,8 @@ class MobileNetV3(StagedModel):
 
 def _gate(features: int, **options: Any) -> SqueezeExcite:
     """A quarter of the channels wide (section 5.3), in eights; it starts without biases."""
-    squeezed = make_divisible(features // 4)
-    gate = SqueezeExcite(features, squeezed_features=squeezed, gate="hard_sigmoid", **options)
-    for conv in (gate.reduce, gate.expand):
-        if conv.bias is not None:
-            conv.bias.set_value(jnp.zeros_like(conv.bias[...]))
-    return gate
+    widths = {"squeezed_features": make_divisible(features // 4)}
+    return SqueezeExcite(features, gate="hard_sigmoid", bias_init=zeros, **widths, **options)
 
 
 def _check_setting(setting: Setting) -> list[Bottleneck]:

@@ -213,7 +213,7 @@ class ReXNet(StagedModel):
         scaling = (width_mult, round_nearest)
         widths = linear_widths(input_features, final_features / count, count, *scaling)
         (stem_features,) = linear_widths(STEM_FEATURES, 0, 1, *scaling)
-        gate = partial(_gate, se_ratio, round_nearest, norm_layer, bias_init is zeros)
+        gate = partial(_gate, se_ratio, round_nearest, norm=norm_layer, bias_init=bias_init)
         self.stem = layer(in_channels, stem_features, 3, stride=2)
         trunk = rex_trunk(
             stem_features,
@@ -233,21 +233,15 @@ class ReXNet(StagedModel):
         self.head = head(self.num_features, num_classes) if num_classes else None
 
 
-def _gate(
-    se_ratio: int, round_nearest: int, norm: Norm, zero_bias: bool, features: int, **options: Any
-) -> SqueezeExcite:
-    """A squeeze-excite with a norm inside; `zero_bias` starts its biases at 0."""
+def _gate(se_ratio: int, round_nearest: int, features: int, **options: Any) -> SqueezeExcite:
+    """A squeeze-excite of a width rounded as the blocks' are."""
     if features < se_ratio:
         raise ValueError(
             f"`se_ratio` (={se_ratio}) leaves no channel of a block's {features}: it must be at "
             f"most {features}"
         )
     squeezed = make_divisible(features // se_ratio, round_nearest)
-    gate = SqueezeExcite(features, squeezed_features=squeezed, norm=norm, **options)
-    for bias in (gate.reduce.bias, gate.expand.bias) if zero_bias else ():
-        if bias is not None:
-            bias.set_value(jnp.zeros_like(bias[...]))
-    return gate
+    return SqueezeExcite(features, squeezed_features=squeezed, **options)
 
 
 TIMM_ARGUMENTS = {

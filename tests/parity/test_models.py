@@ -116,7 +116,12 @@ def test_a_familys_gradients_agree_in_inference_mode(entry):
     assert report.first_departure is None, str(report)  # 1e-10
 
 
-@FAMILIES
+# resnext50_article amplifies rounding: PyTorch against itself, from weights 4e-16 apart, ends 0.09
+# apart. tests/models/test_resnext_article.py trains a small one.
+TRAINED = [entry for entry in smallest_of_each_family() if entry.name != "resnext50_article"]
+
+
+@pytest.mark.parametrize("entry", TRAINED, ids=lambda entry: entry.name)
 def test_a_family_follows_ten_optimiser_steps(entry):
     # With few classes the heads of some libraries start so large that SGD diverges.
     model, oracle = calibrated_pair(entry, 1000)
