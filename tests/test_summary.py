@@ -33,8 +33,8 @@ def test_nested_stages_are_listed_with_all_they_cost():
     rows = summarize(Nested(), (8, 8))
     assert [row.name for row in rows] == ["stages.0.0", "stages.0.1", "stages.1.0", "pool"]
     assert [row.shape for row in rows][-1] == (4, 4, 6)
-    # kernel taps times output values, and 1 for each bias and norm parameter
-    assert [row.multiply_adds for row in rows] == [772, 9220, 64 * 24 + 6 + 12, 0]
+    # kernel taps and bias times output values, and 1 for each norm parameter
+    assert [row.multiply_adds for row in rows] == [1024, 9472, 64 * (24 + 6) + 12, 0]
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -63,9 +63,7 @@ def test_feature_extractors_give_what_they_claim(entry):
     model = abstract_model(entry.name)
     info = list(model.feature_info)
     shapes = output_of(FeatureExtractor(abstract_model(entry.name)))
-    assert shapes == [
-        (2, -(-64 // f.reduction), -(-96 // f.reduction), f.channels) for f in info
-    ]
+    assert shapes == [(2, -(-64 // f.reduction), -(-96 // f.reduction), f.channels) for f in info]
     cut = FeatureExtractor(abstract_model(entry.name), [1])
     assert output_of(cut) == [shapes[1]]
     assert count_parameters(cut) < count_parameters(model)
