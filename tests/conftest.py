@@ -23,7 +23,7 @@ OPT_IN = {"gpu", "thorough"}  # run where `-m` names them
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what is run on demand only."""
-    wanted = set(re.findall(r"\w+", config.getoption("-m")))
+    wanted = set(re.findall(r"\w+", config.getoption("-m") or ""))
     left_out = [item for item in items if OPT_IN.difference(wanted).intersection(item.keywords)]
     items[:] = [item for item in items if item not in left_out]
     config.hook.pytest_deselected(items=left_out)

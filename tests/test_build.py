@@ -1,5 +1,7 @@
 """What a checkpoint says of the model it is for: its layout, classes, channels, and whose it is."""
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ import flaxblocks as fb
 from flaxblocks.convert.stem import adapt_input_channels
 from flaxblocks.lookalike import looks_like
 
-SMALL = {"width_mult": 0.25}
+SMALL: dict[str, Any] = {"width_mult": 0.25}
 
 
 @pytest.fixture(scope="module")

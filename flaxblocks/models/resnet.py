@@ -58,7 +58,7 @@ def _names(model: "ResNet") -> Iterator[tuple[str, ...]]:
     yield "head", "fc"
 
 
-def _block_names(native: str, foreign: str, block: nnx.Module) -> Iterator[tuple[str, ...]]:
+def _block_names(native: str, foreign: str, block: Any) -> Iterator[tuple[str, ...]]:
     yield native, foreign
     layers = ("conv1", "conv2") if isinstance(block, BasicBlock) else ("reduce", "conv", "expand")
     for k, name in enumerate(layers, start=1):

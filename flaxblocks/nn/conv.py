@@ -10,7 +10,7 @@ convolution.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Literal
 
@@ -74,7 +74,7 @@ def conv2d(
 
 
 def _sides(
-    padding: Padding, size: Pair, kernel: Pair, stride: Pair, dilation: Pair
+    padding: Padding, size: Sequence[int], kernel: Sequence[int], stride: Pair, dilation: Pair
 ) -> tuple[Pair, Pair]:
     """The zeros (before, after) the image, for height and width."""
     if padding != "SAME":
@@ -182,7 +182,7 @@ class Conv(nnx.Module):
         self.out_features = out_features
         self.kernel_size = pair("kernel_size", kernel_size)
         self.stride = pair("stride", stride)
-        self.padding = "SAME" if padding == "SAME" else pair("padding", padding, minimum=0)
+        self.padding: Padding = "SAME" if padding == "SAME" else pair("padding", padding, minimum=0)
         self.dilation = pair("dilation", dilation)
         self.groups = groups
         self.dtype = dtype

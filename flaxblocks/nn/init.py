@@ -53,7 +53,7 @@ def make_rngs(keys: Mapping[str, int | jax.Array]) -> nnx.Rngs:
     rngs = nnx.Rngs(**keys)
     if _undrawn.get():
         key = rngs.params()
-        rngs.params = lambda: key
+        setattr(rngs, "params", lambda: key)  # noqa: B010
     return rngs
 
 

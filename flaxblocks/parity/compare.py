@@ -164,7 +164,7 @@ def _run_flax(
     inputs = widen(params), widen(rest), x.astype(precision)
     lowered = jax.jit(jax.grad(forward, has_aux=True) if grad else forward).lower(*inputs)
     # In float64 only the mathematics counts, and XLA need not spend its time on speed.
-    quick = {"xla_backend_optimization_level": 0} if precision == "float64" else None
+    quick: dict[str, Any] = {"xla_backend_optimization_level": 0} if precision == "float64" else {}
     first, second = lowered.compile(compiler_options=quick)(*inputs)
     gradients, (outputs, stats) = (first, second) if grad else ({}, second)
     modules: dict[str, np.ndarray] = {}

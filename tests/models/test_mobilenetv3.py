@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -101,11 +102,11 @@ def test_the_last_map_and_the_vector_that_the_head_sees_differ_in_width():
     assert pooled.head is None
     model.eval()
     pooled.eval()
-    x = jnp.ones((2, 32, 32, 3))
-    features = model.forward_features(x)
+    x = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
+    features = jax.eval_shape(model.forward_features, x)
     assert features.shape == (2, 1, 1, 144)
-    assert model.forward_head(features, pre_logits=True).shape == (2, 256)
-    assert pooled(x).shape == (2, 256)
+    before = jax.eval_shape(lambda x: model.forward_head(x, pre_logits=True), features)
+    assert before.shape == jax.eval_shape(pooled, x).shape == (2, 256)
 
 
 def test_a_feature_extractor_lets_go_of_the_layer_before_the_head():
@@ -188,5 +189,7 @@ def test_a_group_norm_takes_no_settings_of_a_batch_norm():
         norm_layer="group_norm",
         width_mult=2.0,
     )
-    assert model(jnp.ones((1, 32, 32, 3))).shape == (1, 1000)
+    model.eval()
+    x = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+    assert jax.eval_shape(model, x).shape == (1, 1000)
     assert model.blocks[0].conv.norm.num_groups == 32
