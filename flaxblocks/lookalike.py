@@ -31,7 +31,7 @@ def _counts(arrays: Mapping[str, np.ndarray]) -> Iterator[int]:
     yield total
     for array in trained.values():
         if array.ndim == 2 or (array.ndim == 4 and 1 in array.shape):
-            for classes in {array.shape[0], array.shape[-1]}:
+            for classes in {array.shape[0], array.shape[-1]} - {0}:
                 yield total + (DEFAULT_CLASSES - classes) * (array.size // classes + 1)
 
 
