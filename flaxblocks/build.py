@@ -1,6 +1,5 @@
 """From a registry row to a module: as its configuration says, or as a checkpoint needs it."""
 
-import inspect
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -32,14 +31,9 @@ def build(entry: ModelEntry, config: Mapping[str, Any], keys: Keys) -> Any:
 
     Raises: ValueError for an argument that the model has not, or one out of range.
     """
-    known = [
-        name
-        for name in inspect.signature(entry.build.__init__).parameters
-        if name not in ("self", "rngs")
-    ]
     for argument in config:
-        if argument not in known:
-            hint = PRETRAINED if argument == "pretrained" else suggest(argument, known)
+        if argument not in entry.arguments:
+            hint = PRETRAINED if argument == "pretrained" else suggest(argument, entry.arguments)
             raise ValueError(f"{entry.name} takes no argument `{argument}`{hint}")
     model = entry.build(**{**entry.config, **config}, rngs=make_rngs(keys))
     if entry.dialect in dialects_of(model):

@@ -3,15 +3,29 @@ when called.
 """
 
 import importlib
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from flaxblocks.convert.module_versions import METADATA, versions_of
 from flaxblocks.registry import ModelEntry
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["OracleError", "calibrate", "import_torchvision", "make_oracle"]
+__all__ = [
+    "OracleError",
+    "calibrate",
+    "calibrated_oracle",
+    "import_torchvision",
+    "load_arrays",
+    "make_oracle",
+]
+
+CALIBRATION_IMAGES = 4
+CALIBRATION_SIDE = 96  # at least: 3x3 pixels an image where the map has shrunk 32 times
 
 
 class OracleError(ValueError):
@@ -101,6 +115,52 @@ def _build(entry: ModelEntry, num_classes: int, in_channels: int, config: Mappin
     if in_channels != 3:
         raise OracleError(f"torchvision's {entry.name} takes 3 channels, not {in_channels}")
     return models.get_model(entry.library_name or entry.name, num_classes=num_classes, **config)
+
+
+def calibrated_oracle(
+    entry: ModelEntry,
+    num_classes: int = 1000,
+    in_channels: int = 3,
+    config: Mapping[str, Any] | None = None,
+    *,
+    size: tuple[int, int] = (CALIBRATION_SIDE, CALIBRATION_SIDE),
+    seed: int = 0,
+) -> "nn.Module":
+    """The PyTorch model of a registry row with weights that hide nothing and amplify little, in
+    evaluation mode.
+
+    Residual branches start at 0 where the library can do that, so that calibration leaves them
+    small, as training does: a deep network of branches as strong as their skips amplifies a last
+    bit a thousandfold.
+
+    Args:
+        entry: the row, which says who has the model.
+        num_classes: width of the head.
+        in_channels: channels of the image; torchvision cannot change it.
+        config: further arguments, as in `make_oracle`.
+        size: (height, width) of the images that shall be compared; those of the calibration are no
+            smaller, and large enough that each norm sees some tens of values.
+        seed: of weights and images.
+
+    Raises: OracleError as `make_oracle`.
+    """
+    settings = dict(config or {})
+    if "zero_init_last" in entry.arguments:
+        settings.setdefault("zero_init_last", True)
+    model = make_oracle(entry, num_classes, in_channels, settings, seed=seed)
+    sides = (max(CALIBRATION_SIDE, side) for side in size)
+    calibrate(model, (CALIBRATION_IMAGES, in_channels, *sides), seed=seed)
+    return model
+
+
+def load_arrays(model: "nn.Module", arrays: Mapping[str, np.ndarray]) -> None:
+    """`model.load_state_dict(arrays, strict=True)` for what `to_torch` gives."""
+    import torch
+
+    state = OrderedDict((key, torch.from_numpy(np.array(a))) for key, a in arrays.items())
+    if versions_of(arrays):
+        setattr(state, METADATA, versions_of(arrays))
+    model.load_state_dict(state)
 
 
 def calibrate(

@@ -2,6 +2,7 @@
 
 import difflib
 import fnmatch
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -50,6 +51,12 @@ class ModelEntry:
     def dialect(self) -> str:
         """The layout of its checkpoints, as `dialects` of the model's class call it."""
         return self.source
+
+    @property
+    def arguments(self) -> list[str]:
+        """What can be said of the model beside its `rngs`."""
+        parameters = inspect.signature(self.build.__init__).parameters
+        return [name for name in parameters if name not in ("self", "rngs")]
 
 
 _entries: dict[str, ModelEntry] = {}

@@ -15,6 +15,7 @@ from flax import nnx
 from flaxblocks.convert.checkpoint import read_checkpoint
 from flaxblocks.convert.fit import AUTO, COUNT, ConversionError, fit
 from flaxblocks.convert.keymap import Entry, dialects_of, key_map, variables_of
+from flaxblocks.convert.module_versions import with_versions
 from flaxblocks.convert.orbax_folder import read_orbax
 from flaxblocks.convert.state_dict import find_mapping, without_prefixes
 from flaxblocks.convert.torch_dtypes import DTYPES
@@ -128,21 +129,26 @@ def load_torch(
 def to_torch(model: nnx.Module, dialect: str = AUTO) -> dict[str, np.ndarray]:
     """The PyTorch state dict of a module: its keys, order, shapes and dtypes.
 
+    Where PyTorch asks for more than arrays, as for torchvision's MNASNet, it has the attribute
+    `_metadata` as PyTorch's own, which a `.pth` of it keeps.
+
     Args:
         model: any module with a key map.
         dialect: the layout; "auto" is the one that the module was loaded from, else its own.
 
     Raises: ValueError if the module has no such dialect.
     """
-    keys = key_map(model, own_dialect(model) if dialect == AUTO else dialect)
+    dialect = own_dialect(model) if dialect == AUTO else dialect
+    keys = key_map(model, dialect)
     values = jax.device_get({path: variable[...] for path, variable in variables_of(model).items()})
     state = {
         entry.foreign: entry.to_foreign(np.asarray(values[entry.native])) for entry in keys.entries
     }
-    return {
+    counted = {
         key: array.astype(np.int64) if key.endswith(COUNT) else array
         for key, array in state.items()
     }
+    return with_versions(counted, model, dialect)
 
 
 def own_dialect(model: nnx.Module) -> str:
@@ -174,7 +180,8 @@ def translate(
             return np.zeros((), np.int64)
         return entry.to_foreign(source.to_native(arrays[source.foreign]))
 
-    return {entry.foreign: converted(entry) for entry in target.entries}, found.keys.dialect
+    translated = {entry.foreign: converted(entry) for entry in target.entries}
+    return with_versions(translated, module, to), found.keys.dialect
 
 
 def as_arrays(source: str | os.PathLike[str] | Mapping[str, Any]) -> dict[str, np.ndarray]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from flax import nnx
 
-from flaxblocks.convert.keymap import NATIVE, KeyMap, dialects_of, key_map
+from flaxblocks.convert.keymap import NATIVE, KeyMap, key_map, key_maps
 
 __all__ = ["RECOGNISERS", "ConversionError", "Fit", "closest", "fit"]
 
@@ -125,9 +125,7 @@ def closest(module: nnx.Module, arrays: Mapping[str, np.ndarray]) -> Fit:
     """The module's dialect that shares most keys with `arrays`, the first of equals, whatever does
     not add up.
     """
-    return min(
-        (_against(key_map(module, name), arrays) for name in dialects_of(module)), key=_faults
-    )
+    return min((_against(keys, arrays) for keys in key_maps(module)), key=_faults)
 
 
 def _against(keys: KeyMap, arrays: Mapping[str, np.ndarray]) -> Fit:

@@ -48,6 +48,7 @@ __all__ = [
     "descend",
     "dialects_of",
     "key_map",
+    "key_maps",
     "variables_of",
 ]
 
@@ -178,7 +179,16 @@ def key_map(module: nnx.Module, dialect: str) -> KeyMap:
     Raises: ValueError if the module has no such dialect, or the dialect misses a variable or uses a
         name twice.
     """
-    variables = variables_of(module)
+    return _key_map(module, dialect, variables_of(module))
+
+
+def key_maps(module: nnx.Module) -> Iterator[KeyMap]:
+    """The key map of each of `dialects_of(module)`."""
+    variables = variables_of(module)  # what takes longest
+    yield from (_key_map(module, dialect, variables) for dialect in dialects_of(module))
+
+
+def _key_map(module: nnx.Module, dialect: str, variables: Mapping[str, nnx.Variable]) -> KeyMap:
     if dialect == NATIVE:
         own = (Entry(path, path, tuple(v.shape)) for path, v in variables.items())
         return KeyMap(NATIVE, tuple(own), ())

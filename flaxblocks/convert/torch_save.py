@@ -15,6 +15,7 @@ from typing import BinaryIO
 import numpy as np
 
 from flaxblocks.convert.array_bytes import little_endian_bytes
+from flaxblocks.convert.module_versions import METADATA, versions_of
 from flaxblocks.convert.torch_dtypes import row_of
 
 __all__ = ["write_torch"]
@@ -60,7 +61,21 @@ def _pickled(arrays: Mapping[str, np.ndarray]) -> Iterator[bytes]:
     for index, (name, array) in enumerate(arrays.items()):
         yield _text(name)
         yield from _tensor(array, str(index))
-    yield pickle.SETITEMS + pickle.STOP
+    yield pickle.SETITEMS
+    if versions_of(arrays):
+        yield from _attribute(METADATA, versions_of(arrays))
+    yield pickle.STOP
+
+
+def _attribute(name: str, versions: Mapping[str, Mapping[str, int]]) -> Iterator[bytes]:
+    """An attribute of the `OrderedDict` before it, an `OrderedDict` of dicts of integers itself."""
+    yield pickle.EMPTY_DICT + _text(name) + _call("collections", "OrderedDict")
+    for path, version in versions.items():
+        yield _text(path) + pickle.EMPTY_DICT
+        for key, number in version.items():
+            yield _text(key) + _integer(number) + pickle.SETITEM
+        yield pickle.SETITEM
+    yield pickle.SETITEM + pickle.BUILD
 
 
 def _tensor(array: np.ndarray, key: str) -> Iterator[bytes]:

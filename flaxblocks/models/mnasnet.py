@@ -125,6 +125,7 @@ class MnasNet(StagedModel):
     """MnasNet, of whichever search its table is."""
 
     dialects = {"torchvision": _torchvision, "timm": _timm}
+    state_dict_version = {"torchvision": 2}  # 1 had a wide stem at every width
 
     def __init__(
         self,

@@ -7,14 +7,12 @@ import numpy as np
 from flaxblocks.build import abstract_model, read_as
 from flaxblocks.convert.convert import as_arrays, to_torch
 from flaxblocks.create import create_model, resolve_weights
-from flaxblocks.oracle import calibrate, make_oracle
+from flaxblocks.oracle import calibrated_oracle, load_arrays, make_oracle
 from flaxblocks.parity.compare import compare
 from flaxblocks.parity.report import ParityReport
 from flaxblocks.registry import ModelEntry
 
 __all__ = ["verify"]
-
-CALIBRATION_IMAGES = 4
 
 
 def verify(
@@ -60,20 +58,12 @@ def verify(
     classes = 1000 if num_classes is None else num_classes
     settings = {"num_classes": classes, "in_channels": in_channels, **config}
     abstract_model(entry.name, **settings)  # checks the arguments, and names the wrong one
-    oracle = make_oracle(entry, classes, in_channels, config, seed=seed)
     if arrays is None:
-        calibrate(
-            oracle, (CALIBRATION_IMAGES, in_channels, *(max(64, side) for side in size)), seed=seed
-        )
+        oracle = calibrated_oracle(entry, classes, in_channels, config, size=size, seed=seed)
         model = create_model(entry.name, weights=oracle.state_dict(), **settings)
     else:
-        import torch
-
+        oracle = make_oracle(entry, classes, in_channels, config, seed=seed)
         model = create_model(entry.name, weights=arrays, **settings)
-
-        state = to_torch(model, entry.dialect)
-        oracle.load_state_dict(
-            {key: torch.from_numpy(np.array(value)) for key, value in state.items()}
-        )
+        load_arrays(oracle, to_torch(model, entry.dialect))
     images = np.random.default_rng(seed).standard_normal((batch, *size, in_channels))
     return compare(model, oracle, images, entry.dialect, train=train, grad=grad, float32=float32)
