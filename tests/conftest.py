@@ -9,7 +9,6 @@ import tests.typechecker  # noqa: F401
 # Before anything imports them: the hook changes how the modules are compiled.
 jaxtyping.install_import_hook(["flaxblocks.nn", "flaxblocks.blocks"], "tests.typechecker.check")
 
-import jax  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
@@ -37,10 +36,3 @@ def _annotations_checked(request: pytest.FixtureRequest):
     jaxtyping.config.update("jaxtyping_disable", untyped)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
-
-
-@pytest.fixture(autouse=True)
-def _what_was_compiled_is_forgotten():
-    """No two tests compile the same, and what a model's compiles to takes tens of megabytes."""
-    yield
-    jax.clear_caches()

@@ -5,11 +5,11 @@
     python tools/parity_report.py --write-only   # the README's table from the rows there are
 
 The rows lie in tools/parity_report.json, written after each model, so that a run that was stopped
-goes on where it was. Each has the model's parameters and multiply-adds (224x224), the largest
-relative error of a module in float64, the float32 error of the output beside PyTorch's own, the
-largest errors of modules, updated buffers and gradients in training mode in float64, and the
-seconds that `load_torch` takes. Weights are random and calibrated. The exit status is 1 if a bound
-of `flaxblocks.parity` is broken.
+goes on where it was, and two runs may share the work. Each has the model's parameters and
+multiply-adds (224x224), the largest relative error of a module in float64, the float32 error of the
+output beside PyTorch's own, the largest errors of modules, updated buffers and gradients in
+training mode in float64, and the seconds that `load_torch` takes. Weights are random and
+calibrated. The exit status is 1 if a bound of `flaxblocks.parity` is broken.
 """
 
 import argparse
@@ -27,7 +27,7 @@ import numpy as np
 
 import flaxblocks as fb
 from flaxblocks.build import abstract_model
-from flaxblocks.oracle import calibrate, make_oracle
+from flaxblocks.oracle import calibrated_oracle
 from flaxblocks.parity import BOUNDS
 from flaxblocks.registry import ModelEntry, model_entries
 from flaxblocks.summary import count_parameters, summarize
@@ -46,8 +46,7 @@ Row = dict[str, Any]
 
 def measure(entry: ModelEntry) -> Row:
     """The row of one model."""
-    oracle = make_oracle(entry, CLASSES, 3, {})
-    calibrate(oracle, (TRAINING_IMAGES, 3, *SIZE))
+    oracle = calibrated_oracle(entry, CLASSES, size=SIZE)
     state = oracle.state_dict()
     model = fb.create_model(entry.name, weights=state)
     start = time.perf_counter()
@@ -72,6 +71,11 @@ def measure(entry: ModelEntry) -> Row:
         "load_seconds": round(seconds, 3),
         "libraries": {name: version(name) for name in LIBRARIES},
     }
+
+
+def read_rows() -> dict[str, Row]:
+    """What has been measured so far, by this run or another."""
+    return json.loads(ROWS.read_text(encoding="utf-8")) if ROWS.exists() else {}
 
 
 def holds(row: Row) -> bool:
@@ -133,7 +137,6 @@ def main() -> None:
     parser.add_argument("-f", "--again", action="store_true", help="also what has a row already")
     parser.add_argument("--write-only", action="store_true", help="measure nothing")
     options = parser.parse_args()
-    rows: dict[str, Row] = json.loads(ROWS.read_text()) if ROWS.exists() else {}
     chosen = [
         entry
         for entry in sorted(model_entries(), key=lambda entry: entry.parameters or 0)
@@ -142,15 +145,16 @@ def main() -> None:
     if not chosen:
         raise SystemExit(f"no registered model matches {options.patterns}")
     for entry in [] if options.write_only else chosen:
-        if entry.name in rows and not options.again:
+        if entry.name in read_rows() and not options.again:
             continue
-        rows[entry.name] = measure(entry)
+        row = measure(entry)
+        rows = {**read_rows(), entry.name: row}
         ROWS.write_text(json.dumps(rows, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-        print(table({entry.name: rows[entry.name]}).splitlines()[-1], flush=True)
+        print(table({entry.name: row}).splitlines()[-1], flush=True)
         jax.clear_caches()
         gc.collect()
     known = {entry.name for entry in model_entries()}
-    rows = {name: row for name, row in rows.items() if name in known}
+    rows = {name: row for name, row in read_rows().items() if name in known}
     write_readme(rows)
     broken = [entry.name for entry in chosen if entry.name in rows and not holds(rows[entry.name])]
     print(f"{len(rows)} of {len(known)} models have a row; bounds broken by {broken or 'none'}")

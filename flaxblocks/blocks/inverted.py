@@ -73,6 +73,7 @@ class InvertedResidual(nnx.Module):
         stochastic_depth: float = 0.0,
         depthwise: bool = False,
         fused: bool = False,
+        residual: bool = True,
         shortcut: bool = True,
         always_expand: bool = True,
         dtype: DTypeLike | None = None,
@@ -101,6 +102,7 @@ class InvertedResidual(nnx.Module):
             depthwise: the middle convolution sees each channel by itself. `MBConv(depthwise=False)`
                 is the article's literal code, whose `ConvNormAct` drops `groups`.
             fused: leave out `expand` and let the middle convolution widen.
+            residual: have a skip at all.
             shortcut: where the shape changes, skip by a 1x1 `ConvNormAct` rather than not at all.
             always_expand: keep, at expansion 1, the 1x1 that then neither widens nor narrows
                 (`expand`, of a fused block `project`), as the article does; the papers leave it
@@ -155,8 +157,8 @@ class InvertedResidual(nnx.Module):
         skip = partial(
             layer, in_features, out_features, 1, stride=stride, activation=shortcut_activation
         )
-        self.shortcut = skip() if shortcut and not same_shape else None
-        self.residual = shortcut or same_shape
+        self.residual = residual and (shortcut or same_shape)
+        self.shortcut = skip() if self.residual and not same_shape else None
         self.stochastic_depth = (
             make_stochastic_depth(stochastic_depth, rngs) if self.residual else None
         )

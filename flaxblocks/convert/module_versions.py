@@ -2,10 +2,12 @@
 
 from collections import OrderedDict
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from flax import nnx
+
+if TYPE_CHECKING:  # the writer of files needs no flax
+    from flax import nnx
 
 __all__ = ["METADATA", "versions_of", "with_versions"]
 
@@ -13,7 +15,7 @@ METADATA = "_metadata"  # the attribute of an `OrderedDict`, in memory and in a 
 
 
 def with_versions(
-    arrays: Mapping[str, np.ndarray], module: nnx.Module, dialect: str
+    arrays: Mapping[str, np.ndarray], module: "nnx.Module", dialect: str
 ) -> dict[str, np.ndarray]:
     """The arrays as a state dict of `module` in one of its dialects.
 

@@ -37,7 +37,12 @@ from flaxblocks.models.timm_names import head_conv_names, stage_names
 from flaxblocks.nn.activation import Activation
 from flaxblocks.nn.arguments import check_choice, check_positive, check_rate
 from flaxblocks.nn.drop import Dropout
-from flaxblocks.nn.init import kaiming_normal_fan_out, uniform_fan_out, zeros
+from flaxblocks.nn.init import (
+    kaiming_normal_fan_out,
+    kaiming_normal_fan_out_depthwise,
+    uniform_fan_out,
+    zeros,
+)
 from flaxblocks.nn.linear import Linear
 from flaxblocks.nn.norm import BatchNorm, Norm, check_norm
 from flaxblocks.registry import ModelEntry, register
@@ -45,6 +50,11 @@ from flaxblocks.registry import ModelEntry, register
 __all__ = ["EfficientNet"]
 
 BLOCKS = {"mbconv": MBConv, "fused_mbconv": FusedMBConv}
+# Who draws the kernels in blocks how.
+BLOCK_INITIALIZERS = {
+    "torchvision": kaiming_normal_fan_out,
+    "timm": kaiming_normal_fan_out_depthwise,
+}
 LAYERS = ("expand", "conv", "squeeze_excite", "project")
 
 
@@ -63,11 +73,6 @@ def _torchvision(model: "EfficientNet") -> Iterator[tuple[str, ...]]:
 def _timm(model: "EfficientNet") -> Iterator[tuple[str, ...]]:
     yield from stage_names(model)
     yield from head_conv_names(model)
-
-
-def _nearest_eight(value: float) -> int:
-    """The multiple of 8 nearest to `value`, at least 8: 19.2 -> 16."""
-    return max(8, int(value + 4) // 8 * 8)
 
 
 class EfficientNet(StagedModel):
@@ -95,6 +100,7 @@ class EfficientNet(StagedModel):
         norm_momentum: float = 0.1,
         dropout: float = 0.2,
         stochastic_depth: float = 0.2,
+        initialization: Literal["torchvision", "timm"] = "torchvision",
         dtype: DTypeLike | None = None,
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
@@ -122,6 +128,7 @@ class EfficientNet(StagedModel):
             norm_momentum: weight of a new batch in the running statistics, in [0, 1], likewise.
             dropout: rate before the head, in [0, 1].
             stochastic_depth: in [0, 1]; block i of n is dropped at i / n of this rate.
+            initialization: whose.
             dtype: of the computation; None takes the widest of input and parameters.
             param_dtype: of the parameters and running statistics.
             rngs: `params` is drawn from; `dropout` too if a rate is above 0.
@@ -133,6 +140,7 @@ class EfficientNet(StagedModel):
         check_positive(stem_width=stem_width, head_width=head_width)
         check_choice("round_widths", round_widths, ("above_90%", "nearest"))
         check_choice("padding", padding, (None, "SAME"))
+        check_choice("initialization", initialization, tuple(BLOCK_INITIALIZERS))
         check_rate("norm_momentum", norm_momentum)
         check_rate("dropout", dropout)
         check_rate("stochastic_depth", stochastic_depth)
@@ -145,12 +153,12 @@ class EfficientNet(StagedModel):
                 raise ValueError(f"`{name}` (={value}) must be positive")
         if norm_layer == "batch_norm":
             norm_layer = partial(BatchNorm, eps=norm_eps, momentum=norm_momentum)
-        # torchvision's initialisation, throughout. timm's differs in depthwise kernels, where its
-        # fan-out is that of one channel.
         types = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         convs = {"norm": norm_layer, "kernel_init": kaiming_normal_fan_out, **types}
         convs.update(bias=False, activation=activation)
-        round_to_eight = make_divisible if round_widths == "above_90%" else _nearest_eight
+        block_convs = {**convs, "kernel_init": BLOCK_INITIALIZERS[initialization]}
+        least_part = 0.9 if round_widths == "above_90%" else 0.0
+        round_to_eight = partial(make_divisible, least_part=least_part)
         end_width = 1.0 if fix_stem_head else width_mult
         ends_of_depth = (0, len(stages) - 1) if fix_stem_head else ()
         self.num_classes = num_classes
@@ -182,7 +190,7 @@ class EfficientNet(StagedModel):
                     always_expand=stage.always_project,
                     stochastic_depth=stochastic_depth * len(trunk.blocks) / sum(self.depths),
                     **same,
-                    **convs,
+                    **block_convs,
                 )
                 trunk.add(block, features, stride)
         self.blocks = nnx.List(trunk.blocks)
@@ -235,7 +243,7 @@ def _row(
     **config: Any,
 ) -> None:
     if source == "timm":
-        config = {"dropout": 0.0, "stochastic_depth": 0.0, **config}
+        config = {"dropout": 0.0, "stochastic_depth": 0.0, "initialization": "timm", **config}
     register(
         ModelEntry(
             name=name,

@@ -206,12 +206,12 @@ class MnasNet(StagedModel):
                     stride=stride,
                     final_activation=None,
                     squeeze_excite=gate,
-                    stochastic_depth=rate * len(trunk.blocks) if row.skip else 0.0,
+                    stochastic_depth=rate * len(trunk.blocks),
+                    residual=row.skip,
                     always_expand=False,
                     kernel_init=conv_init,
                     **convs,
                 )
-                block.residual = block.residual and row.skip
                 trunk.add(block, features, stride)
         self.blocks = nnx.List(trunk.blocks)
         self.feature_info = trunk.feature_info

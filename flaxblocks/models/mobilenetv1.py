@@ -16,7 +16,7 @@ from flaxblocks.blocks.channels import make_divisible
 from flaxblocks.blocks.conv_norm_act import ConvNormAct
 from flaxblocks.models.image_model import check_classes
 from flaxblocks.models.staged import StagedModel, Trunk
-from flaxblocks.models.timm_names import head_conv_names, stage_names
+from flaxblocks.models.timm_names import conv_names, head_conv_names, stage_names
 from flaxblocks.nn.activation import Activation
 from flaxblocks.nn.arguments import check_positive, check_rate
 from flaxblocks.nn.drop import Dropout
@@ -52,11 +52,8 @@ STEM_FEATURES = 32
 
 
 def _timm_block(block: "DepthwiseSeparable") -> Iterator[tuple[str, ...]]:
-    """timm's norms carry the activation, so they give the pair's outputs."""
-    for k, (name, conv) in enumerate((("depthwise", "conv_dw"), ("pointwise", "conv_pw")), start=1):
-        yield f"{name}.conv", conv
-        yield f"{name}.norm", f"bn{k}"
-        yield name, f"bn{k}", "output"
+    yield from conv_names("depthwise", "conv_dw", "bn1")
+    yield from conv_names("pointwise", "conv_pw", "bn2")
 
 
 def _timm(model: "MobileNetV1") -> Iterator[tuple[str, ...]]:

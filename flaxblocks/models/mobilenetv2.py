@@ -7,6 +7,7 @@ Source: Sandler et al. 2018, https://arxiv.org/abs/1801.04381, table 2.
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import Literal
 
 import jax.numpy as jnp
 from flax import nnx
@@ -18,9 +19,15 @@ from flaxblocks.blocks.inverted import MBConv
 from flaxblocks.models.image_model import check_classes
 from flaxblocks.models.staged import StagedModel, Trunk
 from flaxblocks.models.timm_names import head_conv_names, stage_names
-from flaxblocks.nn.arguments import check_positive, check_rate
+from flaxblocks.nn.arguments import check_choice, check_positive, check_rate
 from flaxblocks.nn.drop import Dropout
-from flaxblocks.nn.init import kaiming_normal_fan_out, normal, zeros
+from flaxblocks.nn.init import (
+    kaiming_normal_fan_out,
+    kaiming_normal_fan_out_depthwise,
+    normal,
+    uniform_fan_out,
+    zeros,
+)
 from flaxblocks.nn.linear import Linear
 from flaxblocks.nn.norm import Norm, check_norm
 from flaxblocks.registry import ModelEntry, register
@@ -39,6 +46,11 @@ SETTING = (
 )
 STEM_FEATURES = 32
 LAST_FEATURES = 1280
+# Who draws the kernels of blocks and of the head how.
+INITIALIZERS = {
+    "torchvision": (kaiming_normal_fan_out, normal),
+    "timm": (kaiming_normal_fan_out_depthwise, uniform_fan_out),
+}
 
 linear_bottleneck = partial(MBConv, bias=False, final_activation=None, always_expand=False)
 
@@ -81,6 +93,7 @@ class MobileNetV2(StagedModel):
         dropout: float = 0.2,
         depth_mult: float = 1.0,
         fix_stem_head: bool = False,
+        initialization: Literal["torchvision", "timm"] = "torchvision",
         dtype: DTypeLike | None = None,
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
@@ -101,6 +114,7 @@ class MobileNetV2(StagedModel):
             depth_mult: scales the repeats of each stage, rounded up (timm's `110d` and `120d`).
             fix_stem_head: leave stem, last width and the depth of the first and last stage unscaled
                 (the same).
+            initialization: whose.
             dtype: of the computation; None takes the widest of input and parameters.
             param_dtype: of the parameters and running statistics.
             rngs: `params` is drawn from; `dropout` too if the rate is above 0.
@@ -113,14 +127,17 @@ class MobileNetV2(StagedModel):
         )
         check_classes(num_classes, in_channels)
         check_positive(round_nearest=round_nearest)
+        check_choice("initialization", initialization, tuple(INITIALIZERS))
         check_rate("dropout", dropout)
         check_norm("norm_layer", norm_layer)
         for name, value in {"width_mult": width_mult, "depth_mult": depth_mult}.items():
             if not value > 0:
                 raise ValueError(f"`{name}` (={value}) must be positive")
         types = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        block_init, head_init = INITIALIZERS[initialization]
         convs = {"norm": norm_layer, "kernel_init": kaiming_normal_fan_out, **types}
         layer = partial(ConvNormAct, bias=False, activation="relu6", **convs)
+        block_convs = {**convs, "kernel_init": block_init}
         block = block or linear_bottleneck
         ends_of_depth = (0, len(rows) - 1) if fix_stem_head else ()
         self.num_classes = num_classes
@@ -136,7 +153,7 @@ class MobileNetV2(StagedModel):
         for (expansion, channels, _, first_stride), depth in zip(rows, self.depths, strict=True):
             features = make_divisible(channels * width_mult, round_nearest)
             for stride in (first_stride, *(1 for _ in range(depth - 1))):
-                options = {"stride": stride, "expansion": expansion, **convs}
+                options = {"stride": stride, "expansion": expansion, **block_convs}
                 trunk.add(block(trunk.features, features, **options), features, stride)
         self.blocks = nnx.List(trunk.blocks)
         self.feature_info = trunk.feature_info
@@ -144,7 +161,7 @@ class MobileNetV2(StagedModel):
         self.num_features = make_divisible(LAST_FEATURES * head_width, round_nearest)
         self.head_conv: ConvNormAct | None = layer(trunk.features, self.num_features, 1)
         self.dropout = Dropout(dropout, rngs=rngs)
-        head = partial(Linear, kernel_init=normal, bias_init=zeros, **types)
+        head = partial(Linear, kernel_init=head_init, bias_init=zeros, **types)
         self.head = head(self.num_features, num_classes) if num_classes else None
 
 
@@ -170,7 +187,7 @@ def _check_setting(setting: Sequence[Sequence[int]]) -> Sequence[Sequence[int]]:
 
 
 def _entry(name: str, parameters: int, multiply_adds: int | None, **config) -> ModelEntry:
-    config = {"dropout": 0.0, **config}  # timm's default
+    config = {"dropout": 0.0, "initialization": "timm", **config}
     return ModelEntry(
         name=name,
         build=MobileNetV2,

@@ -6,7 +6,7 @@ in `mobilenetv3_rows`.
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from typing import Any, Literal
 
@@ -26,12 +26,14 @@ from flaxblocks.models.mobilenetv3_rows import (
     SMALL,
     STEM_FEATURES,
     Bottleneck,
+    Setting,
+    check_setting,
     halve_tail,
     in_stages,
 )
 from flaxblocks.models.staged import StagedModel, Trunk
-from flaxblocks.models.timm_names import stage_names
-from flaxblocks.nn.activation import get_activation
+from flaxblocks.models.timm_names import conv_names, stage_names
+from flaxblocks.nn.activation import Activation, get_activation
 from flaxblocks.nn.arguments import check_choice, check_positive, check_rate
 from flaxblocks.nn.drop import Dropout
 from flaxblocks.nn.init import (
@@ -48,8 +50,6 @@ from flaxblocks.registry import ModelEntry, register
 
 __all__ = ["MobileNetV3"]
 
-
-Setting = Sequence[tuple[int, int, int, bool, str, int]]
 HEAD_EXPANSION = 6  # the last convolution is this many times as wide as the last bottleneck
 # Who draws which kernel how: convolutions, the layer before the head, the head.
 INITIALIZERS = {
@@ -77,9 +77,7 @@ def _timm(model: "MobileNetV3") -> Iterator[tuple[str, ...]]:
     yield from stage_names(model)
     for k, path in enumerate(model.head_conv_paths()):
         foreign = f"blocks.{len(model.depths)}.{k}"
-        yield f"{path}.conv", f"{foreign}.conv"
-        yield f"{path}.norm", f"{foreign}.bn1"
-        yield path, f"{foreign}.bn1", "output"  # timm's norms carry the activation
+        yield from conv_names(path, f"{foreign}.conv", f"{foreign}.bn1")
     yield "embedding", "conv_head", "conv1x1"
     yield "head", "classifier"
 
@@ -102,6 +100,9 @@ class MobileNetV3(StagedModel):
         fix_stem: bool = False,
         reduced_tail: bool = False,
         minimal: bool = False,
+        gates: Literal["eights", "quarters"] = "eights",
+        first_skip: bool = True,
+        embedding_bias: bool = True,
         padding: Literal["SAME"] | None = None,
         norm_layer: Norm = "batch_norm",
         norm_eps: float = 1e-3,
@@ -130,6 +131,10 @@ class MobileNetV3(StagedModel):
             reduced_tail: halve the last stage's channels and what follows (for detection and
                 segmentation).
             minimal: no squeeze-excite, no hard swish, no 5x5 kernel.
+            gates: a quarter of their channels wide, rounded to eights and with a ReLU, as
+                published; or exactly, and with their block's activation, as timm's `rw` has them.
+            first_skip: let the first bottleneck, if it keeps its shape, skip as the others do.
+            embedding_bias: learn one in the layer between pooling and the head.
             padding: of the convolutions; "SAME" is TensorFlow's.
             norm_layer: after each convolution; a name, what builds a norm, or None.
             norm_eps: of the norm "batch_norm".
@@ -143,9 +148,10 @@ class MobileNetV3(StagedModel):
 
         Raises: ValueError for a setting that is empty or has a wrong row, or a number out of range.
         """
-        table = _check_setting(inverted_residual_setting)
+        table = check_setting(inverted_residual_setting)
         check_classes(num_classes, in_channels)
         check_positive(last_features=last_features, head_depth=head_depth)
+        check_choice("gates", gates, ("eights", "quarters"))
         check_choice("padding", padding, (None, "SAME"))
         check_choice("initialization", initialization, tuple(INITIALIZERS))
         check_norm("norm_layer", norm_layer)
@@ -180,6 +186,9 @@ class MobileNetV3(StagedModel):
             width = trunk.features / unscaled if keep_ratios else width_mult
             features, hidden = scale(row.out), make_divisible(row.hidden * width)
             unscaled = row.out
+            gate = None
+            if row.squeeze_excite and not minimal:
+                gate = partial(_gate, row.activation) if gates == "quarters" else _rounded_gate
             block = MBConv(
                 trunk.features,
                 features,
@@ -189,8 +198,9 @@ class MobileNetV3(StagedModel):
                 padding=padding,
                 activation="relu" if minimal else row.activation,
                 final_activation=None,
-                squeeze_excite=_gate if row.squeeze_excite and not minimal else None,
+                squeeze_excite=gate,
                 stochastic_depth=rate * len(trunk.blocks),
+                residual=first_skip or bool(trunk.blocks),
                 always_expand=False,
                 kernel_init=conv_init,
                 **convs,
@@ -211,7 +221,7 @@ class MobileNetV3(StagedModel):
         dense = partial(Linear, bias_init=zeros, **types)
         self.last_features = last_features
         self.embedding: Linear | None = dense(
-            self.num_features, last_features, kernel_init=embedding_init
+            self.num_features, last_features, bias=embedding_bias, kernel_init=embedding_init
         )
         self.activation = get_activation(activation)
         self.dropout = Dropout(dropout, rngs=rngs)
@@ -243,33 +253,14 @@ class MobileNetV3(StagedModel):
         return ["head_conv"]
 
 
-def _gate(features: int, **options: Any) -> SqueezeExcite:
-    """A quarter of the channels wide (section 5.3), in eights; it starts without biases."""
-    widths = {"squeezed_features": make_divisible(features // 4)}
-    return SqueezeExcite(features, gate="hard_sigmoid", bias_init=zeros, **widths, **options)
+def _gate(activation: Activation, features: int, **options: Any) -> SqueezeExcite:
+    """A quarter of the channels wide (section 5.3) unless told; it starts without biases."""
+    form = {"activation": activation, "gate": "hard_sigmoid", "bias_init": zeros}
+    return SqueezeExcite(features, **{**form, **options})
 
 
-def _check_setting(setting: Setting) -> list[Bottleneck]:
-    if len(setting) == 0:
-        raise ValueError(f"`inverted_residual_setting` (={setting}) must have at least one row")
-    for row in setting:
-        if not isinstance(row, Sequence) or len(row) != len(Bottleneck._fields):
-            raise ValueError(
-                f"`inverted_residual_setting` has row {row}: each must be "
-                f"({', '.join(Bottleneck._fields)})"
-            )
-    table = [Bottleneck(*row) for row in setting]
-    for row in table:
-        if row.stride not in (1, 2):
-            raise ValueError(
-                f"`inverted_residual_setting` has stride {row.stride} in row {tuple(row)}: it must "
-                "be 1 or 2"
-            )
-        if min(row.kernel, row.hidden, row.out) <= 0:
-            raise ValueError(
-                f"`inverted_residual_setting` has row {tuple(row)}: every number must be positive"
-            )
-    return table
+def _rounded_gate(features: int, **options: Any) -> SqueezeExcite:
+    return _gate("relu", features, squeezed_features=make_divisible(features // 4), **options)
 
 
 ARGUMENTS = {
@@ -286,6 +277,7 @@ TIMM = {
     "initialization": "timm",
 }
 TF = {"padding": "SAME", "norm_eps": 1e-3}
+RW = {"gates": "quarters", "first_skip": False, "embedding_bias": False, "norm_eps": 1e-3}
 
 
 def _row(
@@ -322,6 +314,7 @@ _torchvision_row("mobilenet_v3_small", SMALL, 1024, 2_542_856, "mobilenetv3_smal
 _timm_row("mobilenetv3_large_075", LARGE, 1280, 3_993_528, width_mult=0.75)
 _timm_row("mobilenetv3_large_100", LARGE, 1280, 5_483_032, "mobilenet_v3_large")
 _timm_row("mobilenetv3_large_150d", LARGE_DEEP, 1280, 14_622_320, width_mult=1.5, head_depth=2)
+_timm_row("mobilenetv3_rw", LARGE, 1280, 5_479_918, **RW)
 _timm_row("mobilenetv3_small_050", SMALL, 1024, 1_593_224, width_mult=0.5, fix_stem=True)
 _timm_row("mobilenetv3_small_075", SMALL, 1024, 2_041_872, width_mult=0.75)
 _timm_row("mobilenetv3_small_100", SMALL, 1024, 2_542_856, "mobilenet_v3_small")

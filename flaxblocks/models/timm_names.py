@@ -7,7 +7,7 @@ from flax import nnx
 from flaxblocks.blocks.inverted import InvertedResidual
 from flaxblocks.models.staged import StagedModel
 
-__all__ = ["head_conv_names", "inverted_names", "stage_names"]
+__all__ = ["conv_names", "head_conv_names", "inverted_names", "stage_names"]
 
 # A block's convolutions in timm, by whether it has `expand`, `project`.
 CONVOLUTIONS = {
@@ -18,7 +18,7 @@ CONVOLUTIONS = {
 }
 
 
-def _named(native: str, conv: str, norm: str) -> Iterator[tuple[str, ...]]:
+def conv_names(native: str, conv: str, norm: str) -> Iterator[tuple[str, ...]]:
     """A `ConvNormAct`; timm's norms carry the activation, so they give its output."""
     yield f"{native}.conv", conv
     yield f"{native}.norm", norm
@@ -40,12 +40,12 @@ def inverted_names(native: str, foreign: str, block: InvertedResidual) -> Iterat
             yield f"{native}.squeeze_excite", f"{foreign}.se", "output"
             yield f"{native}.squeeze_excite.reduce", f"{foreign}.se.conv_reduce"
             yield f"{native}.squeeze_excite.expand", f"{foreign}.se.conv_expand"
-        yield from _named(f"{native}.{name}", f"{foreign}.{conv}", f"{foreign}.bn{k}")
+        yield from conv_names(f"{native}.{name}", f"{foreign}.{conv}", f"{foreign}.bn{k}")
 
 
 def stage_names(model: StagedModel) -> Iterator[tuple[str, ...]]:
     """The stem and the blocks of a model; a block of another class only by its output."""
-    yield from _named("stem", "conv_stem", "bn1")
+    yield from conv_names("stem", "conv_stem", "bn1")
     for path, stage, k, block in model.placed_blocks():
         foreign = f"blocks.{stage}.{k}"
         if isinstance(block, InvertedResidual):
@@ -56,5 +56,5 @@ def stage_names(model: StagedModel) -> Iterator[tuple[str, ...]]:
 
 def head_conv_names(model: nnx.Module) -> Iterator[tuple[str, ...]]:
     """The last convolution and the head."""
-    yield from _named("head_conv", "conv_head", "bn2")
+    yield from conv_names("head_conv", "conv_head", "bn2")
     yield "head", "classifier"

@@ -5,13 +5,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torchvision import models
 from torchvision.models import MNASNet
 
 import flaxblocks as fb
 from flaxblocks.build import abstract_model
+from flaxblocks.convert.checkpoint import read_checkpoint
+from flaxblocks.convert.files import convert_file
 from flaxblocks.convert.keymap import key_map
 from flaxblocks.models.mnasnet import B1
 from flaxblocks.summary import summarize
+from tests.support import equal_arrays
 
 
 @pytest.mark.parametrize("width", [0.25, 0.35, 1.75])
@@ -130,3 +134,17 @@ def test_initialisation_is_the_librarys(name):
     gates = [block.squeeze_excite for block in model.blocks if block.squeeze_excite is not None]
     assert not any(np.any(gate.reduce.bias[...]) for gate in gates)
     assert len(gates) == (8 if is_timm else 0)
+
+
+def test_torchvision_loads_what_is_written_strictly_and_timm_sees_no_version(tmp_path):
+    original = models.get_model("mnasnet0_5", num_classes=3)
+    model = fb.create_model("mnasnet0_5", weights=original.state_dict())
+    fb.write_checkpoint(fb.to_torch(model), tmp_path / "ours.pth")
+    fb.write_checkpoint(fb.to_torch(model, "timm"), tmp_path / "timm.pth")
+    convert_file(tmp_path / "timm.pth", tmp_path / "translated.pth", lambda _: model)
+    for name in ("ours", "translated"):
+        state = torch.load(tmp_path / f"{name}.pth", weights_only=True)
+        assert state._metadata == {"": {"version": 2}}
+        original.load_state_dict(state, strict=True)
+    assert not hasattr(torch.load(tmp_path / "timm.pth", weights_only=True), "_metadata")
+    assert equal_arrays(read_checkpoint(tmp_path / "translated.pth"), fb.to_torch(model))

@@ -80,6 +80,7 @@ def test_multiply_adds_are_the_papers(name, millions):
         ({"last_features": 0}, r"`last_features` \(=0\)"),
         ({"head_depth": 0}, r"`head_depth` \(=0\)"),
         ({"width_mult": 0.0}, r"`width_mult` \(=0.0\) must be positive"),
+        ({"gates": "halves"}, r"`gates` \(='halves'\) must be one of 'eights', 'quarters'"),
         ({"padding": "VALID"}, r"`padding` \(='VALID'\) must be one of None, 'SAME'"),
         ({"initialization": "keras"}, r"`initialization` \(='keras'\) must be one of"),
         ({"dropout": 1.5}, r"`dropout` \(=1.5\)"),

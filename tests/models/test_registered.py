@@ -2,11 +2,14 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax import nnx
 
+import flaxblocks as fb
 from flaxblocks.build import abstract_model
 from flaxblocks.models import FeatureExtractor
+from flaxblocks.oracle import make_oracle
 from flaxblocks.registry import model_entries
 from flaxblocks.summary import count_parameters, summarize
 from tests.support import read_facts, smallest_of_each_family
@@ -16,6 +19,13 @@ from tests.support import read_facts, smallest_of_each_family
 PUBLISHED = read_facts("published_models")
 EVERY = pytest.mark.parametrize("entry", model_entries(), ids=lambda entry: entry.name)
 FAMILIES = pytest.mark.parametrize("entry", smallest_of_each_family(), ids=lambda entry: entry.name)
+
+# Of each family, the smallest row of each library.
+PUBLISHERS = {
+    f"{entry.build.__name__}-{entry.source}": entry
+    for entry in sorted(model_entries(), key=lambda entry: -(entry.parameters or 0))
+    if entry.oracle is None
+}
 
 
 def output_of(model: nnx.Module, size: tuple[int, int] = (64, 96), channels: int = 3):
@@ -67,3 +77,21 @@ def test_feature_extractors_give_what_they_claim(entry):
     cut = FeatureExtractor(abstract_model(entry.name), [1])
     assert output_of(cut) == [shapes[1]]
     assert count_parameters(cut) < count_parameters(model)
+
+
+@pytest.mark.parametrize("entry", PUBLISHERS.values(), ids=PUBLISHERS)
+def test_a_row_starts_as_its_library_starts_it(entry):
+    original = make_oracle(entry, 1000, 3, {}).state_dict()
+    ours = fb.to_torch(fb.create_model(entry.name))
+    assert list(ours) == list(original)
+    for key, tensor in original.items():
+        theirs = tensor.numpy().astype(np.float64)
+        if theirs.std() == 0:
+            np.testing.assert_array_equal(ours[key], theirs, err_msg=key)
+        elif theirs.size >= 1000:  # of a normal deviate's deviation that leaves 2.2%, in each
+            assert abs(np.log(ours[key].std() / theirs.std())) < 0.15, key
+            # A uniform deviate ends at 1.7 deviations, a normal one of that many beyond 3.
+            ends = [abs(a).max() / a.std() > 2 for a in (ours[key], theirs)]
+            assert ends[0] == ends[1], key
+        else:
+            assert np.any(ours[key]), key

@@ -2,9 +2,11 @@
 
 from typing import Any
 
+import pytest
 import torch
 
-from flaxblocks.oracle import calibrate, make_oracle
+from flaxblocks import oracle
+from flaxblocks.oracle import calibrate, calibrated_oracle, make_oracle
 from flaxblocks.registry import find_model
 
 MEAN = "features.0.1.running_mean"
@@ -56,3 +58,29 @@ def test_the_seed_is_the_oracles_own():
     assert torch.equal(heads[0], heads[1])
     assert not torch.equal(heads[0], heads[2])
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("name", "last"),
+    [
+        ("resnet18", "layer3.1.bn2.weight"),
+        ("resnet26d", "layer3.1.bn3.weight"),
+        ("resnext50_article", "conv4_blocks.1.residual.7.weight"),
+    ],
+)
+def test_residual_branches_stay_small_whoever_publishes_the_model(name, last):
+    scale = calibrated_oracle(find_model(name), 5).get_parameter(last)
+    assert 0.1 < scale.pow(2).mean().sqrt() < 0.3  # 0.2 about 0, not about 1
+    assert (scale != 0).all()
+
+
+def test_the_last_norms_of_a_deep_network_see_more_than_a_handful_of_values():
+    seen = []
+    model = make_oracle(find_model("efficientnet_b0"), 5, 3, {})
+    model.get_submodule("features.8.1").register_forward_hook(
+        lambda _module, inputs, _output: seen.append(inputs[0].shape)
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(oracle, "make_oracle", lambda *_args, **_options: model)
+        calibrated_oracle(find_model("efficientnet_b0"), 5, size=(33, 129))
+    assert {tuple(shape) for shape in seen} == {(4, 1280, 3, 5)}  # 96 and 129 pixels, a 32nd

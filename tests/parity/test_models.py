@@ -6,6 +6,7 @@ for the smallest row of each class, and for every row by `pytest -m thorough`.
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -23,6 +24,13 @@ from tests.support import smallest_of_each_family, train_both
 ENTRIES = {entry.name: entry for entry in model_entries()}
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 FAMILIES = pytest.mark.parametrize("entry", smallest_of_each_family(), ids=lambda entry: entry.name)
+
+
+@pytest.fixture(autouse=True)
+def _what_was_compiled_is_forgotten():
+    """No two tests compile the same, and what a model compiles to takes tens of megabytes."""
+    yield
+    jax.clear_caches()
 
 
 def calibrated_pair(entry: ModelEntry, num_classes: int) -> tuple[Any, Any]:
