@@ -23,6 +23,8 @@ WORDS = {
     type(None): "null",
 }
 
+NO_TEXT = ("", WORDS[type(None)])  # functions and rows of a table, which no text can be
+
 
 def read_settings(entry: ModelEntry, settings: Sequence[str]) -> dict[str, Any]:
     """Turn `["dropout=0.1", "norm_layer=group_norm"]` into arguments of a model's class.
@@ -37,7 +39,7 @@ def read_settings(entry: ModelEntry, settings: Sequence[str]) -> dict[str, Any]:
     known = [
         name
         for name, hint in hints.items()
-        if name not in ELSEWHERE and _describe(hint) != WORDS[type(None)]  # no text is a function
+        if name not in ELSEWHERE and _describe(hint) not in NO_TEXT
     ]
     config: dict[str, Any] = {}
     for setting in settings:
@@ -106,7 +108,9 @@ def _describe(hint: Any) -> str:
     if get_origin(hint) is Literal:
         return "one of " + ", ".join(map(repr, get_args(hint)))
     if get_origin(hint) in (Sequence, tuple):
-        kinds = " and ".join(map(_describe, _items(hint, None)))
+        kinds = " and ".join(filter(None, map(_describe, _items(hint, None))))
+        if not kinds:
+            return ""
         return f"a list ({'each item ' if len(_items(hint, None)) == 1 else ''}{kinds})"
     words: Mapping[Any, str] = WORDS
     return words.get(hint, "")

@@ -22,6 +22,7 @@ class Model(nnx.Module):
         rows: Sequence[Sequence[int]] | None = None,
         rate: float = 0.0,
         flag: bool = False,
+        table: Sequence[ModelEntry] = (),
         num_classes: int = 1000,
         rngs: nnx.Rngs,
     ):
@@ -66,3 +67,8 @@ def test_a_value_of_the_declared_type_is_taken(setting: str, value: Any) -> None
 def test_another_is_refused_with_the_rule(setting: str, rule: str) -> None:
     with pytest.raises(ValueError, match=rule):
         read_settings(ENTRY, [setting])
+
+
+def test_a_table_of_rows_is_no_setting():
+    with pytest.raises(ValueError, match="model has no setting 'table': the known ones are flag, mode"):
+        read_settings(ENTRY, ["table=[1]"])
