@@ -154,10 +154,10 @@ def calibrated_oracle(
 
 
 def load_arrays(model: "nn.Module", arrays: Mapping[str, np.ndarray]) -> None:
-    """`model.load_state_dict(arrays, strict=True)` for what `to_torch` gives."""
+    """`model.load_state_dict(arrays, strict=True)` for what `to_torch` gives, writable arrays."""
     import torch
 
-    state = OrderedDict((key, torch.from_numpy(np.array(a))) for key, a in arrays.items())
+    state = OrderedDict((key, torch.from_numpy(a)) for key, a in arrays.items())
     if versions_of(arrays):
         setattr(state, METADATA, versions_of(arrays))
     model.load_state_dict(state)

@@ -70,5 +70,7 @@ def test_another_is_refused_with_the_rule(setting: str, rule: str) -> None:
 
 
 def test_a_table_of_rows_is_no_setting():
-    with pytest.raises(ValueError, match="model has no setting 'table': the known ones are flag, mode"):
+    with pytest.raises(
+        ValueError, match="model has no setting 'table': the known ones are flag, mode"
+    ):
         read_settings(ENTRY, ["table=[1]"])

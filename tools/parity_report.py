@@ -5,7 +5,7 @@
     python tools/parity_report.py --write-only   # the README's table from the rows there are
 
 The rows lie in tools/parity_report.json, written after each model, so that a run that was stopped
-goes on where it was, and two runs may share the work. Each has the model's parameters and
+goes on where it was, and two runs of different patterns may go on side by side. Each has the model's parameters and
 multiply-adds (224x224), the largest relative error of a module in float64, the float32 error of the
 output beside PyTorch's own, the largest errors of modules, updated buffers and gradients in
 training mode in float64, and the seconds that `load_torch` takes. Weights are random and
@@ -27,6 +27,7 @@ import numpy as np
 
 import flaxblocks as fb
 from flaxblocks.build import abstract_model
+from flaxblocks.convert.atomic_file import replacing
 from flaxblocks.oracle import calibrated_oracle
 from flaxblocks.parity import BOUNDS
 from flaxblocks.registry import ModelEntry, model_entries
@@ -149,7 +150,8 @@ def main() -> None:
             continue
         row = measure(entry)
         rows = {**read_rows(), entry.name: row}
-        ROWS.write_text(json.dumps(rows, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        with replacing(ROWS) as file:
+            file.write(f"{json.dumps(rows, indent=1, sort_keys=True)}\n".encode())
         print(table({entry.name: row}).splitlines()[-1], flush=True)
         jax.clear_caches()
         gc.collect()

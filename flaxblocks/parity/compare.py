@@ -147,11 +147,12 @@ def _run_flax(
     model.set_attributes(Dropout, StochasticDepth, deterministic=True, raise_if_not_found=False)
     graphdef, params, rest = nnx.split(model, nnx.Param, ...)
 
+    def widened(a: jax.Array) -> jax.Array:  # into JAX one by one: large models fit once only
+        is_float = jax.numpy.issubdtype(a.dtype, np.floating)
+        return jax.device_put(np.asarray(a, precision)) if is_float else a
+
     def widen(state: nnx.State) -> dict:
-        return jax.tree.map(
-            lambda a: np.asarray(a, precision) if jax.numpy.issubdtype(a.dtype, np.floating) else a,
-            nnx.to_pure_dict(state),
-        )
+        return jax.tree.map(widened, nnx.to_pure_dict(state))
 
     def forward(params: Mapping, rest: Mapping, x: jax.Array):
         fresh = nnx.merge(graphdef, params, rest)
