@@ -5,11 +5,11 @@
     python tools/parity_report.py --write-only   # the README's table from the rows there are
 
 The rows lie in tools/parity_report.json, written after each model, so that a run that was stopped
-goes on where it was, and two runs of different patterns may go on side by side. Each has the model's parameters and
-multiply-adds (224x224), the largest relative error of a module in float64, the float32 error of the
-output beside PyTorch's own, the largest errors of modules, updated buffers and gradients in
-training mode in float64, and the seconds that `load_torch` takes. Weights are random and
-calibrated. The exit status is 1 if a bound of `flaxblocks.parity` is broken.
+goes on where it was, and two runs of different patterns may go on side by side. Each has the
+model's parameters and multiply-adds (224x224), the largest relative error of a module in float64,
+the float32 error of the output beside PyTorch's own, the largest errors of modules, updated buffers
+and gradients in training mode in float64, and the seconds that `load_torch` takes. Weights are
+random and calibrated. The exit status is 1 if a bound of `flaxblocks.parity` is broken.
 """
 
 import argparse
