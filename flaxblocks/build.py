@@ -13,6 +13,7 @@ from flax import nnx
 from flaxblocks.convert.convert import LOADED_FROM, load_torch
 from flaxblocks.convert.fit import closest, fit
 from flaxblocks.convert.keymap import NATIVE, Entry, dialects_of, key_map
+from flaxblocks.convert.other_settings import BUILT_AS
 from flaxblocks.convert.stem import RGB, adapt_input_channels
 from flaxblocks.nn.init import make_rngs, undrawn
 from flaxblocks.registry import ModelEntry, find_model, suggest
@@ -38,6 +39,7 @@ def build(entry: ModelEntry, config: Mapping[str, Any], keys: Keys) -> Any:
     model = entry.build(**{**entry.config, **config}, rngs=make_rngs(keys))
     if entry.dialect in dialects_of(model):
         setattr(model, LOADED_FROM, entry.dialect)
+    setattr(model, BUILT_AS, entry.name)
     return model
 
 

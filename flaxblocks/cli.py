@@ -81,10 +81,11 @@ def list_command(pattern: str, as_json: bool) -> None:
     if as_json:
         _print_json(rows)
         return
+    width = max(len(row["name"]) for row in rows)
     for row in rows:
         parameters = f"{row['parameters'] / 1e6:.2f} M" if row["parameters"] else "-"
         tags = ", ".join(row["weights"])
-        click.echo(f"{row['name']:20} {parameters:>9}  {row['source']:12} {tags}".rstrip())
+        click.echo(f"{row['name']:{width}} {parameters:>9}  {row['source']:12} {tags}".rstrip())
 
 
 @commands.command(
@@ -157,7 +158,8 @@ def info_command(
     "--dialect",
     default="auto",
     show_default=True,
-    help="Layout to write: torchvision, timm, flax; auto turns PyTorch's into Flax's and back.",
+    help="Layout to write: torchvision, timm, flax, or what else the model has (official, article);"
+    " auto turns PyTorch's into Flax's and back.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it is there.")
 @model_options
@@ -177,11 +179,16 @@ def convert_command(
     """
     from flaxblocks.build import abstract_model, read_as
     from flaxblocks.convert.files import convert_file
+    from flaxblocks.convert.keymap import NATIVE
+    from flaxblocks.convert.other_settings import other_settings
 
     config = {"in_channels": in_channels, **config}
+    row = entry
 
     def build(arrays: Mapping[str, Any]) -> Any:
+        nonlocal row
         found = read_as(entry, config, arrays)
+        row = found.entry
         classes = found.num_classes if num_classes is None else num_classes
         return abstract_model(found.entry.name, num_classes=classes or 0, **config)
 
@@ -192,6 +199,12 @@ def convert_command(
         f"{target}: {done.arrays} arrays, {done.bytes / 1e6:.1f} MB, "
         f"{done.source_dialect} -> {done.dialect} ({done.format})"
     )
+    difference = other_settings(row, done.dialect)
+    if difference is not None:
+        click.echo(f"note: {difference}: the same weights give other results there", err=True)
+    elif done.dialect == NATIVE and row.settings != entry.settings:
+        difference = other_settings(entry, done.source_dialect)
+        click.echo(f"note: {difference}: load {target} as {row.name}", err=True)
 
 
 @commands.command(

@@ -13,6 +13,7 @@ from jax.typing import DTypeLike
 from flaxblocks.build import DEFAULT_CLASSES, build, build_loaded
 from flaxblocks.convert.convert import LOADED_FROM, as_arrays, own_dialect
 from flaxblocks.convert.fit import RECOGNISERS
+from flaxblocks.convert.other_settings import BUILT_AS
 from flaxblocks.lookalike import looks_like
 from flaxblocks.models import FeatureExtractor
 from flaxblocks.nn.arguments import is_integer
@@ -85,6 +86,7 @@ def create_model(
         return model
     extractor = FeatureExtractor(model, out_indices)
     setattr(extractor, LOADED_FROM, own_dialect(model))
+    setattr(extractor, BUILT_AS, getattr(model, BUILT_AS))
     return extractor
 
 

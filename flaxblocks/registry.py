@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 __all__ = ["ModelEntry", "find_model", "list_models", "model_entries", "register", "suggest"]
 
+UNSEEN = ("norm_eps", "padding")
 Source = Literal["torchvision", "timm", "official", "article"]
 
 
@@ -57,6 +58,13 @@ class ModelEntry:
         """What can be said of the model beside its `rngs`."""
         parameters = inspect.signature(self.build.__init__).parameters
         return [name for name in parameters if name not in ("self", "rngs")]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What changes a model's results and no checkpoint shows: the arguments in `UNSEEN`."""
+        parameters = inspect.signature(self.build.__init__).parameters
+        own = {name: parameters[name].default for name in UNSEEN if name in parameters}
+        return {name: self.config.get(name, default) for name, default in own.items()}
 
 
 _entries: dict[str, ModelEntry] = {}

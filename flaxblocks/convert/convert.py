@@ -17,6 +17,7 @@ from flaxblocks.convert.fit import AUTO, COUNT, ConversionError, fit
 from flaxblocks.convert.keymap import Entry, dialects_of, key_map, variables_of
 from flaxblocks.convert.module_versions import with_versions
 from flaxblocks.convert.orbax_folder import read_orbax
+from flaxblocks.convert.other_settings import warn_of_other_settings
 from flaxblocks.convert.state_dict import find_mapping, without_prefixes
 from flaxblocks.convert.torch_dtypes import DTYPES
 
@@ -93,6 +94,8 @@ def load_torch(
     Raises:
         CheckpointError: the file cannot be read.
         ConversionError: keys, shapes or kinds of number do not fit; every fault is listed.
+    Warns: UserWarning if the library of the source's layout gives the network other settings, such
+        as another epsilon, which no state dict holds.
     """
     arrays = as_arrays(source)
     found = fit(model, arrays, dialect, strict)
@@ -116,6 +119,9 @@ def load_torch(
     for path, value in values.items():
         _assign(variables[path], value)
     setattr(model, LOADED_FROM, found.keys.dialect)
+    warn_of_other_settings(
+        model, found.keys.dialect, "`create_model(..., weights=...)` builds the one that fits"
+    )
     return LoadReport(
         found.keys.dialect,
         len(values) - len(found.uncounted),
@@ -137,9 +143,12 @@ def to_torch(model: nnx.Module, dialect: str = AUTO) -> dict[str, np.ndarray]:
         dialect: the layout; "auto" is the one that the module was loaded from, else its own.
 
     Raises: ValueError if the module has no such dialect.
+    Warns: UserWarning if the library of that layout gives the network other settings, such as
+        another epsilon, which no state dict holds.
     """
     dialect = own_dialect(model) if dialect == AUTO else dialect
     keys = key_map(model, dialect)
+    warn_of_other_settings(model, dialect, "the same weights give other results there")
     values = jax.device_get({path: variable[...] for path, variable in variables_of(model).items()})
     state = {
         entry.foreign: entry.to_foreign(np.asarray(values[entry.native])) for entry in keys.entries

@@ -237,12 +237,14 @@ def _row(
     name: str,
     parameters: int,
     stages: Sequence[Stage],
-    *,
-    in_layout: dict[str, str] | None = None,
-    library_name: str | None = None,
+    also: str | None = None,
     **config: Any,
 ) -> None:
-    if source == "timm":
+    """Register one row; `also` is the other library's of the same network. Of two rows of one name,
+    timm's begins with "timm_".
+    """
+    is_timm = source == "timm"
+    if is_timm:
         config = {"dropout": 0.0, "stochastic_depth": 0.0, "initialization": "timm", **config}
     register(
         ModelEntry(
@@ -250,8 +252,8 @@ def _row(
             build=EfficientNet,
             source=source,
             config={"stages": stages, **config},
-            in_layout=in_layout or {},
-            library_name=library_name,
+            in_layout={("torchvision" if is_timm else "timm"): also} if also else {},
+            library_name=name.removeprefix("timm_") if name.startswith("timm_") else None,
             oracle_arguments=ARGUMENTS[source],
             parameters=parameters,
         )
@@ -270,45 +272,47 @@ def _scaled(width_mult: float, depth_mult: float) -> dict[str, Any]:
 B0, B1, B2 = _scaled(1.0, 1.0), _scaled(1.0, 1.1), _scaled(1.1, 1.2)
 B3, B4, B5 = _scaled(1.2, 1.4), _scaled(1.4, 1.8), _scaled(1.6, 2.2)
 B6, B7, B8 = _scaled(1.8, 2.6), _scaled(2.0, 3.1), _scaled(2.2, 3.6)
+
+
+def _large(dropout: float) -> dict[str, Any]:
+    """What torchvision gives B5 to B7."""
+    return {"norm_eps": 1e-3, "norm_momentum": 0.01, "dropout": dropout}
+
+
 V2: dict[str, Any] = {"norm_eps": 1e-3}
-LARGE: dict[str, Any] = {"norm_eps": 1e-3, "norm_momentum": 0.01}  # what torchvision gives B5 to B7
+SLIM_V2: dict[str, Any] = {"stem_width": 24, **V2}
+
 TF = {"padding": "SAME", "norm_eps": 1e-3}  # trained in TensorFlow
 LITE = {"fix_stem_head": True, "squeeze_excite": None, "activation": "relu6"}
 RW_M = {"stem_width": 24, "head_width": 1792, "width_mult": 1.2}
 BASE = {"round_widths": "nearest", **TF}
 
-
-# timm's B5 to B7, of the same names, have the epsilon and momentum of B0.
-def _timm_is(variant: str) -> dict[str, Any]:
-    return {"in_layout": {"timm": f"timm_efficientnet_{variant}"}}
-
-
-def _torchvision_is(variant: str) -> dict[str, Any]:
-    name = f"efficientnet_{variant}"
-    return {"in_layout": {"torchvision": name}, "library_name": name}
-
-
+# timm's B5 to B7, of the same names, and its V2 have the epsilon and momentum of B0.
 # fmt: off
 _torchvision_row("efficientnet_b0", 5_288_548, V1, dropout=0.2, **B0)
 _torchvision_row("efficientnet_b1", 7_794_184, V1, dropout=0.2, **B1)
 _torchvision_row("efficientnet_b2", 9_109_994, V1, dropout=0.3, **B2)
 _torchvision_row("efficientnet_b3", 12_233_232, V1, dropout=0.3, **B3)
 _torchvision_row("efficientnet_b4", 19_341_616, V1, dropout=0.4, **B4)
-_torchvision_row("efficientnet_b5", 30_389_784, V1, dropout=0.4, **B5, **LARGE, **_timm_is("b5"))
-_torchvision_row("efficientnet_b6", 43_040_704, V1, dropout=0.5, **B6, **LARGE, **_timm_is("b6"))
-_torchvision_row("efficientnet_b7", 66_347_960, V1, dropout=0.5, **B7, **LARGE, **_timm_is("b7"))
-_torchvision_row("efficientnet_v2_s", 21_458_488, V2_S, dropout=0.2, stem_width=24, **V2)
-_torchvision_row("efficientnet_v2_m", 54_139_356, V2_M, dropout=0.3, stem_width=24, **V2)
-_torchvision_row("efficientnet_v2_l", 118_515_272, V2_L, dropout=0.4, stem_width=32, **V2)
-_timm_row("timm_efficientnet_b5", 30_389_784, V1, **B5, **_torchvision_is("b5"))
-_timm_row("timm_efficientnet_b6", 43_040_704, V1, **B6, **_torchvision_is("b6"))
-_timm_row("timm_efficientnet_b7", 66_347_960, V1, **B7, **_torchvision_is("b7"))
+_torchvision_row("efficientnet_b5", 30_389_784, V1, "timm_efficientnet_b5", **B5, **_large(0.4))
+_torchvision_row("efficientnet_b6", 43_040_704, V1, "timm_efficientnet_b6", **B6, **_large(0.5))
+_torchvision_row("efficientnet_b7", 66_347_960, V1, "timm_efficientnet_b7", **B7, **_large(0.5))
+_torchvision_row("efficientnet_v2_s", 21_458_488, V2_S, "efficientnetv2_s", dropout=0.2, **SLIM_V2)
+_torchvision_row("efficientnet_v2_m", 54_139_356, V2_M, "efficientnetv2_m", dropout=0.3, **SLIM_V2)
+_torchvision_row("efficientnet_v2_l", 118_515_272, V2_L, "efficientnetv2_l", dropout=0.4, **V2)
+_timm_row("timm_efficientnet_b5", 30_389_784, V1, "efficientnet_b5", **B5)
+_timm_row("timm_efficientnet_b6", 43_040_704, V1, "efficientnet_b6", **B6)
+_timm_row("timm_efficientnet_b7", 66_347_960, V1, "efficientnet_b7", **B7)
 _timm_row("efficientnet_b8", 87_413_142, V1, **B8)
 _timm_row("efficientnet_lite0", 4_652_008, V1, **B0, **LITE)
 _timm_row("efficientnet_lite1", 5_416_680, V1, **B1, **LITE)
 _timm_row("efficientnet_lite2", 6_092_072, V1, **B2, **LITE)
 _timm_row("efficientnet_lite3", 8_197_096, V1, **B3, **LITE)
 _timm_row("efficientnet_lite4", 13_006_568, V1, **B4, **LITE)
+_timm_row("efficientnetv2_s", 21_458_488, V2_S, "efficientnet_v2_s", stem_width=24)
+_timm_row("efficientnetv2_m", 54_139_356, V2_M, "efficientnet_v2_m", stem_width=24)
+_timm_row("efficientnetv2_l", 118_515_272, V2_L, "efficientnet_v2_l", stem_width=32)
+_timm_row("efficientnetv2_xl", 208_119_808, V2_XL, stem_width=32)
 _timm_row("efficientnetv2_rw_t", 13_649_388, V2_S, stem_width=24, **_scaled(0.8, 0.9))
 _timm_row("efficientnetv2_rw_s", 23_941_296, V2_RW_S, stem_width=24, head_width=1792)
 _timm_row("efficientnetv2_rw_m", 53_236_442, V2_RW_M, **RW_M)
