@@ -1,6 +1,6 @@
 """`flaxblocks predict`: image files to the most likely classes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxblocks.create import create_model, published_weights
+from flaxblocks.build import read_as
+from flaxblocks.convert.convert import as_arrays
+from flaxblocks.create import create_model, published_weights, resolve_weights
 from flaxblocks.inference import compile_inference
 from flaxblocks.preprocess import Transforms, preprocess_batch
 from flaxblocks.registry import ModelEntry
@@ -31,8 +33,9 @@ def predict(
 ) -> list[dict[str, Any]]:
     """Classify image files.
 
-    Published weights bring their own preprocessing. A file's is that of the model's default
-    weights. Classes have names if they are as many as a published data set's, else indices.
+    Published weights bring their own preprocessing. A file's is that of the default weights of the
+    library whose layout it is in. Classes have names if they are as many as a published data set's,
+    else indices.
 
     Args:
         entry: the model's registry row.
@@ -51,13 +54,15 @@ def predict(
     """
     if in_channels != 3:
         raise ValueError(f"`in_channels` (={in_channels}) must be 3: images are read as RGB")
-    published = _published(entry, weights)
+    config = config or {}
+    arrays = as_arrays(resolve_weights(entry.name, weights))
+    published = published_weights(entry.name, weights) or _default(entry, config, arrays)
     transforms = Transforms() if published is None else published.transforms
     batches = [images[i : i + BATCH] for i in range(0, len(images), BATCH)]
     inputs = [
         preprocess_batch(batch, transforms) for batch in batches
     ]  # a bad image fails before the model is built
-    model = create_model(entry.name, weights=weights, **(config or {}))
+    model = create_model(entry.name, weights=arrays, **config)
     if num_classes not in (None, model.num_classes):
         raise ValueError(
             f"`num_classes` (={num_classes}) must be {model.num_classes}, what the weights have"
@@ -87,9 +92,13 @@ def _class_names(published: WeightEntry | None, count: int) -> Sequence[str]:
     return next(named, [str(i) for i in range(count)])
 
 
-def _published(entry: ModelEntry, weights: str) -> WeightEntry | None:
-    """The weight entry whose preprocessing applies: the one named, else the model's default."""
-    named = published_weights(entry.name, weights)
-    if named is not None:
-        return named
-    return next((entry for entry in list_weights(entry.name) if entry.default), None)
+def _default(
+    entry: ModelEntry, config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
+) -> WeightEntry | None:
+    """The default weights of the network, from the library in whose layout a checkpoint is if it
+    has any; None if nobody has.
+    """
+    found = read_as(entry, config, arrays)
+    defaults = [weights for weights in list_weights(found.entry.name) if weights.default]
+    own = (weights for weights in defaults if weights.source == found.dialect)
+    return next(own, next(iter(defaults), None))

@@ -1,5 +1,6 @@
 """Convolution, norm, activation: the unit that everything else is built of."""
 
+from collections.abc import Iterator
 from functools import partial
 
 import jax.numpy as jnp
@@ -13,12 +14,26 @@ from flaxblocks.nn.conv import Conv, Padding
 from flaxblocks.nn.init import Initializer, uniform_fan_in
 from flaxblocks.nn.norm import Norm, make_norm
 
-__all__ = ["Conv1X1BnReLU", "Conv3X3BnReLU", "ConvNormAct"]
+__all__ = ["Conv1X1BnReLU", "Conv3X3BnReLU", "ConvNormAct", "conv_names", "timm_names"]
 
 
 def _sequential(block: nnx.Module):
     yield "conv", "0"
     yield "norm", "1"
+
+
+def conv_names(native: str, conv: str, norm: str) -> Iterator[tuple[str, ...]]:
+    """A `ConvNormAct` whose layers timm calls `conv` and `norm`; its norms carry the activation, so
+    they give the output.
+    """
+    yield f"{native}.conv", conv
+    yield f"{native}.norm", norm
+    yield native, norm, "output"
+
+
+def timm_names(native: str, foreign: str) -> Iterator[tuple[str, ...]]:
+    """A `ConvNormAct` that is timm's module of that name."""
+    return conv_names(native, f"{foreign}.conv", f"{foreign}.bn")
 
 
 class ConvNormAct(nnx.Module):

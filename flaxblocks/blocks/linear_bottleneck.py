@@ -11,7 +11,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from flaxblocks.blocks.conv_norm_act import ConvNormAct
+from flaxblocks.blocks.conv_norm_act import ConvNormAct, timm_names
 from flaxblocks.blocks.residual import apply, make_stochastic_depth
 from flaxblocks.blocks.squeeze_excite import SqueezeExciteChoice, make_squeeze_excite
 from flaxblocks.nn.activation import Activation, get_activation
@@ -19,7 +19,7 @@ from flaxblocks.nn.arguments import check_positive
 from flaxblocks.nn.init import Initializer, uniform_fan_in
 from flaxblocks.nn.norm import Norm
 
-__all__ = ["RexBottleneck", "timm_layer_names"]
+__all__ = ["RexBottleneck"]
 
 
 def _official(block: "RexBottleneck") -> Iterator[tuple[str, ...]]:
@@ -52,14 +52,7 @@ def _timm(block: "RexBottleneck") -> Iterator[tuple[str, ...]]:
             yield "squeeze_excite.reduce", "se.fc1"
             yield "squeeze_excite.norm", "se.bn"
             yield "squeeze_excite.expand", "se.fc2"
-        yield from timm_layer_names(native, foreign)
-
-
-def timm_layer_names(native: str, foreign: str) -> Iterator[tuple[str, ...]]:
-    """timm's `ConvNormAct`, whose norm carries the activation."""
-    yield f"{native}.conv", f"{foreign}.conv"
-    yield f"{native}.norm", f"{foreign}.bn"
-    yield native, f"{foreign}.bn", "output"
+        yield from timm_names(native, foreign)
 
 
 class RexBottleneck(nnx.Module):

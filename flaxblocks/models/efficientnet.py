@@ -35,7 +35,7 @@ from flaxblocks.models.image_model import check_classes
 from flaxblocks.models.staged import StagedModel, Trunk
 from flaxblocks.models.timm_names import head_conv_names, stage_names
 from flaxblocks.nn.activation import Activation
-from flaxblocks.nn.arguments import check_choice, check_positive, check_rate
+from flaxblocks.nn.arguments import check_choice, check_factor, check_positive, check_rate
 from flaxblocks.nn.drop import Dropout
 from flaxblocks.nn.init import (
     kaiming_normal_fan_out,
@@ -44,7 +44,7 @@ from flaxblocks.nn.init import (
     zeros,
 )
 from flaxblocks.nn.linear import Linear
-from flaxblocks.nn.norm import BatchNorm, Norm, check_norm
+from flaxblocks.nn.norm import Norm, set_batch_norm
 from flaxblocks.registry import ModelEntry, register
 
 __all__ = ["EfficientNet"]
@@ -141,20 +141,14 @@ class EfficientNet(StagedModel):
         check_choice("round_widths", round_widths, ("above_90%", "nearest"))
         check_choice("padding", padding, (None, "SAME"))
         check_choice("initialization", initialization, tuple(BLOCK_INITIALIZERS))
-        check_rate("norm_momentum", norm_momentum)
         check_rate("dropout", dropout)
         check_rate("stochastic_depth", stochastic_depth)
-        check_norm("norm_layer", norm_layer)
-        factors = {"width_mult": width_mult, "depth_mult": depth_mult, "norm_eps": norm_eps}
+        check_factor(width_mult=width_mult, depth_mult=depth_mult)
         if squeeze_excite is not None:
-            factors["squeeze_excite"] = squeeze_excite
-        for name, value in factors.items():
-            if not value > 0:
-                raise ValueError(f"`{name}` (={value}) must be positive")
-        if norm_layer == "batch_norm":
-            norm_layer = partial(BatchNorm, eps=norm_eps, momentum=norm_momentum)
+            check_factor(squeeze_excite=squeeze_excite)
+        norm = set_batch_norm(norm_layer, norm_eps=norm_eps, norm_momentum=norm_momentum)
         types = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        convs = {"norm": norm_layer, "kernel_init": kaiming_normal_fan_out, **types}
+        convs = {"norm": norm, "kernel_init": kaiming_normal_fan_out, **types}
         convs.update(bias=False, activation=activation)
         block_convs = {**convs, "kernel_init": BLOCK_INITIALIZERS[initialization]}
         least_part = 0.9 if round_widths == "above_90%" else 0.0

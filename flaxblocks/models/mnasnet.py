@@ -19,7 +19,7 @@ from flaxblocks.blocks.squeeze_excite import SqueezeExcite
 from flaxblocks.models.image_model import check_classes
 from flaxblocks.models.staged import StagedModel, Trunk
 from flaxblocks.models.timm_names import head_conv_names, stage_names
-from flaxblocks.nn.arguments import check_choice, check_positive, check_rate
+from flaxblocks.nn.arguments import check_choice, check_factor, check_positive, check_rate
 from flaxblocks.nn.drop import Dropout
 from flaxblocks.nn.init import (
     kaiming_normal_fan_out,
@@ -28,7 +28,7 @@ from flaxblocks.nn.init import (
     zeros,
 )
 from flaxblocks.nn.linear import Linear
-from flaxblocks.nn.norm import BatchNorm, Norm, check_norm
+from flaxblocks.nn.norm import Norm, set_batch_norm
 from flaxblocks.registry import ModelEntry, register
 
 __all__ = ["MnasNet"]
@@ -172,16 +172,13 @@ class MnasNet(StagedModel):
         check_classes(num_classes, in_channels)
         check_positive(stem_features=stem_features)
         check_choice("initialization", initialization, tuple(INITIALIZERS))
-        check_norm("norm_layer", norm_layer)
         check_rate("dropout", dropout)
         check_rate("stochastic_depth", stochastic_depth)
-        if not width_mult > 0:
-            raise ValueError(f"`width_mult` (={width_mult}) must be positive")
+        check_factor(width_mult=width_mult)
         types = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         conv_init, head_init = INITIALIZERS[initialization]
-        if norm_layer == "batch_norm":
-            norm_layer = partial(BatchNorm, eps=norm_eps, momentum=norm_momentum)
-        convs = {"bias": False, "norm": norm_layer, "activation": "relu", **types}
+        norm = set_batch_norm(norm_layer, norm_eps=norm_eps, norm_momentum=norm_momentum)
+        convs = {"bias": False, "norm": norm, "activation": "relu", **types}
         layer = partial(ConvNormAct, kernel_init=kaiming_normal_fan_out, **convs)
         self.num_classes = num_classes
         self.in_channels = in_channels

@@ -13,12 +13,12 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from flaxblocks.blocks.channels import make_divisible
-from flaxblocks.blocks.conv_norm_act import ConvNormAct
+from flaxblocks.blocks.conv_norm_act import ConvNormAct, conv_names
 from flaxblocks.models.image_model import check_classes
 from flaxblocks.models.staged import StagedModel, Trunk
-from flaxblocks.models.timm_names import conv_names, head_conv_names, stage_names
+from flaxblocks.models.timm_names import head_conv_names, stage_names
 from flaxblocks.nn.activation import Activation
-from flaxblocks.nn.arguments import check_positive, check_rate
+from flaxblocks.nn.arguments import check_factor, check_positive, check_rate
 from flaxblocks.nn.drop import Dropout
 from flaxblocks.nn.init import (
     Initializer,
@@ -152,8 +152,7 @@ class MobileNetV1(StagedModel):
             check_positive(last_features=last_features)
         check_rate("dropout", dropout)
         check_norm("norm_layer", norm_layer)
-        if not width_mult > 0:
-            raise ValueError(f"`width_mult` (={width_mult}) must be positive")
+        check_factor(width_mult=width_mult)
         types = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         options = {"norm": norm_layer, "activation": activation, **types}
         layer = partial(ConvNormAct, bias=False, kernel_init=kaiming_normal_fan_out, **options)

@@ -19,7 +19,7 @@ from flaxblocks.blocks.inverted import MBConv
 from flaxblocks.models.image_model import check_classes
 from flaxblocks.models.staged import StagedModel, Trunk
 from flaxblocks.models.timm_names import head_conv_names, stage_names
-from flaxblocks.nn.arguments import check_choice, check_positive, check_rate
+from flaxblocks.nn.arguments import check_choice, check_factor, check_positive, check_rate
 from flaxblocks.nn.drop import Dropout
 from flaxblocks.nn.init import (
     kaiming_normal_fan_out,
@@ -130,9 +130,7 @@ class MobileNetV2(StagedModel):
         check_choice("initialization", initialization, tuple(INITIALIZERS))
         check_rate("dropout", dropout)
         check_norm("norm_layer", norm_layer)
-        for name, value in {"width_mult": width_mult, "depth_mult": depth_mult}.items():
-            if not value > 0:
-                raise ValueError(f"`{name}` (={value}) must be positive")
+        check_factor(width_mult=width_mult, depth_mult=depth_mult)
         types = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         block_init, head_init = INITIALIZERS[initialization]
         convs = {"norm": norm_layer, "kernel_init": kaiming_normal_fan_out, **types}

@@ -16,7 +16,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from flaxblocks.blocks.channels import make_divisible
-from flaxblocks.blocks.conv_norm_act import ConvNormAct
+from flaxblocks.blocks.conv_norm_act import ConvNormAct, conv_names
 from flaxblocks.blocks.inverted import MBConv
 from flaxblocks.blocks.squeeze_excite import SqueezeExcite
 from flaxblocks.models.image_model import check_classes
@@ -32,9 +32,9 @@ from flaxblocks.models.mobilenetv3_rows import (
     in_stages,
 )
 from flaxblocks.models.staged import StagedModel, Trunk
-from flaxblocks.models.timm_names import conv_names, stage_names
+from flaxblocks.models.timm_names import stage_names
 from flaxblocks.nn.activation import Activation, get_activation
-from flaxblocks.nn.arguments import check_choice, check_positive, check_rate
+from flaxblocks.nn.arguments import check_choice, check_factor, check_positive, check_rate
 from flaxblocks.nn.drop import Dropout
 from flaxblocks.nn.init import (
     kaiming_normal_fan_out,
@@ -44,7 +44,7 @@ from flaxblocks.nn.init import (
     zeros,
 )
 from flaxblocks.nn.linear import Linear
-from flaxblocks.nn.norm import BatchNorm, Norm, check_norm
+from flaxblocks.nn.norm import Norm, set_batch_norm
 from flaxblocks.nn.pool import global_avg_pool
 from flaxblocks.registry import ModelEntry, register
 
@@ -154,11 +154,9 @@ class MobileNetV3(StagedModel):
         check_choice("gates", gates, ("eights", "quarters"))
         check_choice("padding", padding, (None, "SAME"))
         check_choice("initialization", initialization, tuple(INITIALIZERS))
-        check_norm("norm_layer", norm_layer)
         check_rate("dropout", dropout)
         check_rate("stochastic_depth", stochastic_depth)
-        if not width_mult > 0:
-            raise ValueError(f"`width_mult` (={width_mult}) must be positive")
+        check_factor(width_mult=width_mult)
         if reduced_tail:
             table, last_features = halve_tail(table), last_features // 2
 
@@ -167,9 +165,8 @@ class MobileNetV3(StagedModel):
 
         types = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         conv_init, embedding_init, head_init = INITIALIZERS[initialization]
-        if norm_layer == "batch_norm":
-            norm_layer = partial(BatchNorm, eps=norm_eps, momentum=norm_momentum)
-        convs = {"bias": False, "norm": norm_layer, **types}
+        norm = set_batch_norm(norm_layer, norm_eps=norm_eps, norm_momentum=norm_momentum)
+        convs = {"bias": False, "norm": norm, **types}
         activation = "relu" if minimal else "hard_swish"
         layer = partial(
             ConvNormAct, kernel_init=kaiming_normal_fan_out, activation=activation, **convs

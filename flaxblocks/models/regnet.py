@@ -20,12 +20,12 @@ from jax.typing import DTypeLike
 
 from flaxblocks.blocks.bottleneck import BottleNeck
 from flaxblocks.blocks.channels import make_divisible
-from flaxblocks.blocks.conv_norm_act import ConvNormAct
+from flaxblocks.blocks.conv_norm_act import ConvNormAct, timm_names
 from flaxblocks.blocks.squeeze_excite import SqueezeExcite
 from flaxblocks.models.image_model import check_classes
 from flaxblocks.models.staged import StagedModel, Trunk
 from flaxblocks.nn.activation import Activation
-from flaxblocks.nn.arguments import check_positive, check_rate
+from flaxblocks.nn.arguments import check_factor, check_positive, check_rate
 from flaxblocks.nn.drop import Dropout
 from flaxblocks.nn.init import kaiming_normal_fan_out, normal, zeros
 from flaxblocks.nn.linear import Linear
@@ -76,8 +76,7 @@ def quantized_linear_stages(
         raise ValueError(f"`w_a` (={w_a}) must be at least 0")
     if not w_m > 1:
         raise ValueError(f"`w_m` (={w_m}) must be above 1")
-    if not bottleneck_multiplier > 0:
-        raise ValueError(f"`bottleneck_multiplier` (={bottleneck_multiplier}) must be positive")
+    check_factor(bottleneck_multiplier=bottleneck_multiplier)
     linear = w_0 + w_a * np.arange(depth)
     exponents = np.round(np.log(linear / w_0) / np.log(w_m))
     widths = WIDTH_QUANTUM * np.round(w_0 * w_m**exponents / WIDTH_QUANTUM)
@@ -107,25 +106,18 @@ def _torchvision(model: "RegNet") -> Iterator[tuple[str, ...]]:
     yield "head", "fc"
 
 
-def _timm_layer(native: str, foreign: str) -> Iterator[tuple[str, ...]]:
-    """A `ConvNormAct`; timm's norms carry the activation, so they give its output."""
-    yield f"{native}.conv", f"{foreign}.conv"
-    yield f"{native}.norm", f"{foreign}.bn"
-    yield native, f"{foreign}.bn", "output"
-
-
 def _timm(model: "RegNet") -> Iterator[tuple[str, ...]]:
-    yield from _timm_layer("stem", "stem")
+    yield from timm_names("stem", "stem")
     for path, stage, k, _ in model.placed_blocks():
         foreign = f"s{stage + 1}.b{k + 1}"
         yield path, foreign
-        yield from _timm_layer(f"{path}.reduce", f"{foreign}.conv1")
-        yield from _timm_layer(f"{path}.conv", f"{foreign}.conv2")
+        yield from timm_names(f"{path}.reduce", f"{foreign}.conv1")
+        yield from timm_names(f"{path}.conv", f"{foreign}.conv2")
         yield f"{path}.squeeze_excite", f"{foreign}.se", "output"
         yield f"{path}.squeeze_excite.reduce", f"{foreign}.se.fc1"
         yield f"{path}.squeeze_excite.expand", f"{foreign}.se.fc2"
-        yield from _timm_layer(f"{path}.expand", f"{foreign}.conv3")
-        yield from _timm_layer(f"{path}.shortcut", f"{foreign}.downsample")
+        yield from timm_names(f"{path}.expand", f"{foreign}.conv3")
+        yield from timm_names(f"{path}.shortcut", f"{foreign}.downsample")
     yield "head", "head.fc"
 
 

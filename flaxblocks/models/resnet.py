@@ -7,7 +7,7 @@ Bello et al. 2021 (RS), https://arxiv.org/abs/2103.07579.
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -25,7 +25,7 @@ from flaxblocks.blocks.residual import apply
 from flaxblocks.blocks.squeeze_excite import SqueezeExcite
 from flaxblocks.models.image_model import check_classes
 from flaxblocks.models.staged import StagedModel, Trunk
-from flaxblocks.nn.arguments import check_choice, check_positive, check_rate
+from flaxblocks.nn.arguments import check_choice, check_factor, check_positive, check_rate
 from flaxblocks.nn.drop import Dropout
 from flaxblocks.nn.init import kaiming_normal_fan_out
 from flaxblocks.nn.linear import Linear
@@ -122,7 +122,7 @@ class ResNet(StagedModel):
         self,
         *,
         block: Literal["basic", "bottleneck"] = "bottleneck",
-        depths: tuple[int, int, int, int] = (3, 4, 6, 3),
+        depths: Sequence[int] = (3, 4, 6, 3),
         num_classes: int = 1000,
         in_channels: int = 3,
         cardinality: int = 1,
@@ -176,6 +176,12 @@ class ResNet(StagedModel):
         check_rate("dropout", dropout)
         check_rate("stochastic_depth", stochastic_depth)
         check_norm("norm_layer", norm_layer)
+        if squeeze_excite is not None:
+            check_factor(squeeze_excite=squeeze_excite)
+        if not isinstance(depths, Sequence) or len(depths) != len(STAGE_FEATURES):
+            raise ValueError(f"`depths` (={depths!r}) must be {len(STAGE_FEATURES)} integers")
+        for depth in depths:
+            check_positive(depths=depth)
         if block == "basic" and (cardinality, base_width) != (1, 64):
             raise ValueError(
                 f"`cardinality` (={cardinality}) and `base_width` (={base_width}) must be 1 and 64 "

@@ -14,12 +14,12 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from flaxblocks.blocks.channels import make_divisible
-from flaxblocks.blocks.conv_norm_act import ConvNormAct
-from flaxblocks.blocks.linear_bottleneck import RexBottleneck, timm_layer_names
+from flaxblocks.blocks.conv_norm_act import ConvNormAct, timm_names
+from flaxblocks.blocks.linear_bottleneck import RexBottleneck
 from flaxblocks.blocks.squeeze_excite import SqueezeExcite, SqueezeExciteChoice
 from flaxblocks.models.image_model import check_classes
 from flaxblocks.models.staged import StagedModel, Trunk
-from flaxblocks.nn.arguments import check_choice, check_positive, check_rate
+from flaxblocks.nn.arguments import check_choice, check_factor, check_positive, check_rate
 from flaxblocks.nn.drop import Dropout
 from flaxblocks.nn.init import (
     kaiming_normal_fan_out,
@@ -29,10 +29,10 @@ from flaxblocks.nn.init import (
     zeros,
 )
 from flaxblocks.nn.linear import Linear
-from flaxblocks.nn.norm import BatchNorm, Norm, check_norm
+from flaxblocks.nn.norm import Norm, set_batch_norm
 from flaxblocks.registry import ModelEntry, register
 
-__all__ = ["DEPTHS", "ReXNet", "check_factors", "linear_widths", "official_names", "rex_trunk"]
+__all__ = ["DEPTHS", "ReXNet", "linear_widths", "official_names", "rex_trunk"]
 
 DEPTHS = (1, 2, 2, 3, 3, 5)
 STRIDES = (1, 2, 2, 2, 1, 2)
@@ -67,10 +67,10 @@ def _official(model: "ReXNet") -> Iterator[tuple[str, ...]]:
 
 
 def _timm(model: "ReXNet") -> Iterator[tuple[str, ...]]:
-    yield from timm_layer_names("stem", "stem")
+    yield from timm_names("stem", "stem")
     for i in range(len(model.blocks)):
         yield f"blocks.{i}", f"features.{i}"
-    yield from timm_layer_names("head_conv", f"features.{len(model.blocks)}")
+    yield from timm_names("head_conv", f"features.{len(model.blocks)}")
     yield "head", "head.fc"
 
 
@@ -131,13 +131,6 @@ def rex_trunk(
     return trunk
 
 
-def check_factors(**factors: float) -> None:
-    """Raise ValueError for the first one that is not positive."""
-    for name, value in factors.items():
-        if not value > 0:
-            raise ValueError(f"`{name}` (={value}) must be positive")
-
-
 class ReXNet(StagedModel):
     """ReXNet (V1) with the official release's arguments, and timm's rounding of the widths."""
 
@@ -193,17 +186,15 @@ class ReXNet(StagedModel):
         check_classes(num_classes, in_channels)
         check_positive(input_features=input_features, round_nearest=round_nearest)
         check_positive(se_ratio=se_ratio)
-        check_factors(final_features=final_features, width_mult=width_mult, depth_mult=depth_mult)
+        check_factor(final_features=final_features, width_mult=width_mult, depth_mult=depth_mult)
         check_choice("initialization", initialization, tuple(INITIALIZERS))
-        check_norm("norm_layer", norm_layer)
         check_rate("dropout", dropout)
         check_rate("stochastic_depth", stochastic_depth)
-        if norm_layer == "batch_norm":
-            norm_layer = partial(BatchNorm, eps=norm_eps, momentum=norm_momentum)
+        norm = set_batch_norm(norm_layer, norm_eps=norm_eps, norm_momentum=norm_momentum)
         types = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         conv_init, block_init, head_init = INITIALIZERS[initialization]
         bias_init = zeros if initialization == "timm" else None
-        convs = {"norm": norm_layer, "activation": "silu", **types}
+        convs = {"norm": norm, "activation": "silu", **types}
         layer = partial(ConvNormAct, bias=False, kernel_init=conv_init, **convs)
         self.num_classes = num_classes
         self.in_channels = in_channels
@@ -213,7 +204,7 @@ class ReXNet(StagedModel):
         scaling = (width_mult, round_nearest)
         widths = linear_widths(input_features, final_features / count, count, *scaling)
         (stem_features,) = linear_widths(STEM_FEATURES, 0, 1, *scaling)
-        gate = partial(_gate, se_ratio, round_nearest, norm=norm_layer, bias_init=bias_init)
+        gate = partial(_gate, se_ratio, round_nearest, norm=norm, bias_init=bias_init)
         self.stem = layer(in_channels, stem_features, 3, stride=2)
         trunk = rex_trunk(
             stem_features,

@@ -17,16 +17,15 @@ from flaxblocks.models.rexnet import (
     DEPTHS,
     LAST_FEATURES,
     STEM_FEATURES,
-    check_factors,
     linear_widths,
     official_names,
     rex_trunk,
 )
 from flaxblocks.models.staged import StagedModel
-from flaxblocks.nn.arguments import check_positive, check_rate
+from flaxblocks.nn.arguments import check_factor, check_positive, check_rate
 from flaxblocks.nn.drop import Dropout
 from flaxblocks.nn.linear import Linear
-from flaxblocks.nn.norm import BatchNorm, Norm, check_norm
+from flaxblocks.nn.norm import Norm, set_batch_norm
 from flaxblocks.nn.pool import global_avg_pool
 from flaxblocks.registry import ModelEntry, register
 
@@ -93,18 +92,16 @@ class ReXNetLite(StagedModel):
         """
         check_classes(num_classes, in_channels)
         check_positive(input_features=input_features, round_nearest=round_nearest)
-        check_factors(final_features=final_features, width_mult=width_mult)
-        check_norm("norm_layer", norm_layer)
+        check_factor(final_features=final_features, width_mult=width_mult)
         check_rate("dropout", dropout)
         check_rate("stochastic_depth", stochastic_depth)
         if len(kernel_sizes) != len(DEPTHS):
             raise ValueError(
                 f"`kernel_sizes` (={kernel_sizes}) must have {len(DEPTHS)} numbers, one a stage"
             )
-        if norm_layer == "batch_norm":
-            norm_layer = partial(BatchNorm, eps=norm_eps, momentum=norm_momentum)
+        norm = set_batch_norm(norm_layer, norm_eps=norm_eps, norm_momentum=norm_momentum)
         types = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        convs = {"norm": norm_layer, "activation": "relu6", **types}
+        convs = {"norm": norm, "activation": "relu6", **types}
         layer = partial(ConvNormAct, bias=False, **convs)
         self.num_classes = num_classes
         self.in_channels = in_channels

@@ -4,10 +4,11 @@ from collections.abc import Iterator
 
 from flax import nnx
 
+from flaxblocks.blocks.conv_norm_act import conv_names
 from flaxblocks.blocks.inverted import InvertedResidual
 from flaxblocks.models.staged import StagedModel
 
-__all__ = ["conv_names", "head_conv_names", "inverted_names", "stage_names"]
+__all__ = ["head_conv_names", "inverted_names", "stage_names"]
 
 # A block's convolutions in timm, by whether it has `expand`, `project`.
 CONVOLUTIONS = {
@@ -16,13 +17,6 @@ CONVOLUTIONS = {
     "fused": ("conv_exp", "conv_pwl"),
     "convolution": ("conv",),
 }
-
-
-def conv_names(native: str, conv: str, norm: str) -> Iterator[tuple[str, ...]]:
-    """A `ConvNormAct`; timm's norms carry the activation, so they give its output."""
-    yield f"{native}.conv", conv
-    yield f"{native}.norm", norm
-    yield native, norm, "output"
 
 
 def inverted_names(native: str, foreign: str, block: InvertedResidual) -> Iterator[tuple[str, ...]]:

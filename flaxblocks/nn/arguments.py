@@ -1,13 +1,15 @@
 """Argument checks that every layer shares: what is wrong, which value it had, and the rule."""
 
+import math
 from collections.abc import Callable, Collection
 from functools import partialmethod
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any, TypeGuard
 
 __all__ = [
     "check_choice",
     "check_divisible",
+    "check_factor",
     "check_positive",
     "check_rate",
     "is_integer",
@@ -43,6 +45,19 @@ def check_positive(**values: int) -> None:
             raise ValueError(f"`{name}` (={value!r}) must be an integer of at least 1")
 
 
+def check_factor(**values: float) -> None:
+    """Raise ValueError for the first value that is not a positive, finite number."""
+    for name, value in values.items():
+        _check_number(name, value)
+        if not value > 0:
+            raise ValueError(f"`{name}` (={value}) must be positive")
+
+
+def _check_number(name: str, value: object) -> None:
+    if not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(value):
+        raise ValueError(f"`{name}` (={value!r}) must be a finite number")
+
+
 def check_choice(name: str, value: object, choices: Collection[object]) -> None:
     """Raise ValueError unless `value` is one of `choices`."""
     if value not in choices:
@@ -59,5 +74,6 @@ def check_divisible(divisor: str, by: int, **values: int) -> None:
 
 def check_rate(name: str, value: float) -> None:
     """Raise ValueError unless `value` is a probability in [0, 1]."""
+    _check_number(name, value)
     if not 0.0 <= value <= 1.0:
         raise ValueError(f"`{name}` (={value}) must be a probability in [0, 1]")

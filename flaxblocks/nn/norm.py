@@ -7,6 +7,7 @@ which cancels: with mean 1000 and deviation 0.1 the latter gives 0 in float32.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol, runtime_checkable
 
 import jax
@@ -17,9 +18,18 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from flaxblocks.nn.arguments import check_divisible, check_positive
+from flaxblocks.nn.arguments import check_divisible, check_factor, check_positive, check_rate
 
-__all__ = ["NORMS", "BatchNorm", "GroupNorm", "MakeNorm", "Norm", "check_norm", "make_norm"]
+__all__ = [
+    "NORMS",
+    "BatchNorm",
+    "GroupNorm",
+    "MakeNorm",
+    "Norm",
+    "check_norm",
+    "make_norm",
+    "set_batch_norm",
+]
 
 
 @runtime_checkable
@@ -228,6 +238,21 @@ def check_norm(argument: str, norm: Norm) -> None:
         raise ValueError(
             f"`{argument}` (={norm!r}) must be one of {sorted(NORMS)}, a callable or None"
         )
+
+
+def set_batch_norm(norm: Norm, *, norm_eps: float, norm_momentum: float) -> Norm:
+    """`norm`, or for "batch_norm" what builds one with this epsilon, and this weight of a new batch
+    in the running statistics.
+
+    Raises: ValueError for an unknown norm, an epsilon that is not positive, or a momentum out of
+        [0, 1].
+    """
+    check_norm("norm_layer", norm)
+    check_factor(norm_eps=norm_eps)
+    check_rate("norm_momentum", norm_momentum)
+    return (
+        partial(BatchNorm, eps=norm_eps, momentum=norm_momentum) if norm == "batch_norm" else norm
+    )
 
 
 def make_norm(

@@ -294,7 +294,7 @@ def test_training_on_one_image_is_an_error(row):
         (V1, {"input_features": 0}, r"`input_features` \(=0\)"),
         (V1, {"final_features": -1}, r"`final_features` \(=-1\) must be positive"),
         (V1, {"width_mult": 0.0}, r"`width_mult` \(=0.0\) must be positive"),
-        (V1, {"depth_mult": float("nan")}, r"`depth_mult` \(=nan\) must be positive"),
+        (V1, {"depth_mult": float("nan")}, r"`depth_mult` \(=nan\) must be a finite number"),
         (V1, {"round_nearest": 0}, r"`round_nearest` \(=0\)"),
         (V1, {"se_ratio": 0}, r"`se_ratio` \(=0\)"),
         (V1, {"se_ratio": 1000}, r"`se_ratio` \(=1000\) leaves no channel of a block's 228"),
