@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 
 from flaxblocks.convert.convert import LOADED_FROM, load_torch
-from flaxblocks.convert.fit import closest, fit
+from flaxblocks.convert.fit import ConversionError, closest, fit
 from flaxblocks.convert.keymap import NATIVE, Entry, dialects_of, key_map
 from flaxblocks.convert.other_settings import BUILT_AS
 from flaxblocks.convert.stem import RGB, adapt_input_channels
@@ -109,27 +109,32 @@ def build_loaded(
     Args:
         entry: the row.
         config: arguments of the model, `num_classes` and `in_channels` among them; None for as many
-            classes as the checkpoint has.
+            classes as the checkpoint has. Where it has another number, or no head and the number is
+            given, the head is drawn.
         keys: random stream -> key.
         arrays: the checkpoint. A stem for RGB is adapted to another number of channels.
 
     Raises: ConversionError if the checkpoint is not of this model.
     """
     found = read_as(entry, config, arrays)
-    entry, classes = found.entry, config["num_classes"]
-    if classes is None:
-        classes = found.num_classes or DEFAULT_CLASSES
+    entry, wanted = found.entry, config["num_classes"]
+    classes = (found.num_classes or DEFAULT_CLASSES) if wanted is None else wanted
     config = {**config, "num_classes": classes}
     drawn = partial(build, entry, config, keys)
     model = _abstract(drawn)
     if found.in_channels == RGB != config["in_channels"]:
         arrays = _with_adapted_stem(arrays, found, entry, config)
-    if found.num_classes in (None, classes):
+    body = {key: array for key, array in arrays.items() if key not in found.head}
+    cut = len(arrays) - len(body) not in (0, len(found.head))  # a part of the head is there
+    if cut or (found.num_classes is not None and wanted in (None, found.num_classes)):
         load_torch(model, arrays)
     else:
-        body = {key: array for key, array in arrays.items() if key not in found.head}
-        headless = abstract_model(entry.name, **{**config, "num_classes": 0})
-        fit(headless, body)  # all but the head must still add up
+        fit(abstract_model(entry.name, **{**config, "num_classes": 0}), body)  # must still add up
+        if wanted is None:
+            raise ConversionError(
+                f"the checkpoint is one of {entry.name} without {' and '.join(found.head)}: "
+                "`num_classes=0` gives its features, another number draws a head"
+            )
         load_torch(model, body, found.dialect, strict=False)
     _draw_the_rest(model, drawn)
     return model

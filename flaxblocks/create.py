@@ -49,7 +49,7 @@ def create_model(
             tensors; or the name of published weights ("IMAGENET1K_V2", "DEFAULT", "ra_in1k"),
             downloaded once.
         num_classes: logits; 0 for pooled features. None is as many as the weights have, without
-            weights 1000. Where the weights have another number, only the head is drawn anew.
+            weights 1000. Where the weights have another number, or no head, only the head is drawn.
         in_channels: channels of the image. Where the weights are for RGB, the first convolution is
             adapted as timm does it: summed for 1 channel, repeated and scaled for others.
         features_only: give the feature maps at each reduction, not logits.
@@ -73,7 +73,10 @@ def create_model(
     entry = find_model(name)
     keys = _streams(rngs)
     num_classes = int(num_classes) if is_integer(num_classes) else num_classes  # NumPy's too
+    _check_types(dtype=dtype, param_dtype=param_dtype)
     config = {"in_channels": in_channels, "dtype": dtype, "param_dtype": param_dtype, **config}
+    if features_only and num_classes is None:
+        num_classes = 0  # the head would be dropped
     if out_indices is not None and not features_only:
         raise ValueError(f"`out_indices` (={out_indices}) needs `features_only=True`")
     if weights is None:
@@ -88,6 +91,17 @@ def create_model(
     setattr(extractor, LOADED_FROM, own_dialect(model))
     setattr(extractor, BUILT_AS, getattr(model, BUILT_AS))
     return extractor
+
+
+def _check_types(**types: Any) -> None:
+    """Raise ValueError for the first one that is neither a floating-point type nor None."""
+    for name, dtype in types.items():
+        try:
+            if dtype is None or jnp.issubdtype(jnp.dtype(dtype), jnp.floating):
+                continue
+        except TypeError:
+            pass
+        raise ValueError(f"`{name}` (={dtype!r}) must be a floating-point type, as 'bfloat16'")
 
 
 def _streams(rngs: Any) -> dict[str, Any]:

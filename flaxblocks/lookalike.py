@@ -1,4 +1,4 @@
-"""Which registered model a stray checkpoint is of, for the message of the error that refuses it."""
+"""Which registered models a stray checkpoint may be of, for the error that refuses it."""
 
 from collections.abc import Iterator, Mapping
 
@@ -14,14 +14,16 @@ BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "mean", "var")
 
 
 def looks_like(arrays: Mapping[str, np.ndarray]) -> str | None:
-    """The name of the registered model that has exactly these keys and shapes, whatever the number
-    of classes; None if there is none.
+    """The registered models that have exactly these keys and shapes, whatever the number of
+    classes: `resnet50`, or `resnet50, resnetaa50 or resnetblur50`, which a padding or a pool tells
+    apart and no checkpoint; None if there is none.
 
     Models with another number of parameters are passed over unbuilt.
     """
     counts = set(_counts(arrays))
     same_size = [entry for entry in model_entries() if entry.parameters in counts]
-    return next((entry.name for entry in same_size if _is_of(entry, arrays)), None)
+    names = [entry.name for entry in same_size if _is_of(entry, arrays)]
+    return " or ".join(filter(None, [", ".join(names[:-1]), *names[-1:]])) or None
 
 
 def _counts(arrays: Mapping[str, np.ndarray]) -> Iterator[int]:

@@ -70,13 +70,45 @@ def test_a_checkpoint_of_another_model_is_named(classes, dialect):
 
 
 def test_what_is_of_no_model_is_not_named(resnet):
-    assert looks_like(resnet) == "resnet18"
+    assert looks_like(resnet) == "resnet18 or resnetblur18"
     assert looks_like({}) is None
     assert looks_like({"a": np.zeros((3, 4)), "b": np.zeros(())}) is None
     short = {key: value for key, value in resnet.items() if key != "layer1.0.bn1.running_var"}
     assert looks_like(short) is None
     wider = {**resnet, "bn1.weight": np.zeros(128), "layer1.0.bn1.weight": np.zeros(0)}
     assert looks_like(wider) is None  # as many parameters, other shapes
+
+
+def test_every_model_that_a_checkpoint_may_be_of_is_named():
+    state = fb.to_torch(fb.create_model("resnetblur50", num_classes=3))
+    with pytest.raises(fb.ConversionError, match="one of resnet50, resnetaa50 or resnetblur50 and"):
+        fb.create_model("resnet34", weights=state)
+
+
+HEAD = ("classifier.1.weight", "classifier.1.bias")
+
+
+def test_a_backbone_without_its_head_is_taken_where_the_caller_says_what_comes_after_it():
+    whole = fb.to_torch(fb.create_model("mobilenet_v2", num_classes=2, **SMALL))
+    backbone = {key: array for key, array in whole.items() if key not in HEAD}
+    with pytest.raises(fb.ConversionError, match=r"without classifier.*`num_classes=0` gives its"):
+        fb.create_model("mobilenet_v2", weights=backbone, **SMALL)
+    new = fb.to_torch(fb.create_model("mobilenet_v2", weights=backbone, num_classes=7, **SMALL))
+    drawn = fb.to_torch(fb.create_model("mobilenet_v2", num_classes=7, **SMALL))
+    assert all(np.array_equal(new[key], {**drawn, **backbone}[key]) for key in drawn)
+    pooled = fb.create_model("mobilenet_v2", weights=backbone, num_classes=0, **SMALL)
+    maps = fb.create_model("mobilenet_v2", weights=backbone, features_only=True, **SMALL)
+    for model in (pooled, maps):
+        assert all(np.array_equal(a, backbone[key]) for key, a in fb.to_torch(model).items())
+
+
+@pytest.mark.parametrize("absent", [*HEAD, "features.1.conv.0.0.weight"])
+def test_half_a_head_or_a_hole_in_the_backbone_is_refused(absent):
+    state = fb.to_torch(fb.create_model("mobilenet_v2", num_classes=2, **SMALL))
+    holed = {key: array for key, array in state.items() if key != absent}
+    for options in ({}, {"num_classes": 7}, {"num_classes": 2}, {"features_only": True}):
+        with pytest.raises(fb.ConversionError, match=r"1 (missing|unexpected): [cf]"):
+            fb.create_model("mobilenet_v2", weights=holed, **options, **SMALL)
 
 
 def test_another_width_of_the_same_class_is_not_called_a_lookalike(resnet):

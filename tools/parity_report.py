@@ -34,6 +34,7 @@ from flaxblocks.registry import ModelEntry, model_entries
 from flaxblocks.summary import count_parameters, summarize
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.append(str(ROOT))  # `torch_ref` is no part of the installed package
 ROWS = ROOT / "tools" / "parity_report.json"
 README = ROOT / "README.md"
 BEGIN, END = "<!-- parity report: begin -->", "<!-- parity report: end -->"
