@@ -21,7 +21,20 @@ from flaxblocks.registry import ModelEntry, find_model, suggest
 __all__ = ["DEFAULT_CLASSES", "Reading", "abstract_model", "build", "build_loaded", "read_as"]
 
 DEFAULT_CLASSES = 1000
-PRETRAINED = ': did you mean weights="DEFAULT"?'
+OTHERWISE_CALLED = {  # in torchvision or timm
+    "pretrained": 'weights="DEFAULT"',
+    "checkpoint_path": "weights=PATH",
+    "in_chans": "in_channels",
+    "drop_rate": "dropout",
+    "drop_path_rate": "stochastic_depth",
+    "stochastic_depth_prob": "stochastic_depth",
+    "bn_eps": "norm_eps",
+    "bn_momentum": "norm_momentum",
+    "act_layer": "activation",
+    "zero_init_residual": "zero_init_last",
+    "groups": "cardinality",
+    "width_per_group": "base_width",
+}
 
 Keys = Mapping[str, Any]  # random stream -> key
 Arrays = Mapping[str, np.ndarray]
@@ -34,7 +47,11 @@ def build(entry: ModelEntry, config: Mapping[str, Any], keys: Keys) -> Any:
     """
     for argument in config:
         if argument not in entry.arguments:
-            hint = PRETRAINED if argument == "pretrained" else suggest(argument, entry.arguments)
+            meant = OTHERWISE_CALLED.get(argument)
+            if meant is None or meant.partition("=")[0] not in (*entry.arguments, "weights"):
+                hint = suggest(argument, entry.arguments)
+            else:
+                hint = f": did you mean {meant}?"
             raise ValueError(f"{entry.name} takes no argument `{argument}`{hint}")
     model = entry.build(**{**entry.config, **config}, rngs=make_rngs(keys))
     if entry.dialect in dialects_of(model):

@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Iterable, Mapping
+from enum import Enum
 from typing import Any
 
 import jax
@@ -21,7 +22,7 @@ from flaxblocks.registry import find_model
 
 __all__ = ["create_model", "published_weights", "resolve_weights"]
 
-Weights = str | os.PathLike[str] | Mapping[str, Any] | None
+Weights = str | os.PathLike[str] | Mapping[str, Any] | Enum | None
 CHECKPOINT_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors", ".tar")
 
 RECOGNISERS.append(looks_like)
@@ -47,7 +48,7 @@ def create_model(
         name: a name of torchvision or timm; `list_models()` has them all.
         weights: None for random ones; a checkpoint file; a mapping of PyTorch's keys to arrays or
             tensors; or the name of published weights ("IMAGENET1K_V2", "DEFAULT", "ra_in1k"),
-            downloaded once.
+            downloaded once; torchvision's enums are such names too.
         num_classes: logits; 0 for pooled features. None is as many as the weights have, without
             weights 1000. Where the weights have another number, or no head, only the head is drawn.
         in_channels: channels of the image. Where the weights are for RGB, the first convolution is
@@ -125,6 +126,10 @@ def published_weights(name: str, weights: Any) -> Any:
 
     Raises: ValueError if there is neither a file nor published weights of that name.
     """
+    if type(weights).__name__.endswith("_Weights"):  # torchvision's `ResNet50_Weights.DEFAULT`
+        weights = str(weights)
+    if isinstance(weights, bool):
+        raise ValueError(f'`weights` (={weights}): did you mean "DEFAULT"?')
     if not isinstance(weights, str) or os.path.exists(weights):
         return None
     if os.sep in weights or weights.endswith(CHECKPOINT_SUFFIXES):

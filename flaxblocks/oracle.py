@@ -3,6 +3,7 @@ when called.
 """
 
 import importlib
+import inspect
 from collections import OrderedDict
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ __all__ = [
     "make_oracle",
 ]
 
+TAKEN_BY_TORCHVISIONS_FUNCTIONS = ("width_mult", "reduced_tail", "dropout")
 CALIBRATION_IMAGES = 4
 CALIBRATION_SIDE = 96  # at least: 3x3 pixels an image where the map has shrunk 32 times
 
@@ -114,7 +116,12 @@ def _build(entry: ModelEntry, num_classes: int, in_channels: int, config: Mappin
 
     if in_channels != 3:
         raise OracleError(f"torchvision's {entry.name} takes 3 channels, not {in_channels}")
-    return models.get_model(entry.library_name or entry.name, num_classes=num_classes, **config)
+    model = models.get_model(entry.library_name or entry.name, num_classes=num_classes, **config)
+    known = {*inspect.signature(type(model).__init__).parameters, *TAKEN_BY_TORCHVISIONS_FUNCTIONS}
+    swallowed = sorted(set(config) - known)  # some classes take any name without a word
+    if swallowed:
+        raise OracleError(f"torchvision's {entry.name} has no {', '.join(swallowed)}")
+    return model
 
 
 def calibrated_oracle(

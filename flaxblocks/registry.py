@@ -94,9 +94,14 @@ def list_models(pattern: str = "*") -> list[str]:
 
 def find_model(name: str) -> ModelEntry:
     """The row of that name or alias. Raises: ValueError with near names for an unknown one."""
-    if not isinstance(name, str) or name not in _names:
-        raise ValueError(f"unknown model {name!r}{suggest(name, _names)}")
-    return _names[name]
+    if isinstance(name, str) and name in _names:
+        return _names[name]
+    model, _, tag = str(name).rpartition("/")[2].partition(".")  # timm's `hf-hub:timm/model.tag`
+    if model in _names:
+        hint = f": did you mean {model!r}" + (f" with weights={tag!r}?" if tag else "?")
+    else:
+        hint = suggest(name, _names)
+    raise ValueError(f"unknown model {name!r}{hint}")
 
 
 def suggest(word: str, known: Mapping[str, object] | list[str]) -> str:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from torchvision.models import ResNet18_Weights
 
 import flaxblocks as fb
 from flaxblocks.registry import ModelEntry, model_entries, register
@@ -43,6 +44,26 @@ def test_names_of_both_libraries_resolve():
             {"weights": "IMAGENET1K_V9"},
             r"`weights` \(='IMAGENET1K_V9'\) is no file, and no published weights: .*_V2",
         ),
+        ({"name": "hf-hub:timm/resnet50.a1_in1k"}, "'resnet50' with weights='a1_in1k'"),
+        ({"name": "resnet18", "drop_path_rate": 0.1}, "did you mean stochastic_depth"),
+        ({"name": "mobilenetv1_100", "drop_path_rate": 0.1}, "the known ones are"),
+        ({"name": "resnet18", "depths": (2, -1, 2, 2)}, r"`depths` \(=-1\) must be an integer"),
+        (
+            {"name": "resnet18", "depths": (2, 2, 2)},
+            r"\(=\(2, 2, 2\)\) must be 4 integers",
+        ),
+        (
+            {"name": "resnet18", "squeeze_excite": 0.0},
+            r"`squeeze_excite` \(=0.0\) must be pos",
+        ),
+        ({"name": "mnasnet_small", "norm_eps": -2}, r"`norm_eps` \(=-2\) must be positive"),
+        ({"name": "mnasnet_small", "norm_momentum": 5}, r"`norm_momentum` \(=5\)"),
+        ({"width_mult": "1"}, r"`width_mult` \(='1'\) must be a finite number"),
+        ({"dropout": "0.2"}, r"`dropout` \(='0.2'\) must be a finite number"),
+        ({"dtype": "int32"}, r"`dtype` \(='int32'\) must be a floating-point type"),
+        ({"param_dtype": "float33"}, r"`param_dtype` \(='float33'\) must be a floating-point"),
+        ({"weights": True}, r'`weights` \(=True\): did you mean "DEFAULT"'),
+        ({"weights": ResNet18_Weights.DEFAULT}, "must be of the model 'mobilenet_v2'"),
         ({"weights": "nowhere/x.pth"}, r"nowhere/x\.pth"),
         ({"weights": "x.safetensors"}, r"x\.safetensors"),
         ({"weights": "nowhere/x"}, "nowhere/x cannot be read"),

@@ -88,6 +88,8 @@ def fit(
 
     Raises: ConversionError, naming every fault; ValueError for an unknown dialect.
     """
+    if not arrays:
+        raise ConversionError("the checkpoint holds no arrays")
     if dialect == AUTO:
         best = closest(module, arrays)
     else:

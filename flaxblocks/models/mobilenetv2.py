@@ -93,6 +93,7 @@ class MobileNetV2(StagedModel):
         dropout: float = 0.2,
         depth_mult: float = 1.0,
         fix_stem_head: bool = False,
+        stochastic_depth: float = 0.0,
         initialization: Literal["torchvision", "timm"] = "torchvision",
         dtype: DTypeLike | None = None,
         param_dtype: DTypeLike = jnp.float32,
@@ -108,16 +109,18 @@ class MobileNetV2(StagedModel):
                 unless given.
             round_nearest: widths are multiples of this.
             block: builds a block as `block(in_features, out_features, stride=, expansion=, norm=,
-                dtype=, param_dtype=, kernel_init=, rngs=)`; MobileNetV2's own unless given.
+                dtype=, param_dtype=, kernel_init=, rngs=)`, with `stochastic_depth=` where that is
+                above 0; MobileNetV2's own unless given.
             norm_layer: after each convolution; a name, what builds a norm, or None.
             dropout: rate before the head, in [0, 1].
             depth_mult: scales the repeats of each stage, rounded up (timm's `110d` and `120d`).
             fix_stem_head: leave stem, last width and the depth of the first and last stage unscaled
                 (the same).
+            stochastic_depth: rate that the blocks' grow towards, linearly from 0, in [0, 1].
             initialization: whose.
             dtype: of the computation; None takes the widest of input and parameters.
             param_dtype: of the parameters and running statistics.
-            rngs: `params` is drawn from; `dropout` too if the rate is above 0.
+            rngs: `params` is drawn from; `dropout` too if a rate is above 0.
 
         Raises: ValueError for a setting that is empty or has a row that is not four numbers, a
             stride that is not 1 or 2, or a number out of range.
@@ -129,6 +132,7 @@ class MobileNetV2(StagedModel):
         check_positive(round_nearest=round_nearest)
         check_choice("initialization", initialization, tuple(INITIALIZERS))
         check_rate("dropout", dropout)
+        check_rate("stochastic_depth", stochastic_depth)
         check_norm("norm_layer", norm_layer)
         check_factor(width_mult=width_mult, depth_mult=depth_mult)
         types = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
@@ -152,6 +156,8 @@ class MobileNetV2(StagedModel):
             features = make_divisible(channels * width_mult, round_nearest)
             for stride in (first_stride, *(1 for _ in range(depth - 1))):
                 options = {"stride": stride, "expansion": expansion, **block_convs}
+                if rate := stochastic_depth * len(trunk.blocks) / sum(self.depths):
+                    options["stochastic_depth"] = rate
                 trunk.add(block(trunk.features, features, **options), features, stride)
         self.blocks = nnx.List(trunk.blocks)
         self.feature_info = trunk.feature_info
@@ -191,7 +197,7 @@ def _entry(name: str, parameters: int, multiply_adds: int | None, **config) -> M
         build=MobileNetV2,
         source="timm",
         config=config,
-        oracle_arguments={"dropout": "drop_rate"},
+        oracle_arguments={"dropout": "drop_rate", "stochastic_depth": "drop_path_rate"},
         parameters=parameters,
         multiply_adds=multiply_adds,
     )

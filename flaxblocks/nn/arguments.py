@@ -45,7 +45,7 @@ def check_positive(**values: int) -> None:
             raise ValueError(f"`{name}` (={value!r}) must be an integer of at least 1")
 
 
-def check_factor(**values: float) -> None:
+def check_factor(**values: Any) -> None:
     """Raise ValueError for the first value that is not a positive, finite number."""
     for name, value in values.items():
         _check_number(name, value)
@@ -72,7 +72,7 @@ def check_divisible(divisor: str, by: int, **values: int) -> None:
             raise ValueError(f"`{name}` (={value}) must be divisible by `{divisor}` (={by})")
 
 
-def check_rate(name: str, value: float) -> None:
+def check_rate(name: str, value: Any) -> None:
     """Raise ValueError unless `value` is a probability in [0, 1]."""
     _check_number(name, value)
     if not 0.0 <= value <= 1.0:

@@ -228,6 +228,27 @@ def test_an_abstract_model_is_filled(state):
     assert equal(fb.to_torch(model), state)
 
 
+def test_other_settings_of_a_layouts_library_are_told():
+    """An epsilon is no part of a state dict."""
+    timms = fb.create_model("mobilenetv3_small_050", num_classes=2)
+    assert fb.to_torch(timms, "torchvision")  # torchvision has no such network
+    timms = fb.create_model("mobilenetv3_small_100", num_classes=2)
+    with pytest.warns(UserWarning, match=r"torchvision's mobilenet_v3_small has norm_eps=0.001"):
+        fb.to_torch(timms, "torchvision")
+    state = fb.to_torch(timms)
+    fresh = fb.create_model("mobilenet_v3_small", num_classes=2)
+    with pytest.warns(UserWarning, match=r"timm's mobilenetv3_small_100 has norm_eps=1e-05 where"):
+        fb.load_torch(fresh, state)
+    loaded = fb.create_model("mobilenet_v3_small", weights=state)
+    assert loaded.stem.norm.eps == timms.stem.norm.eps == 1e-5
+    assert fb.to_torch(loaded).keys() == state.keys()
+
+
+def test_an_empty_checkpoint_is_called_one(model):
+    with pytest.raises(fb.ConversionError, match="the checkpoint holds no arrays"):
+        fb.load_torch(model, {})
+
+
 def test_sources_that_are_none_are_refused(model):
     with pytest.raises(fb.ConversionError, match="must be a path or a mapping"):
         fb.load_torch(model, 3)  # type: ignore[arg-type]

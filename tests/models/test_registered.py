@@ -1,16 +1,19 @@
 """What every registered model promises, whatever its family."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 from flax import nnx
 
 import flaxblocks as fb
 from flaxblocks.build import abstract_model
 from flaxblocks.models import FeatureExtractor
 from flaxblocks.oracle import make_oracle
-from flaxblocks.registry import model_entries
+from flaxblocks.registry import find_model, model_entries
 from flaxblocks.summary import count_parameters, summarize
 from tests.support import read_facts, smallest_of_each_family
 
@@ -95,3 +98,39 @@ def test_a_row_starts_as_its_library_starts_it(entry):
             assert ends[0] == ends[1], key
         else:
             assert np.any(ours[key]), key
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mobilenetv2_035",
+        "mnasnet_small",
+        "tf_efficientnet_lite0",
+        "efficientnetv2_rw_t",
+    ],
+)
+def test_stochastic_depth_grows_as_in_timm(name):
+    import timm
+    from timm.layers.drop import DropPath
+
+    with torch.device("meta"):
+        original: Any = timm.create_model(name, drop_path_rate=0.3)
+    blocks = [block for stage in original.blocks for block in stage if hasattr(block, "has_skip")]
+    theirs = [
+        block.drop_path.drop_prob if isinstance(block.drop_path, DropPath) and block.has_skip else 0
+        for block in blocks
+    ]
+    model = abstract_model(name, stochastic_depth=0.3)
+    ours = [block.stochastic_depth.rate if block.stochastic_depth else 0 for block in model.blocks]
+    assert ours == pytest.approx(theirs)
+    assert sum(rate > 0 for rate in ours) > 4
+
+
+def test_no_two_rows_are_settled_for_each_other_without_a_word():
+    """Rows that publish one network with other settings name each other."""
+    for entry in model_entries():
+        for dialect, name in entry.in_layout.items():
+            other = find_model(name)
+            assert other.in_layout == {entry.dialect: entry.name}
+            assert other.dialect == dialect
+            assert other.parameters == entry.parameters

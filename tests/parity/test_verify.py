@@ -16,6 +16,7 @@ import pytest
 import flaxblocks as fb
 from flaxblocks.cli import main
 from flaxblocks.nn import BatchNorm, Conv
+from flaxblocks.oracle import OracleError
 from flaxblocks.parity import BOUNDS, ParityReport, Row, relative_error
 from flaxblocks.parity import verify as verify_module
 from flaxblocks.parity.record import record_outputs
@@ -253,3 +254,8 @@ def test_a_fresh_process_without_torch_says_the_same() -> None:
     assert (ran.returncode, ran.stdout) == (2, "")
     assert ran.stderr.count("\n") == 1
     assert "pip install 'flaxblocks[torch]'" in ran.stderr
+
+
+def test_a_setting_that_torchvision_would_swallow_is_refused():
+    with pytest.raises(OracleError, match="torchvision's mobilenet_v3_small has no norm_eps"):
+        verify(find_model("mobilenet_v3_small"), num_classes=2, config={"norm_eps": 0.05})
