@@ -59,7 +59,7 @@ def test_names_of_both_libraries_resolve():
         ({"name": "mnasnet_small", "norm_eps": -2}, r"`norm_eps` \(=-2\) must be positive"),
         ({"name": "mnasnet_small", "norm_momentum": 5}, r"`norm_momentum` \(=5\)"),
         ({"width_mult": "1"}, r"`width_mult` \(='1'\) must be a finite number"),
-        ({"dropout": "0.2"}, r"`dropout` \(='0.2'\) must be a finite number"),
+        ({"dropout": "0.2"}, r"`dropout` \(='0.2'\) must be a probability"),
         ({"dtype": "int32"}, r"`dtype` \(='int32'\) must be a floating-point type"),
         ({"param_dtype": "float33"}, r"`param_dtype` \(='float33'\) must be a floating-point"),
         ({"weights": True}, r'`weights` \(=True\): did you mean "DEFAULT"'),

@@ -48,14 +48,14 @@ def check_positive(**values: int) -> None:
 def check_factor(**values: Any) -> None:
     """Raise ValueError for the first value that is not a positive, finite number."""
     for name, value in values.items():
-        _check_number(name, value)
+        if not _is_number(value):
+            raise ValueError(f"`{name}` (={value!r}) must be a finite number")
         if not value > 0:
             raise ValueError(f"`{name}` (={value}) must be positive")
 
 
-def _check_number(name: str, value: object) -> None:
-    if not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(value):
-        raise ValueError(f"`{name}` (={value!r}) must be a finite number")
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def check_choice(name: str, value: object, choices: Collection[object]) -> None:
@@ -74,6 +74,5 @@ def check_divisible(divisor: str, by: int, **values: int) -> None:
 
 def check_rate(name: str, value: Any) -> None:
     """Raise ValueError unless `value` is a probability in [0, 1]."""
-    _check_number(name, value)
-    if not 0.0 <= value <= 1.0:
-        raise ValueError(f"`{name}` (={value}) must be a probability in [0, 1]")
+    if not _is_number(value) or not 0.0 <= value <= 1.0:
+        raise ValueError(f"`{name}` (={value!r}) must be a probability in [0, 1]")
