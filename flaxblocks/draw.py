@@ -11,8 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import groupby
 
-import jax
-import jax.numpy as jnp
 from flax import nnx
 
 from flaxblocks.blocks.conv_norm_act import ConvNormAct
@@ -22,7 +20,7 @@ from flaxblocks.nn.activation import identity
 from flaxblocks.nn.conv import Conv
 from flaxblocks.nn.linear import Linear
 from flaxblocks.nn.pool import AvgPool, BlurPool, MaxPool
-from flaxblocks.parity.record import record_outputs
+from flaxblocks.summary import output_shapes
 from flaxblocks.svg import Canvas
 
 __all__ = ["draw_block", "draw_model"]
@@ -52,12 +50,20 @@ class Layer:
     Attributes:
         kind: the class of the module.
         title: what it does, without channels.
-        detail: its channels, norm and activation.
+        channels: how many it gives.
+        rest: its norm and activation.
     """
 
     kind: str
     title: str
-    detail: str
+    channels: str = ""
+    rest: tuple[str, ...] = ()
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """What stands in the box."""
+        detail = ", ".join(filter(None, (self.channels, *self.rest)))
+        return (self.title, detail) if detail else (self.title,)
 
 
 @dataclass(frozen=True)
@@ -68,7 +74,7 @@ class Chart:
         name: its class.
         branch: its layers in the order in which they run.
         skip: the layers beside them; None if nothing is added.
-        added: what is added, if not the whole input.
+        added: what the skip does to its input, if it is no layer.
         end: the activation after the addition, or "".
     """
 
@@ -81,8 +87,11 @@ class Chart:
     @property
     def kind(self) -> tuple[object, ...]:
         """What blocks of one kind have in common: all but channels."""
-        skip = None if self.skip is None else tuple(layer.title for layer in self.skip)
-        return self.name, tuple(layer.title for layer in self.branch), skip, self.added, self.end
+        branch, skip = (
+            None if layers is None else tuple((layer.title, layer.rest) for layer in layers)
+            for layers in (self.branch, self.skip)
+        )
+        return self.name, branch, skip, self.added, self.end
 
 
 def draw_model(model: StagedModel, input_size: tuple[int, int] = (224, 224)) -> str:
@@ -92,20 +101,23 @@ def draw_model(model: StagedModel, input_size: tuple[int, int] = (224, 224)) -> 
         model: concrete or abstract; only shapes are computed.
         input_size: (height, width) of the image in pixels.
     """
-    shapes = _shapes(model, (*input_size, model.in_channels))
+    shapes = output_shapes(model, (*input_size, model.in_channels))
     charts = {p.path: _chart(p.block, p.path, shapes) for p in model.placed_blocks()}
     kinds = Counter(chart.kind for chart in charts.values())
     letters = {kind: _letter(i) for i, kind in enumerate(kinds)}
     stages = [_Stage("image", (), (*input_size, model.in_channels))]
-    for name, step in model.steps():
+    modules = {".".join(map(str, path)): module for path, module in nnx.iter_modules(model)}
+    ran = {path: modules[path] for path in shapes}
+    for name, _ in model.steps():
         stage = _stage_of(model, name)
-        label = letters[charts[name].kind] if name in charts else _title(step)
+        labels = (letters[charts[name].kind],) if name in charts else _titles(ran, name)
         if name in charts and stages[-1].name == stage:
-            stages[-1] = stages[-1].followed_by(label, shapes[name])
+            stages[-1] = stages[-1].followed_by(*labels, shape=shapes[name])
         else:
-            stages.append(_Stage(stage, (label,), shapes[name]))
+            stages.append(_Stage(stage, labels, shapes[name], joint=name in charts))
     if model.head is not None:
-        stages.append(_Stage("head", ("mean, linear",), (1, 1, model.num_classes)))
+        parts = ("mean", *_titles(ran, "embedding"), *_titles(ran, "head"))
+        stages.append(_Stage("head", parts, (1, 1, model.num_classes), joint=False))
     canvas = Canvas()
     canvas.place(_row(stages), 0, 0)
     wide = max(canvas.width, 4 * (BOX[0] + SIDE + GAP))
@@ -128,28 +140,32 @@ def draw_block(block: nnx.Module, in_features: int, size: tuple[int, int] = (56,
         in_features: channels of its input.
         size: (height, width) of its input in pixels.
     """
-    chart = _chart(block, "", _shapes(block, (*size, in_features)))
+    chart = _chart(block, "", output_shapes(block, (*size, in_features)))
     return _flow(chart, chart.name).svg()
 
 
 @dataclass(frozen=True)
 class _Stage:
-    """A box of a model's row: its name, what it is made of, the shape of its output."""
+    """A box of a model's row: its name, what it is made of, the shape of its output; and whether
+    the parts stand in one line.
+    """
 
     name: str
     parts: tuple[str, ...]
     shape: tuple[int, ...]
+    joint: bool = True
 
-    def followed_by(self, part: str, shape: tuple[int, ...]) -> "_Stage":
-        return _Stage(self.name, (*self.parts, part), shape)
+    def followed_by(self, *parts: str, shape: tuple[int, ...]) -> "_Stage":
+        return _Stage(self.name, (*self.parts, *parts), shape)
 
     def lines(self) -> list[str]:
         """`stage 2`, `A, 3 x B`, `56x56`, `256 channels`."""
         runs = [(part, len(list(group))) for part, group in groupby(self.parts)]
-        made_of = ", ".join(part if n == 1 else f"{n} x {part}" for part, n in runs)
+        counted = [part if n == 1 else f"{n} x {part}" for part, n in runs]
+        made_of = [", ".join(counted)] if self.joint else counted
         height, width, channels = self.shape
         size = [f"{height}x{width}"] if (height, width) != (1, 1) else []
-        return [self.name, *filter(None, [made_of]), *size, f"{channels} channels"]
+        return [self.name, *filter(None, made_of), *size, f"{channels} channels"]
 
 
 def _stage_of(model: StagedModel, step: str) -> str:
@@ -164,35 +180,22 @@ def _letter(index: int) -> str:
     return (_letter(rest - 1) if rest else "") + chr(ord("A") + last)
 
 
-def _shapes(module: nnx.Module, image: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-    """The output shape of each module that runs, without the batch, by path and in order."""
-    graphdef, state = nnx.split(module)
-    order: list[str] = []
-
-    def forward(state, x):
-        fresh = nnx.merge(graphdef, state)
-        fresh.eval()
-        with record_outputs(fresh) as outputs:
-            fresh(x)
-        order.extend(outputs)
-        return outputs
-
-    x = jax.ShapeDtypeStruct((1, *image), jnp.float32)
-    outputs = jax.eval_shape(forward, state, x)
-    return {path: outputs[path].shape[1:] for path in order}
-
-
 def _chart(block: nnx.Module, path: str, shapes: Shapes) -> Chart:
     """What there is to draw of the block at `path`."""
     modules = {".".join(map(str, p)): module for p, module in nnx.iter_modules(block)}
     start = f"{path}." if path else ""
     inner = [p.removeprefix(start) for p in shapes if p.startswith(start) and p != path]
-    layers = {p: modules[p] for p in inner if isinstance(modules[p], LAYERS)}
-    outermost = [p for p in layers if not any(p.startswith(f"{other}.") for other in layers)]
+    before = getattr(block, "functions_before", {})
+    outermost = _outermost({p: modules[p] for p in inner})
 
     def drawn(in_skip: bool) -> tuple[Layer, ...]:
-        chosen = [p for p in outermost if p.startswith(SHORTCUT) == in_skip]
-        return tuple(_layer(modules[p], shapes[start + p]) for p in chosen)
+        layers: list[Layer] = []
+        for p in outermost:
+            if p.startswith(SHORTCUT) == in_skip:
+                if p in before:
+                    layers.append(Layer("function", _activation(before[p])))
+                layers.append(_layer(modules[p], shapes[start + p]))
+        return tuple(layer for layer in layers if layer.title)
 
     adds = getattr(block, "residual", hasattr(block, "shortcut"))
     return Chart(
@@ -204,16 +207,27 @@ def _chart(block: nnx.Module, path: str, shapes: Shapes) -> Chart:
     )
 
 
+def _outermost(modules: Mapping[str, object]) -> list[str]:
+    """The paths of the layers among them that lie in no other layer."""
+    layers = [path for path, module in modules.items() if isinstance(module, LAYERS)]
+    return [p for p in layers if not any(p.startswith(f"{other}.") for other in layers)]
+
+
 def _layer(module: nnx.Module, shape: tuple[int, ...]) -> Layer:
     """The box of a layer whose output has `shape`."""
     norm, activation = getattr(module, "norm", None), getattr(module, "activation", identity)
-    words = [f"{shape[-1]} channels"]
+    channels, rest = f"{shape[-1]} channels", [_activation(activation)]
     if isinstance(module, SqueezeExcite):
-        words = [f"to {module.reduce.out_features} and back to {shape[-1]}"]
+        channels = f"to {module.reduce.out_features} and back to {shape[-1]}"
     elif norm is not None:
-        words.append(type(norm).__name__)
-    words.append(_activation(activation))
-    return Layer(type(module).__name__, _title(module), ", ".join(filter(None, words)))
+        rest.insert(0, type(norm).__name__)
+    return Layer(type(module).__name__, _title(module), channels, tuple(filter(None, rest)))
+
+
+def _titles(ran: Mapping[str, nnx.Module], path: str) -> tuple[str, ...]:
+    """What the layers at and below `path` do, of the modules that ran, in order."""
+    below = {p: module for p, module in ran.items() if f"{p}.".startswith(f"{path}.")}
+    return tuple(_title(below[p]) for p in _outermost(below))
 
 
 def _title(module: nnx.Module) -> str:
@@ -269,7 +283,7 @@ def _flow(chart: Chart, title: str) -> Canvas:
     for layer in chart.branch:
         canvas.arrow((middle, y), (middle, y + GAP))
         y += GAP
-        canvas.box(0, y, width, height, (layer.title, layer.detail), COLOURS.get(layer.kind, POOL))
+        canvas.box(0, y, width, height, layer.lines, COLOURS.get(layer.kind, POOL))
         y += height
     canvas.arrow((middle, y), (middle, y + GAP), head=chart.skip is not None)
     y += GAP
@@ -296,4 +310,4 @@ def _draw_skip(canvas: Canvas, chart: Chart, top: float, bottom: float) -> None:
     for i, layer in enumerate(chart.skip or ()):
         y = (top + bottom) / 2 - BOX[1] / 2 + i * (BOX[1] + GAP / 2)
         colour = COLOURS.get(layer.kind, POOL)
-        canvas.box(x - middle, y, *BOX, (layer.title, layer.detail), colour)
+        canvas.box(x - middle, y, *BOX, layer.lines, colour)

@@ -46,6 +46,8 @@ def read_settings(entry: ModelEntry, settings: Sequence[str]) -> dict[str, Any]:
         name, equals, text = setting.partition("=")
         if not equals:
             raise ValueError(f"--set {setting!r} must be NAME=VALUE")
+        if name in ("num_classes", "in_channels"):
+            raise ValueError(f"--set {setting!r}: use --{name.replace('_', '-')} {text}")
         if name not in known:
             raise ValueError(f"{entry.name} has no setting {name!r}{suggest(name, known)}")
         if name in config:

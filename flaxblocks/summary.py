@@ -12,7 +12,7 @@ from flaxblocks.nn.conv import Conv
 from flaxblocks.nn.linear import Linear
 from flaxblocks.parity.record import record_outputs
 
-__all__ = ["StageRow", "count_parameters", "summarize", "table"]
+__all__ = ["StageRow", "count_parameters", "output_shapes", "summarize", "table"]
 
 
 @dataclass(frozen=True)
@@ -54,20 +54,7 @@ def summarize(
         input_size: (height, width) in pixels.
         in_channels: channels of the image.
     """
-    graphdef, state = nnx.split(model)
-    forward_order: list[str] = []
-
-    def forward(state, x):
-        fresh = nnx.merge(graphdef, state)
-        fresh.eval()
-        with record_outputs(fresh) as outputs:
-            fresh(x)
-        forward_order.extend(outputs)
-        return outputs
-
-    image = jax.ShapeDtypeStruct((1, *input_size, in_channels), jnp.float32)
-    outputs = jax.eval_shape(forward, state, image).items()
-    shapes = {path: value.shape for path, value in outputs if hasattr(value, "shape")}
+    shapes = output_shapes(model, (*input_size, in_channels))
     modules = {".".join(map(str, path)): module for path, module in nnx.iter_modules(model)}
     costs = {path: _multiply_adds(modules[path], shape) for path, shape in shapes.items()}
 
@@ -78,13 +65,34 @@ def summarize(
         StageRow(
             path,
             type(modules[path]).__name__,
-            shapes[path][1:],
+            shapes[path],
             count_parameters(modules[path]),
             below(path),
         )
-        for path in forward_order
-        if path in shapes and _is_outermost(path, shapes)
+        for path in shapes
+        if _is_outermost(path, shapes)
     ]
+
+
+def output_shapes(module: nnx.Module, image: tuple[int, int, int]) -> dict[str, tuple[int, ...]]:
+    """The shape of what each module below gives for one image `(H, W, C)`, without the batch axis,
+    by path and in forward order; modules that do not give one array are left out.
+    """
+    graphdef, state = nnx.split(module)
+    forward_order: list[str] = []
+
+    def forward(state, x):
+        fresh = nnx.merge(graphdef, state)
+        fresh.eval()
+        with record_outputs(fresh) as outputs:
+            fresh(x)
+        forward_order.extend(outputs)
+        return outputs
+
+    outputs = jax.eval_shape(forward, state, jax.ShapeDtypeStruct((1, *image), jnp.float32))
+    return {
+        path: outputs[path].shape[1:] for path in forward_order if hasattr(outputs[path], "shape")
+    }
 
 
 def _is_outermost(path: str, paths: Iterable[str]) -> bool:

@@ -82,6 +82,45 @@ def test_groups_and_antialiasing_are_told():
     assert "3x3 blur, stride 2" in lines
 
 
+def test_what_a_widening_skip_appends_and_a_bare_function_are_told():
+    lines = block_lines("RexBottleneck", 8, 12)
+    gate = lines.index("relu6")
+    assert lines[gate - 2 : gate + 2] == [
+        "3x3 depthwise",
+        "48 channels, BatchNorm",
+        "relu6",
+        "1x1 conv",
+    ]
+    assert "zeros appended" in lines
+    assert "zeros appended" not in block_lines("RexBottleneck", 8, 8)
+
+
+def test_blocks_of_other_activations_are_other_kinds():
+    lines = texts(draw_model(abstract_model("mobilenet_v3_large")))
+    charts = [i for i, line in enumerate(lines) if re.match(r"[A-Z]: ", line)]
+    for start, end in zip(charts, [*charts[1:], len(lines)], strict=True):
+        convs = [line for line in lines[start:end] if "BatchNorm" in line]
+        assert len({line.rpartition(", ")[2] for line in convs[:-1]}) == 1  # the last has none
+    head = lines.index("head")
+    assert lines[head : head + 4] == ["head", "mean", "2 x linear", "1000 channels"]
+
+
+@pytest.mark.parametrize(
+    ("name", "stem", "pool"),
+    [
+        ("resnet50", ["7x7 conv, stride 2"], ["3x3 max pool, stride 2"]),
+        ("resnet50d", ["3x3 conv, stride 2", "2 x 3x3 conv"], ["3x3 max pool, stride 2"]),
+        ("resnetblur50", ["7x7 conv, stride 2"], ["3x3 max pool", "3x3 blur, stride 2"]),
+    ],
+)
+def test_stems_of_several_layers_are_drawn_in_order(name, stem, pool):
+    lines = texts(draw_model(abstract_model(name)))
+    assert lines[3 : lines.index("stage 1")] == [
+        *("stem", *stem, "112x112", "64 channels"),
+        *("pool", *pool, "56x56", "64 channels"),
+    ]
+
+
 def test_text_is_escaped():
     canvas = Canvas()
     canvas.text(0, 10, "a < b & c")

@@ -60,7 +60,6 @@ def test_a_value_of_the_declared_type_is_taken(setting: str, value: Any) -> None
         ("rows=[1]", r"must be a list \(each item a list \(each item an integer\)\) or null"),
         ("rate=Infinity", "must be a finite number"),
         ("flag=1", "must be true or false"),
-        ("num_classes=3", "model has no setting 'num_classes'"),
         ("rate", "must be NAME=VALUE"),
     ],
 )
@@ -74,3 +73,8 @@ def test_a_table_of_rows_is_no_setting():
         ValueError, match="model has no setting 'table': the known ones are flag, mode"
     ):
         read_settings(ENTRY, ["table=[1]"])
+
+
+def test_what_has_an_option_of_its_own_is_no_setting():
+    with pytest.raises(ValueError, match="--set 'num_classes=10': use --num-classes 10"):
+        read_settings(ENTRY, ["num_classes=10"])

@@ -3,7 +3,7 @@
 Source: Han et al. 2021, https://arxiv.org/abs/2007.00992, section 4 and appendix A, figure A2.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import jax.numpy as jnp
@@ -138,6 +138,16 @@ class RexBottleneck(nnx.Module):
         self.stochastic_depth = (
             make_stochastic_depth(stochastic_depth, rngs) if self.residual else None
         )
+
+    @property
+    def functions_before(self) -> dict[str, Callable]:
+        """What runs before which layer and is no module, for `draw`."""
+        return {"project": self.activation}
+
+    @property
+    def added(self) -> str:
+        """What the skip does where there are new channels, for `draw`."""
+        return "" if self.in_features == self.out_features else "zeros appended"
 
     def __call__(self, x: Float[Array, "N H W I"]) -> Float[Array, "N Ho Wo O"]:
         """`(N, H, W, in_features)` to `(N, H / stride, W / stride, out_features)`, sizes rounded
