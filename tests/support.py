@@ -1,7 +1,7 @@
 """Helpers of the parity tests: the cases, and one training run in both frameworks."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -131,6 +131,7 @@ def train_both(
     dialect: str,
     steps: int = 10,
     pace: float = 1.0,
+    optimisers: Iterable[str] = OPTIMISERS,
 ) -> dict[str, float]:
     """Largest relative error of a parameter or buffer after `steps` float64 steps, by optimiser.
 
@@ -155,7 +156,8 @@ def train_both(
             return loss, nnx.to_pure_dict(nnx.state(fresh, nnx.Not(nnx.Param)))
 
         gradient = jax.jit(jax.grad(loss_of, has_aux=True))
-        for name, (torch_optimiser, flax_optimiser) in OPTIMISERS.items():
+        for name in optimisers:
+            torch_optimiser, flax_optimiser = OPTIMISERS[name]
             ours = _train_flax(gradient, initial[0], initial[1], flax_optimiser(pace), steps)
             oracle.load_state_dict(start)
             theirs = _train_torch(oracle, x, target, partial(torch_optimiser, pace=pace), steps)

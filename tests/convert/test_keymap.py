@@ -6,21 +6,10 @@ from flax import nnx
 
 import flaxblocks as fb
 from flaxblocks.build import abstract_model
-from flaxblocks.convert.keymap import Entry, ModulePair, dialects_of, key_map, variables_of
-from flaxblocks.registry import model_entries
+from flaxblocks.convert.keymap import Entry, ModulePair, key_map
 from tests.support import read_facts
 
 FACTS = read_facts("mobilenetv2")
-
-
-@pytest.mark.parametrize("name", [entry.name for entry in model_entries()])
-def test_every_dialect_of_every_model_is_a_bijection(name):
-    model = abstract_model(name)
-    paths = set(variables_of(model))
-    for dialect in dialects_of(model):
-        entries = key_map(model, dialect).entries
-        assert {entry.native for entry in entries} == paths
-        assert len({entry.foreign for entry in entries}) == len(entries) == len(paths)
 
 
 def test_torchvision_keys_order_and_shapes_are_the_published_ones():

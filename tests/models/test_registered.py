@@ -11,9 +11,11 @@ from flax import nnx
 
 import flaxblocks as fb
 from flaxblocks.build import abstract_model
+from flaxblocks.convert.fit import fit
+from flaxblocks.convert.keymap import dialects_of, key_map, variables_of
 from flaxblocks.models import FeatureExtractor
 from flaxblocks.oracle import make_oracle
-from flaxblocks.registry import find_model, model_entries
+from flaxblocks.registry import ModelEntry, find_model, model_entries
 from flaxblocks.summary import count_parameters, summarize
 from tests.support import read_facts, smallest_of_each_family
 
@@ -40,10 +42,27 @@ def output_of(model: nnx.Module, size: tuple[int, int] = (64, 96), channels: int
 
 
 @EVERY
-def test_published_counts_and_feature_maps_hold(entry):
+def test_published_counts_hold_and_every_layout_is_told_from_the_others(entry):
+    model = abstract_model(entry.name)
+    check_published(entry, model)
+    variables = variables_of(model)
+    for dialect in dialects_of(model):  # `auto` finds it, or one with the same names in order
+        keys = key_map(model, dialect)
+        assert {item.native for item in keys.entries} == set(variables)
+        assert len(keys.by_foreign) == len(keys.entries) == len(variables)
+        arrays = {
+            item.foreign: np.broadcast_to(np.float32(0), item.foreign_shape)
+            for item in keys.entries
+        }
+        found = fit(model, arrays).keys
+        assert list(found.by_foreign) == list(keys.by_foreign)
+        assert [item.native for item in found.entries] == [item.native for item in keys.entries]
+
+
+def check_published(entry: ModelEntry, model: Any) -> None:
+    """Its counts, and that its feature maps are what it says of them."""
     facts = PUBLISHED.get(entry.name, {})
     size = facts.get("size", entry.input_size)
-    model = abstract_model(entry.name)
     rows = {row.name: row for row in summarize(model, size)}
     assert count_parameters(model) == entry.parameters
     assert entry.parameters == facts.get("parameters", entry.parameters)
