@@ -85,8 +85,10 @@ class Reading:
         num_classes: of the checkpoint; None where it has no head, or is of another model.
         first_conv: the key of the kernel that sees the image.
         in_channels: of the checkpoint; None where it has no such kernel.
+        model: the abstract model that it was held against, of the row asked for.
     """
 
+    model: Any
     entry: ModelEntry
     dialect: str
     head: tuple[str, ...]
@@ -96,8 +98,13 @@ class Reading:
 
 
 def read_as(entry: ModelEntry, config: Mapping[str, Any], arrays: Arrays) -> Reading:
-    """What a checkpoint says of the model that it is one of."""
-    model = abstract_model(entry.name, **{**config, "num_classes": 1})
+    """What a checkpoint says of the model that it is one of.
+
+    Raises: ValueError for an argument that the model has not, or one out of range.
+    """
+    classes = config.get("num_classes")
+    classes = DEFAULT_CLASSES if classes in (None, 0) else classes  # a model with a head, anyhow
+    model = abstract_model(entry.name, **{**config, "num_classes": classes})
     keys = closest(model, arrays).keys
     named = {item.native: item for item in keys.entries}
     is_native = keys.dialect == NATIVE
@@ -108,6 +115,7 @@ def read_as(entry: ModelEntry, config: Mapping[str, Any], arrays: Arrays) -> Rea
         return array.shape[axis] if array is not None and array.ndim > 1 else None
 
     return Reading(
+        model,
         find_model(entry.in_layout.get(keys.dialect, entry.name)),
         keys.dialect,
         tuple(item.foreign for item in keys.entries if item.native.startswith("head.")),
@@ -133,12 +141,14 @@ def build_loaded(
 
     Raises: ConversionError if the checkpoint is not of this model.
     """
-    found = read_as(entry, config, arrays)
-    entry, wanted = found.entry, config["num_classes"]
+    asked, wanted = entry, config["num_classes"]
+    found = read_as(asked, config, arrays)
+    entry = found.entry
     classes = (found.num_classes or DEFAULT_CLASSES) if wanted is None else wanted
     config = {**config, "num_classes": classes}
     drawn = partial(build, entry, config, keys)
-    model = _abstract(drawn)
+    same = entry is asked and found.model.num_classes == classes
+    model = found.model if same else _abstract(drawn)
     if found.in_channels == RGB != config["in_channels"]:
         arrays = _with_adapted_stem(arrays, found, entry, config)
     body = {key: array for key, array in arrays.items() if key not in found.head}

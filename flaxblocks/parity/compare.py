@@ -11,6 +11,7 @@ from flax import nnx
 from flaxblocks.convert.convert import as_arrays
 from flaxblocks.convert.fit import AUTO, fit
 from flaxblocks.convert.keymap import Entry, KeyMap, ModulePair
+from flaxblocks.nn.conv import Conv
 from flaxblocks.nn.drop import Dropout, StochasticDepth
 from flaxblocks.parity.record import record_outputs
 from flaxblocks.parity.report import NEGLIGIBLE, OUTPUT, Kind, ParityReport, Row, relative_error
@@ -165,8 +166,11 @@ def _run_flax(
     inputs = widen(params), widen(rest), x.astype(precision)
     lowered = jax.jit(jax.grad(forward, has_aux=True) if grad else forward).lower(*inputs)
     # In float64 only the mathematics counts, and XLA need not spend its time on speed; but at
-    # level 0 the gradients of grouped convolutions take a hundred times as long.
-    quick: dict[str, Any] = {"xla_backend_optimization_level": 1 if grad else 0}
+    # level 0 convolutions in groups, and gradients, take up to a hundred times as long.
+    slow = grad or any(
+        isinstance(m, Conv) and 1 < m.groups < m.in_features for _, m in nnx.iter_modules(model)
+    )
+    quick: dict[str, Any] = {"xla_backend_optimization_level": 1 if slow else 0}
     options = quick if precision == "float64" else {}
     first, second = lowered.compile(compiler_options=options)(*inputs)
     gradients, (outputs, stats) = (first, second) if grad else ({}, second)
