@@ -121,13 +121,16 @@ def table(rows: dict[str, Row]) -> str:
 
 
 def write_readme(rows: dict[str, Row]) -> None:
-    """Put the table between the README's markers."""
+    """Put the table and its verdict between the README's markers."""
     text = README.read_text(encoding="utf-8")
     if BEGIN not in text or END not in text:
         raise SystemExit(f"{README.name} must have the lines {BEGIN!r} and {END!r}")
     before, _, rest = text.partition(BEGIN)
     after = rest.partition(END)[2]
-    README.write_text(f"{before}{BEGIN}\n\n{table(rows)}\n\n{END}{after}", encoding="utf-8")
+    broken = ", ".join(name for name, row in sorted(rows.items()) if not holds(row)) or "none"
+    verdict = f"{len(rows)} of {len(model_entries())} models; bounds broken by: {broken}."
+    text = f"{before}{BEGIN}\n\n{verdict}\n\n{table(rows)}\n\n{END}{after}"
+    README.write_text(text, encoding="utf-8")
 
 
 def main() -> None:
