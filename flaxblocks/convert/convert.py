@@ -116,7 +116,9 @@ def load_torch(
                 f"{entry.foreign} is another name of a variable for which the source has other "
                 "numbers"
             )
-    for path, value in values.items():
+    loaded = len(values) - len(found.uncounted)
+    while values:  # a copy goes as soon as JAX has its own
+        path, value = values.popitem()
         _assign(variables[path], value)
     setattr(model, LOADED_FROM, found.keys.dialect)
     warn_of_other_settings(
@@ -124,7 +126,7 @@ def load_torch(
     )
     return LoadReport(
         found.keys.dialect,
-        len(values) - len(found.uncounted),
+        loaded,
         found.missing,
         found.unexpected,
         found.uncounted,
