@@ -56,7 +56,8 @@ def build(entry: ModelEntry, config: Mapping[str, Any], keys: Keys) -> Any:
     model = entry.build(**{**entry.config, **config}, rngs=make_rngs(keys))
     if entry.dialect in dialects_of(model):
         setattr(model, LOADED_FROM, entry.dialect)
-    setattr(model, BUILT_AS, entry.name)
+    if not set(config) & set(entry.settings):  # else it is not the row that says what it has
+        setattr(model, BUILT_AS, entry.name)
     return model
 
 

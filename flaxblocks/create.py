@@ -90,7 +90,7 @@ def create_model(
         return model
     extractor = FeatureExtractor(model, out_indices)
     setattr(extractor, LOADED_FROM, own_dialect(model))
-    setattr(extractor, BUILT_AS, getattr(model, BUILT_AS))
+    setattr(extractor, BUILT_AS, getattr(model, BUILT_AS, None))
     return extractor
 
 

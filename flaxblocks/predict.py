@@ -98,7 +98,8 @@ def _default(
     """The default weights of the network, from the library in whose layout a checkpoint is if it
     has any; None if nobody has.
     """
-    found = read_as(entry, config, arrays)
-    defaults = [weights for weights in list_weights(found.entry.name) if weights.default]
-    own = (weights for weights in defaults if weights.source == found.dialect)
-    return next(own, next(iter(defaults), None))
+    defaults = [weights for weights in list_weights(entry.name) if weights.default]
+    if len({weights.source for weights in defaults}) < 2:
+        return next(iter(defaults), None)
+    dialect = read_as(entry, config, arrays).dialect
+    return next((weights for weights in defaults if weights.source == dialect), defaults[0])

@@ -101,6 +101,7 @@ def test_blocks_of_other_activations_are_other_kinds():
     for start, end in zip(charts, [*charts[1:], len(lines)], strict=True):
         convs = [line for line in lines[start:end] if "BatchNorm" in line]
         assert len({line.rpartition(", ")[2] for line in convs[:-1]}) == 1  # the last has none
+    assert len(charts) == 11  # and 7 that differ in more
     head = lines.index("head")
     assert lines[head : head + 4] == ["head", "mean", "2 x linear", "1000 channels"]
 

@@ -13,7 +13,7 @@ from PIL import Image
 import flaxblocks as fb
 from flaxblocks import predict as predict_module
 from flaxblocks.preprocess import Transforms, preprocess_batch
-from flaxblocks.weights import find_weights
+from flaxblocks.weights import find_weights, list_weights
 from tests.cli.conftest import SMALL, TINY, Refuse, Run
 
 State = dict[str, np.ndarray]
@@ -104,6 +104,24 @@ def test_published_weights_bring_their_own_preprocessing(
     )
     assert run("predict", images[0], "--weights", tag, *SMALL).status == 0
     assert seen == [find_weights("mobilenet_v2", tag).transforms]
+
+
+@pytest.mark.parametrize(
+    ("dialect", "name"), [("torchvision", "mobilenet_v2"), ("timm", "mobilenetv2_100")]
+)
+def test_a_files_preprocessing_is_that_of_its_layouts_library(
+    dialect: str, name: str, run: Run, images: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = fb.to_torch(fb.create_model("mobilenet_v2", **TINY), dialect)
+    fb.write_checkpoint(state, "in.pth")
+    seen = []
+    small = predict_module.preprocess_batch
+    monkeypatch.setattr(
+        predict_module, "preprocess_batch", lambda p, t: seen.append(t) or small(p, t)
+    )
+    assert run("predict", images[0], "--weights", "in.pth", *SMALL).status == 0
+    (wanted,) = (w for w in list_weights("mobilenet_v2") if w.model == name and w.default)
+    assert seen == [wanted.transforms]
 
 
 def test_an_orbax_folder_is_taken_for_a_file(

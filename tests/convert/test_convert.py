@@ -235,6 +235,8 @@ def test_other_settings_of_a_layouts_library_are_told():
     timms = fb.create_model("mobilenetv3_small_100", num_classes=2)
     with pytest.warns(UserWarning, match=r"torchvision's mobilenet_v3_small has norm_eps=0.001"):
         fb.to_torch(timms, "torchvision")
+    same = fb.create_model("mobilenetv3_small_100", num_classes=2, norm_eps=1e-3)
+    assert fb.to_torch(same, "torchvision")  # the caller has given it torchvision's
     state = fb.to_torch(timms)
     fresh = fb.create_model("mobilenet_v3_small", num_classes=2)
     with pytest.warns(UserWarning, match=r"timm's mobilenetv3_small_100 has norm_eps=1e-05 where"):

@@ -78,9 +78,6 @@ def test_a_last_convolution_widens_only(width):
         ({"activation": "swoosh"}, r"`activation` \(='swoosh'\) must be one of"),
         ({"depthwise_activation": "swoosh"}, r"`activation` \(='swoosh'\) must be one of"),
         ({"dropout": 2.0}, r"`dropout` \(=2.0\)"),
-        ({"norm_layer": "batchnorm"}, r"`norm_layer` \(='batchnorm'\)"),
-        ({"num_classes": -1}, r"`num_classes` \(=-1\)"),
-        ({"in_channels": 0}, r"`in_channels` \(=0\)"),
     ],
 )
 def test_a_wrong_argument_is_named(config, message):

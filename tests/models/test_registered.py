@@ -90,6 +90,27 @@ def test_classes_and_channels_are_the_callers(entry):
     assert output_of(model) == (2, model.head_features)
 
 
+@pytest.mark.parametrize(
+    ("argument", "value", "message"),
+    [
+        ("width_mult", 0.0, r"`width_mult` \(=0.0\) must be positive"),
+        ("initialization", "keras", r"`initialization` \(='keras'\) must be one of"),
+        ("dropout", 1.5, r"`dropout` \(=1.5\)"),
+        ("stochastic_depth", -0.1, r"`stochastic_depth` \(=-0.1\)"),
+        ("norm_layer", "batchnorm", r"`norm_layer` \(='batchnorm'\)"),
+        ("norm_eps", -2, r"`norm_eps` \(=-2\) must be positive"),
+        ("num_classes", -1, r"`num_classes` \(=-1\)"),
+        ("in_channels", 0, r"`in_channels` \(=0\)"),
+    ],
+)
+@FAMILIES
+def test_a_wrong_argument_is_named(entry, argument, value, message):
+    if argument not in entry.arguments:
+        message = f"takes no argument `{argument}`"
+    with pytest.raises(ValueError, match=message):
+        fb.create_model(entry.name, **{argument: value})
+
+
 @FAMILIES
 def test_feature_extractors_give_what_they_claim(entry):
     model = abstract_model(entry.name)

@@ -110,6 +110,12 @@ def test_every_model_agrees_in_float32_and_in_training(entry):
 
 
 @FAMILIES
+def test_a_family_keeps_the_float32_rule(entry):
+    report = verify(entry, size=(65, 47), batch=2)
+    assert report.ok, report.summary()
+
+
+@FAMILIES
 def test_a_family_agrees_in_training_mode_with_buffers_and_gradients(entry):
     report = verify(
         entry, size=(65, 47), batch=8, train=True, grad=True, float32=False, num_classes=7
