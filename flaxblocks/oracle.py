@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from flaxblocks.calibration import calibrate
 from flaxblocks.convert.module_versions import METADATA, versions_of
 from flaxblocks.registry import ModelEntry
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "OracleError",
-    "calibrate",
     "calibrated_oracle",
     "import_torchvision",
     "load_arrays",
@@ -136,10 +136,6 @@ def calibrated_oracle(
     """The PyTorch model of a registry row with weights that hide nothing and amplify little, in
     evaluation mode.
 
-    Residual branches start at 0 where the library can do that, so that calibration leaves them
-    small, as training does: a deep network of branches as strong as their skips amplifies a last
-    bit a thousandfold.
-
     Args:
         entry: the row, which says who has the model.
         num_classes: width of the head.
@@ -151,10 +147,7 @@ def calibrated_oracle(
 
     Raises: OracleError as `make_oracle`.
     """
-    settings = dict(config or {})
-    if "zero_init_last" in entry.arguments:
-        settings.setdefault("zero_init_last", True)
-    model = make_oracle(entry, num_classes, in_channels, settings, seed=seed)
+    model = make_oracle(entry, num_classes, in_channels, config or {}, seed=seed)
     sides = (max(CALIBRATION_SIDE, side) for side in size)
     calibrate(model, (CALIBRATION_IMAGES, in_channels, *sides), seed=seed)
     return model
@@ -168,48 +161,3 @@ def load_arrays(model: "nn.Module", arrays: Mapping[str, np.ndarray]) -> None:
     if versions_of(arrays):
         setattr(state, METADATA, versions_of(arrays))
     model.load_state_dict(state)
-
-
-def calibrate(
-    model: "nn.Module", input_shape: tuple[int, ...], *, passes: int = 3, seed: int = 0
-) -> None:
-    """Give a freshly built PyTorch model weights that hide nothing, in place; it ends in evaluation
-    mode.
-
-    Parameters that start constant, as scales of 1 and biases of 0 do, are drawn about their value
-    (a forgotten or a swapped one would not show), and the running statistics are the average over
-    a few training-mode passes on random images (0 and 1 hide likewise, and statistics that lag
-    behind let a deep network amplify rounding).
-
-    Args:
-        model: any module with batch norms.
-        input_shape: `(N, C, H, W)` of the random images; N * H * W must leave each norm more than
-            one value.
-        passes: training-mode passes.
-        seed: of the draws, and of dropout's in the passes; torch's own random state is left as it
-            was.
-    """
-    import torch
-
-    generator = torch.Generator().manual_seed(seed)
-
-    def draw(shape: tuple[int, ...]) -> torch.Tensor:
-        return torch.randn(shape, generator=generator, dtype=torch.float64)
-
-    dtype = next(model.parameters()).dtype
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        for parameter in model.parameters():
-            if parameter.min() == parameter.max():
-                parameter += 0.2 * draw(parameter.shape).to(dtype)
-        norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
-        momenta = [norm.momentum for norm in norms]
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # the plain average
-        model.train()
-        for _ in range(passes):
-            model(draw(input_shape).to(dtype))
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
-    model.eval()

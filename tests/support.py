@@ -14,7 +14,7 @@ import torch
 from flax import nnx
 
 import flaxblocks as fb
-from flaxblocks.oracle import calibrate
+from flaxblocks.calibration import calibrate
 from flaxblocks.parity import relative_error
 from flaxblocks.registry import ModelEntry, model_entries
 

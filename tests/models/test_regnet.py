@@ -12,9 +12,9 @@ from flax import nnx
 
 import flaxblocks as fb
 from flaxblocks.build import abstract_model
+from flaxblocks.calibration import calibrate
 from flaxblocks.convert.keymap import key_map
 from flaxblocks.models.regnet import RegNet, Stage, quantized_linear_stages
-from flaxblocks.oracle import calibrate
 from flaxblocks.parity import relative_error
 from flaxblocks.registry import find_model, model_entries
 

@@ -9,8 +9,8 @@ from flax import nnx
 
 import flaxblocks as fb
 from flaxblocks.build import abstract_model
+from flaxblocks.calibration import calibrate
 from flaxblocks.models import ResNeXtArticle
-from flaxblocks.oracle import calibrate
 from flaxblocks.parity import relative_error
 from flaxblocks.summary import count_parameters, summarize
 from tests.support import train_both

@@ -13,10 +13,10 @@ from flax import nnx
 import flaxblocks as fb
 from flaxblocks.blocks import RexBottleneck, SqueezeExcite
 from flaxblocks.build import abstract_model
+from flaxblocks.calibration import calibrate
 from flaxblocks.convert.keymap import key_map
 from flaxblocks.models.rexnet import linear_widths
 from flaxblocks.nn.activation import silu
-from flaxblocks.oracle import calibrate
 from flaxblocks.registry import model_entries
 from flaxblocks.summary import count_parameters, summarize
 from tests.support import read_facts

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from flaxblocks import oracle
-from flaxblocks.oracle import calibrate, calibrated_oracle, make_oracle
+from flaxblocks.calibration import calibrate
+from flaxblocks.oracle import calibrated_oracle, make_oracle
 from flaxblocks.registry import find_model
 
 MEAN = "features.0.1.running_mean"
@@ -61,17 +62,49 @@ def test_the_seed_is_the_oracles_own():
 
 
 @pytest.mark.parametrize(
-    ("name", "last"),
+    ("name", "last", "branches"),
     [
-        ("resnet18", "layer3.1.bn2.weight"),
-        ("resnet26d", "layer3.1.bn3.weight"),
-        ("resnext50_article", "conv4_blocks.1.residual.7.weight"),
+        ("resnet18", "layer3.1.bn2.weight", 8),
+        ("resnet26d", "layer3.1.bn3.weight", 8),  # both summands end with a norm
+        ("resnext50_article", "conv4_blocks.1.residual.7.weight", 16),
+        ("regnet_y_400mf", "trunk_output.block3.block3-1.f.c.1.weight", 16),
+        ("mobilenet_v2", "features.3.conv.3.weight", 10),
+        ("efficientnet_b0", "features.4.2.block.3.1.weight", 9),
+        ("rexnet_100", "features.4.conv_pwl.bn.weight", 11),  # the addition of a slice
+        ("rexnet_plain", "features.4.out.7.weight", 0),  # no addition
     ],
 )
-def test_residual_branches_stay_small_whoever_publishes_the_model(name, last):
-    scale = calibrated_oracle(find_model(name), 5).get_parameter(last)
-    assert 0.1 < scale.pow(2).mean().sqrt() < 0.3  # 0.2 about 0, not about 1
-    assert (scale != 0).all()
+def test_residual_branches_stay_small_whoever_publishes_the_model(name, last, branches):
+    def size(scale: torch.Tensor) -> float:
+        return scale.pow(2).mean().sqrt().item()
+
+    model = calibrated_oracle(find_model(name), 5)
+    scales = {key: value for key, value in model.named_parameters() if value.ndim == 1}
+    small = {key for key, value in scales.items() if key.endswith("weight") and size(value) < 0.5}
+    assert len(small) == branches
+    assert (last in small) == (branches > 0)
+    for key in small:
+        assert 0.1 < size(scales[key]) < 0.3, key  # 0.2 about 0, not about 1
+        assert (scales[key] != 0).all(), key
+
+
+class Added(torch.nn.Module):
+    """`x[:, :4] += skip`, as the official ReXNet adds."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = torch.nn.Conv2d(4, 6, 3, padding=1), torch.nn.BatchNorm2d(6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.norm(self.conv(x))
+        y[:, :4] += x
+        return y
+
+
+def test_a_branch_added_in_place_stays_small_too():
+    model = Added()
+    calibrate(model, (4, 4, 9, 9))
+    assert model.norm.weight.pow(2).mean().sqrt() < 0.5
 
 
 def test_the_last_norms_of_a_deep_network_see_more_than_a_handful_of_values():
@@ -83,4 +116,5 @@ def test_the_last_norms_of_a_deep_network_see_more_than_a_handful_of_values():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(oracle, "make_oracle", lambda *_args, **_options: model)
         calibrated_oracle(find_model("efficientnet_b0"), 5, size=(33, 129))
-    assert {tuple(shape) for shape in seen} == {(4, 1280, 3, 5)}  # 96 and 129 pixels, a 32nd
+    # One image finds the branches, four calibrate; 96 and 129 pixels, a 32nd.
+    assert [tuple(shape) for shape in seen] == [(1, 1280, 3, 5), *3 * [(4, 1280, 3, 5)]]

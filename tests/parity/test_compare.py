@@ -10,8 +10,9 @@ from flax import nnx
 
 import flaxblocks as fb
 from flaxblocks.blocks import ConvNormAct
+from flaxblocks.calibration import calibrate
 from flaxblocks.nn import Conv, Linear, global_avg_pool
-from flaxblocks.oracle import OracleError, calibrate, make_oracle
+from flaxblocks.oracle import OracleError, make_oracle
 from flaxblocks.registry import ModelEntry, find_model
 from flaxblocks.summary import summarize
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import flaxblocks as fb
-from flaxblocks.oracle import calibrate
+from flaxblocks.calibration import calibrate
 from flaxblocks.parity.verify import verify
 from flaxblocks.registry import find_model
 

@@ -14,7 +14,8 @@ import pytest
 import torch
 
 import flaxblocks as fb
-from flaxblocks.oracle import calibrate, calibrated_oracle, load_arrays, make_oracle
+from flaxblocks.calibration import calibrate
+from flaxblocks.oracle import calibrated_oracle, load_arrays, make_oracle
 from flaxblocks.parity.verify import verify
 from flaxblocks.registry import ModelEntry, model_entries
 from tests.support import OPTIMISERS, smallest_of_each_family, train_both
