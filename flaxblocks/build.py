@@ -1,7 +1,6 @@
 """From a registry row to a module: as its configuration says, or as a checkpoint needs it."""
 
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -62,7 +61,8 @@ def build(entry: ModelEntry, config: Mapping[str, Any], keys: Keys) -> Any:
 
 
 def abstract_model(name: str, **config: Any) -> Any:
-    """The model without memory: shapes and dtypes in place of arrays, as `nnx.eval_shape` gives it.
+    """The model without memory: shapes and dtypes in place of parameters and buffers, as
+    `nnx.eval_shape` gives it. Random streams are real.
 
     Raises: ValueError as `create_model`.
     """
@@ -71,7 +71,7 @@ def abstract_model(name: str, **config: Any) -> Any:
 
 def _abstract(drawn: Callable[[], nnx.Module]) -> Any:
     with undrawn():
-        return nnx.eval_shape(drawn)
+        return drawn()
 
 
 @dataclass(frozen=True)
@@ -192,12 +192,10 @@ def _draw_the_rest(model: nnx.Module, drawn: Callable[[], nnx.Module]) -> None:
     ]
     if not empty:
         return
-    only_keys = all(isinstance(flat[path], nnx.RngState) for path in empty)
 
     @jax.jit
     def draw():
-        with undrawn() if only_keys else nullcontext():
-            state = dict(nnx.to_flat_state(nnx.state(drawn())))
+        state = dict(nnx.to_flat_state(nnx.state(drawn())))
         return {path: state[path].get_value() for path in empty}
 
     variables = {

@@ -3,10 +3,10 @@
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
 from flaxblocks.nn.drop import StochasticDepth
+from flaxblocks.nn.init import full
 from flaxblocks.nn.norm import BatchNorm, GroupNorm
 from flaxblocks.nn.pool import AvgPool
 
@@ -76,4 +76,4 @@ def zero_scale(norm: nnx.Module | None) -> None:
     Source: Goyal et al. 2017, https://arxiv.org/abs/1706.02677, section 5.1.
     """
     if isinstance(norm, BatchNorm | GroupNorm) and norm.scale is not None:
-        norm.scale.set_value(jnp.zeros_like(norm.scale[...]))
+        norm.scale.set_value(full(0, norm.scale.shape, norm.scale.dtype))

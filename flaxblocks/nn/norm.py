@@ -12,13 +12,13 @@ from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from flaxblocks.nn.arguments import check_divisible, check_factor, check_positive, check_rate
+from flaxblocks.nn.init import full
 
 __all__ = [
     "NORMS",
@@ -98,12 +98,12 @@ class BatchNorm(nnx.Module):
         self.dtype = dtype
         self.use_running_average = False
         shape = (num_features,)
-        self.scale = nnx.Param(_full(1, shape, param_dtype)) if affine else None
-        self.bias = nnx.Param(_full(0, shape, param_dtype)) if affine else None
+        self.scale = nnx.Param(full(1, shape, param_dtype)) if affine else None
+        self.bias = nnx.Param(full(0, shape, param_dtype)) if affine else None
         tracked = track_running_stats
-        self.mean = nnx.BatchStat(_full(0, shape, param_dtype)) if tracked else None
-        self.var = nnx.BatchStat(_full(1, shape, param_dtype)) if tracked else None
-        self.num_batches_tracked = nnx.BatchStat(_full(0, (), jnp.int32)) if tracked else None
+        self.mean = nnx.BatchStat(full(0, shape, param_dtype)) if tracked else None
+        self.var = nnx.BatchStat(full(1, shape, param_dtype)) if tracked else None
+        self.num_batches_tracked = nnx.BatchStat(full(0, (), jnp.int32)) if tracked else None
 
     def __call__(self, x: Float[Array, "... C"]) -> Float[Array, "... C"]:
         """Normalise each channel of `x` `(..., num_features)`; in training mode update the running
@@ -164,13 +164,6 @@ class BatchNorm(nnx.Module):
         """
         if use_running_average is not None:
             self.use_running_average = use_running_average
-
-
-def _full(value: int, shape: tuple[int, ...], dtype: DTypeLike) -> jax.Array:
-    """A constant that XLA need not compile a program for: models have hundreds, of dozens of
-    shapes.
-    """
-    return jnp.asarray(np.full(shape, value, dtype))
 
 
 class GroupNorm(nnx.GroupNorm):
