@@ -1,5 +1,6 @@
 """What a comparison found, and which bounds it must keep."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -15,6 +16,8 @@ Kind = Literal["module", "buffer", "gradient"]
 BOUNDS: Mapping[Kind, float] = {"module": 1e-12, "buffer": 1e-12, "gradient": 1e-10}
 # In float32 our error against the float64 truth may be this many times PyTorch's own.
 FLOAT32_FACTOR = 2.0
+# The largest error of fewer numbers than these is a matter of luck, in both frameworks.
+FEW = 200
 # A gradient below this fraction of the model's largest is 0 up to rounding, such as a bias's before
 # a batch norm.
 NEGLIGIBLE = 1e-12
@@ -179,6 +182,11 @@ class ParityReport:
                 f"float32 output, error against the float64 truth: JAX {self.output.ours32:.1e}, "
                 f"PyTorch {self.output.torch32:.1e}{verdict}"
             )
+            count = math.prod(self.output.shape)
+            if not self.float32_holds and count < FEW:
+                lines.append(
+                    f"the largest error of {count} numbers is a matter of luck: try a larger batch"
+                )
         return "\n".join(lines)
 
     def __str__(self) -> str:

@@ -28,7 +28,7 @@ def test_mobilenet_v2_agrees_at_every_width_and_odd_sizes(width, size):
     ],
 )
 def test_mobilenet_v2_agrees_with_other_arguments(config):
-    report = verify(find_model("mobilenet_v2"), size=(40, 33), config=config, num_classes=5)
+    report = verify(find_model("mobilenet_v2"), size=(40, 33), config=config)
     assert report.ok, report.summary()
 
 

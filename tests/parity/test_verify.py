@@ -202,6 +202,14 @@ def test_the_outputs_float32_error_may_be_twice_pytorchs(
     assert replace(report, train=True).ok  # in training mode it is not asked for
 
 
+@pytest.mark.parametrize(("classes", "hint"), [(5, True), (1000, False)])
+def test_a_float32_error_of_few_numbers_is_called_luck(classes: int, hint: bool) -> None:
+    report = report_of(("(output)", 0.0, 3e-7, 1e-7))
+    report = replace(report, rows=(replace(report.rows[0], shape=(2, classes)),))
+    assert not report.ok
+    assert ("of 10 numbers is a matter of luck: try a larger batch" in report.summary()) == hint
+
+
 @pytest.mark.parametrize(
     ("ours", "reference", "negligible", "error"),
     [
