@@ -30,6 +30,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.fixture(autouse=True)
+def _seeded():
+    """PyTorch draws the same numbers whichever tests ran before."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
 def _annotations_checked(request: pytest.FixtureRequest):
     """Check annotations, but where a test passes wrong types on purpose."""
     untyped = request.node.get_closest_marker("untyped") is not None
