@@ -55,8 +55,8 @@ def measure(entry: ModelEntry) -> Row:
     seconds = min(timeit.repeat(lambda: fb.load_torch(model, state), number=1, repeat=3))
     rng = np.random.default_rng(0)
     images, batch = (rng.standard_normal((n, *SIZE, 3)) for n in (IMAGES, TRAINING_IMAGES))
-    inference = fb.parity.compare(model, oracle, images)
     training = fb.parity.compare(model, oracle, batch, train=True, grad=True, float32=False)
+    inference = fb.parity.compare(model, oracle, images)
     stages = summarize(abstract_model(entry.name), entry.input_size)
     return {
         "source": entry.source,
