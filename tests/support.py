@@ -16,6 +16,7 @@ from flax import nnx
 import flaxblocks as fb
 from flaxblocks.calibration import calibrate
 from flaxblocks.parity import relative_error
+from flaxblocks.parity.compiling import quick_to_compile
 from flaxblocks.registry import ModelEntry, model_entries
 
 
@@ -146,21 +147,21 @@ def train_both(
         wide.train()
         wide.set_attributes(fb.nn.Dropout, deterministic=True, raise_if_not_found=False)
         graphdef, params, rest = nnx.split(wide, nnx.Param, ...)
-        initial = [_float64(nnx.to_pure_dict(part)) for part in (params, rest)]
-        out = nnx.eval_shape(lambda: nnx.merge(graphdef, *initial, copy=True)(jnp.asarray(x)))
-        target = np.random.default_rng(1).standard_normal(out.shape)
+        params64, rest64 = (_float64(nnx.to_pure_dict(part)) for part in (params, rest))
 
         def loss_of(params: Mapping, rest: Mapping):
             fresh = nnx.merge(graphdef, params, rest, copy=True)
-            loss = ((fresh(jnp.asarray(x)) - target) ** 2).mean()
+            y = fresh(jnp.asarray(x))
+            loss = ((y - _target(y.shape)) ** 2).mean()
             return loss, nnx.to_pure_dict(nnx.state(fresh, nnx.Not(nnx.Param)))
 
-        gradient = jax.jit(jax.grad(loss_of, has_aux=True))
+        jit = partial(jax.jit, compiler_options=quick_to_compile(wide, grad=True))
+        gradient = jit(jax.grad(loss_of, has_aux=True))
         for name in optimisers:
             torch_optimiser, flax_optimiser = OPTIMISERS[name]
-            ours = _train_flax(gradient, initial[0], initial[1], flax_optimiser(pace), steps)
+            ours = _train_flax(jit, gradient, params64, rest64, flax_optimiser(pace), steps)
             oracle.load_state_dict(start)
-            theirs = _train_torch(oracle, x, target, partial(torch_optimiser, pace=pace), steps)
+            theirs = _train_torch(oracle, x, partial(torch_optimiser, pace=pace), steps)
             for part in ours:
                 nnx.update(wide, part)
             state = fb.to_torch(wide, dialect)
@@ -168,16 +169,22 @@ def train_both(
     return errors
 
 
+def _target(shape: tuple[int, ...]) -> np.ndarray:
+    return np.random.default_rng(1).standard_normal(shape)
+
+
 def _float64(tree: Any) -> Any:
-    return jax.tree.map(
-        lambda a: jnp.asarray(a, jnp.float64) if jnp.issubdtype(a.dtype, jnp.floating) else a, tree
-    )
+    def widened(a: jax.Array) -> jax.Array:  # by NumPy: JAX would compile once for each shape
+        is_float = jnp.issubdtype(a.dtype, jnp.floating)
+        return jnp.asarray(np.asarray(a, np.float64)) if is_float else a
+
+    return jax.tree.map(widened, tree)
 
 
-def _train_flax(gradient, params, rest, optimiser: optax.GradientTransformation, steps: int):
+def _train_flax(jit, gradient, params, rest, optimiser: optax.GradientTransformation, steps: int):
     state = optimiser.init(params)
 
-    @jax.jit
+    @jit
     def apply(gradients, state, params):
         updates, state = optimiser.update(gradients, state, params)
         return optax.apply_updates(params, updates), state
@@ -188,18 +195,17 @@ def _train_flax(gradient, params, rest, optimiser: optax.GradientTransformation,
     return params, rest
 
 
-def _train_torch(oracle, x, target, optimiser, steps: int) -> dict[str, np.ndarray]:
+def _train_torch(oracle, x, optimiser, steps: int) -> dict[str, np.ndarray]:
     oracle.train()
     for module in oracle.modules():
         if isinstance(module, torch.nn.Dropout):
             module.eval()
     channels_first = torch.from_numpy(x).permute(0, 3, 1, 2)
-    wanted = torch.from_numpy(target)
-    if wanted.ndim == 4:
-        wanted = wanted.permute(0, 3, 1, 2)
     optimise = optimiser(oracle.parameters())
     for _ in range(steps):
         optimise.zero_grad()
-        ((oracle(channels_first) - wanted) ** 2).mean().backward()
+        y = oracle(channels_first)
+        y = y.permute(0, 2, 3, 1) if y.ndim == 4 else y
+        ((y - torch.from_numpy(_target(y.shape))) ** 2).mean().backward()
         optimise.step()
     return {key: value.numpy() for key, value in oracle.state_dict().items()}

@@ -11,8 +11,8 @@ from flax import nnx
 from flaxblocks.convert.convert import as_arrays
 from flaxblocks.convert.fit import AUTO, fit
 from flaxblocks.convert.keymap import Entry, KeyMap, ModulePair
-from flaxblocks.nn.conv import Conv
 from flaxblocks.nn.drop import Dropout, StochasticDepth
+from flaxblocks.parity.compiling import quick_to_compile
 from flaxblocks.parity.record import record_outputs
 from flaxblocks.parity.report import NEGLIGIBLE, OUTPUT, Kind, ParityReport, Row, relative_error
 
@@ -167,16 +167,7 @@ def _run_flax(
     compute = jax.grad(forward, has_aux=True) if grad else forward
     donated = ("params",) if grad else ()  # their memory is the gradients'
     lowered = jax.jit(compute, donate_argnames=donated).lower(*inputs)
-    # In float64 only the mathematics counts, and XLA need not spend its time on speed; but at
-    # level 0 convolutions in groups, and gradients, take up to a hundred times as long.
-    slow = grad or any(
-        isinstance(m, Conv) and 1 < m.groups < m.in_features for _, m in nnx.iter_modules(model)
-    )
-    quick: dict[str, Any] = {
-        "xla_backend_optimization_level": 1 if slow else 0,
-        "xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED",  # a quarter of the rest
-    }
-    options = quick if precision == "float64" else {}
+    options = quick_to_compile(model, grad=grad) if precision == "float64" else {}
     first, second = lowered.compile(compiler_options=options)(*inputs)
     gradients, (outputs, stats) = (first, second) if grad else ({}, second)
     modules: dict[str, np.ndarray] = {}
