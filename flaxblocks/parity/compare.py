@@ -150,7 +150,7 @@ def _run_flax(
 
     def widened(a: jax.Array) -> jax.Array:  # into JAX one by one: large models fit once only
         is_float = jax.numpy.issubdtype(a.dtype, np.floating)
-        return jax.device_put(np.array(a, precision), may_alias=False) if is_float else a
+        return jax.device_put(np.asarray(a, precision), may_alias=False) if is_float else a
 
     def widen(state: nnx.State) -> dict:
         return jax.tree.map(widened, nnx.to_pure_dict(state))

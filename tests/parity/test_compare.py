@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from flaxblocks.nn import Conv, Linear, global_avg_pool
 from flaxblocks.oracle import OracleError, make_oracle
 from flaxblocks.registry import ModelEntry, find_model
 from flaxblocks.summary import summarize
+from tests.support import equal_arrays
 
 X = np.random.default_rng(0).standard_normal((2, 33, 35, 3))
 
@@ -65,7 +67,6 @@ def test_a_head_stored_as_the_other_kind_agrees_by_name(dialect, head, fc):
 def test_feature_maps_are_compared_one_by_one_with_timm():
     import timm
 
-    torch.manual_seed(0)
     oracle: Any = timm.create_model("mobilenetv2_035", features_only=True, out_indices=(0, 4))
     calibrate(oracle, (4, 3, 64, 64))
     model = fb.create_model("mobilenetv2_035", features_only=True, out_indices=(0, 4))
@@ -107,6 +108,20 @@ def test_a_parameter_that_is_not_used_has_no_gradient_in_either():
         "spare.weight",
         "spare.bias",
     ]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_comparing_gradients_leaves_both_models_as_they_were(dtype):
+    with jax.enable_x64(True):
+        model = Headed(Linear(3, 5, param_dtype=dtype, rngs=nnx.Rngs(0)))
+    oracle = TorchHeaded(torch.nn.Conv2d(3, 5, 1)).to(getattr(torch, dtype))
+    oracle.load_state_dict({k: torch.from_numpy(v) for k, v in fb.to_torch(model).items()})
+    before = [fb.to_torch(model), {k: v.numpy().copy() for k, v in oracle.state_dict().items()}]
+    report = fb.parity.compare(model, oracle, X, grad=True)
+    after = [fb.to_torch(model), {k: v.numpy() for k, v in oracle.state_dict().items()}]
+    assert all(equal_arrays(a, b) for a, b in zip(before, after, strict=True))
+    assert all(p.grad is None for p in oracle.parameters())
+    assert report.first_departure is None, str(report)
 
 
 class Rematerialised(ConvNormAct):
