@@ -166,7 +166,6 @@ def test_a_checkpoint_of_timm_fits_torchvisions_network():
     import_torchvision()
     from torchvision import models
 
-    torch.manual_seed(0)
     theirs: Any = timm.create_model("efficientnet_b0", num_classes=5)
     calibrate(theirs, (4, 3, 64, 64))
     model = fb.create_model("efficientnet_b0", weights=theirs.state_dict())

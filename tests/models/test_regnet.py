@@ -95,7 +95,6 @@ def test_other_arguments_give_torchvisions_network(options):
 def test_timms_network_of_that_name_is_the_same_in_its_own_layout(name):
     import timm
 
-    torch.manual_seed(0)
     oracle: Any = timm.create_model(name, num_classes=5)
     calibrate(oracle, (4, 3, 64, 64))
     state = oracle.state_dict()

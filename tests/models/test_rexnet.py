@@ -140,7 +140,6 @@ def rex_gate(reduction: int) -> Any:
     ],
 )
 def test_block_agrees_with_its_twin_in_training_too(widths, ours, twins):
-    torch.manual_seed(0)
     twin = torch_rexnet.RexBottleneck(*widths, **twins)
     calibrate(twin, (4, widths[0], 9, 7))
     block = RexBottleneck(*widths, **ours, rngs=nnx.Rngs(0))

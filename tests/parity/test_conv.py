@@ -107,7 +107,6 @@ def test_conv2d_agrees(name):
 @pytest.mark.parametrize("groups", [1, 2, 4])
 @pytest.mark.parametrize("bias", [True, False])
 def test_layer_agrees(groups, bias):
-    torch.manual_seed(0)
     theirs = torch.nn.Conv2d(4, 8, 3, 2, 1, groups=groups, bias=bias).double()
     x = np.random.default_rng(0).standard_normal((2, 7, 8, 4))
     with jax.enable_x64(True):
@@ -123,7 +122,6 @@ def test_layer_agrees(groups, bias):
 
 @pytest.mark.parametrize("groups", [1, 8])
 def test_parameters_are_drawn_from_the_interval_of_pytorch(groups):
-    torch.manual_seed(0)
     theirs = torch.nn.Conv2d(8, 4096, 3, groups=groups)
     ours = Conv(8, 4096, 3, groups=groups, rngs=nnx.Rngs(0))
     assert ours.bias is not None

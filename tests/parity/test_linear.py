@@ -9,11 +9,11 @@ from flax import nnx
 
 from flaxblocks.nn import Linear
 from flaxblocks.parity import relative_error
+from flaxblocks.parity.report import FLOAT32_FACTOR
 
 
 @pytest.mark.parametrize("bias", [True, False])
 def test_linear_agrees_with_gradients(bias):
-    torch.manual_seed(0)
     oracle = torch.nn.Linear(7, 5, bias=bias).double()
     rng = np.random.default_rng(0)
     x, cotangent = rng.standard_normal((3, 2, 7)), rng.standard_normal((3, 2, 5))
@@ -40,7 +40,6 @@ def test_linear_agrees_with_gradients(bias):
 
 
 def test_parameters_are_drawn_from_the_interval_of_pytorch():
-    torch.manual_seed(0)
     oracle, layer = torch.nn.Linear(9, 4096), Linear(9, 4096, rngs=nnx.Rngs(0))
     assert layer.bias is not None
     for ours, theirs in ((layer.kernel, oracle.weight), (layer.bias, oracle.bias)):
@@ -59,8 +58,10 @@ def test_long_sums_round_no_more_than_in_pytorch(batch, width):
     layer.bias = nnx.Param(jnp.asarray(oracle.bias.detach().numpy()))
     theirs, ours = oracle(torch.from_numpy(x)).detach().numpy(), np.asarray(layer(jnp.asarray(x)))
     truth = oracle.double()(torch.from_numpy(x.astype(np.float64))).detach().numpy()
-    # Added up in one go it is up to twice PyTorch's. The mean, as the largest of few is luck.
+    # Added up in one go it is up to twice PyTorch's. The largest of 1,000 errors is luck as well,
+    # and goes by the rule of every model.
     assert rms(ours - truth) <= rms(theirs - truth)
+    assert relative_error(ours, truth) <= FLOAT32_FACTOR * relative_error(theirs, truth)
 
 
 def rms(a: np.ndarray) -> float:
