@@ -9,6 +9,7 @@ import tests.typechecker  # noqa: F401
 # Before anything imports them: the hook changes how the modules are compiled.
 jaxtyping.install_import_hook(["flaxblocks.nn", "flaxblocks.blocks"], "tests.typechecker.check")
 
+import jax  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
@@ -33,6 +34,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _seeded():
     """PyTorch draws the same numbers whichever tests ran before."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _what_a_module_compiled_is_forgotten():
+    """All that the suite compiles would take some 8 GB in each process."""
+    yield
+    jax.clear_caches()
 
 
 @pytest.fixture(autouse=True)

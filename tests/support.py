@@ -155,11 +155,12 @@ def train_both(
             loss = ((y - _target(y.shape)) ** 2).mean()
             return loss, nnx.to_pure_dict(nnx.state(fresh, nnx.Not(nnx.Param)))
 
-        jit = partial(jax.jit, compiler_options=quick_to_compile(wide, grad=True))
-        gradient = jit(jax.grad(loss_of, has_aux=True))
+        gradient = jax.jit(
+            jax.grad(loss_of, has_aux=True), compiler_options=quick_to_compile(wide, grad=True)
+        )
         for name in optimisers:
             torch_optimiser, flax_optimiser = OPTIMISERS[name]
-            ours = _train_flax(jit, gradient, params64, rest64, flax_optimiser(pace), steps)
+            ours = _train_flax(gradient, params64, rest64, flax_optimiser(pace), steps)
             oracle.load_state_dict(start)
             theirs = _train_torch(oracle, x, partial(torch_optimiser, pace=pace), steps)
             for part in ours:
@@ -181,10 +182,10 @@ def _float64(tree: Any) -> Any:
     return jax.tree.map(widened, tree)
 
 
-def _train_flax(jit, gradient, params, rest, optimiser: optax.GradientTransformation, steps: int):
+def _train_flax(gradient, params, rest, optimiser: optax.GradientTransformation, steps: int):
     state = optimiser.init(params)
 
-    @jit
+    @partial(jax.jit, compiler_options=quick_to_compile(None, grad=False))
     def apply(gradients, state, params):
         updates, state = optimiser.update(gradients, state, params)
         return optax.apply_updates(params, updates), state

@@ -9,7 +9,7 @@ from flaxblocks.nn import Conv
 __all__ = ["quick_to_compile"]
 
 
-def quick_to_compile(model: nnx.Module, *, grad: bool) -> dict[str, Any]:
+def quick_to_compile(model: nnx.Module | None, *, grad: bool) -> dict[str, Any]:
     """The options with which the CPU backend compiles a model and runs it once in the least time.
 
     For float64, where the mathematics counts and not the rounding. The gradients of a model of
@@ -17,11 +17,12 @@ def quick_to_compile(model: nnx.Module, *, grad: bool) -> dict[str, Any]:
     inputs and outputs falls to a quarter.
 
     Args:
-        model: what will be compiled.
+        model: what will be compiled; None for what has no convolutions, such as an optimiser.
         grad: its gradients will be.
     """
     memory = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
-    convs = (m for _, m in nnx.iter_modules(model) if isinstance(m, Conv))
+    modules = () if model is None else nnx.iter_modules(model)
+    convs = (m for _, m in modules if isinstance(m, Conv))
     if any(_is_slow_unoptimized(conv, grad) for conv in convs):
         return memory | {"xla_backend_optimization_level": 1}
     return memory | {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
