@@ -38,7 +38,7 @@ def _seeded():
 
 @pytest.fixture(scope="module", autouse=True)
 def _what_a_module_compiled_is_forgotten():
-    """All that the suite compiles would take some 8 GB in each process."""
+    """Tests of other modules compile other things: kept, they only fill the memory."""
     yield
     jax.clear_caches()
 
