@@ -131,6 +131,7 @@ def calibrated_oracle(
     config: Mapping[str, Any] | None = None,
     *,
     size: tuple[int, int] = (CALIBRATION_SIDE, CALIBRATION_SIDE),
+    passes: int = 3,
     seed: int = 0,
 ) -> "nn.Module":
     """The PyTorch model of a registry row with weights that hide nothing and amplify little, in
@@ -143,13 +144,14 @@ def calibrated_oracle(
         config: further arguments, as in `make_oracle`.
         size: (height, width) of the images that shall be compared; those of the calibration are no
             smaller, and large enough that each norm sees some tens of values.
+        passes: over the images of the calibration.
         seed: of weights and images.
 
     Raises: OracleError as `make_oracle`.
     """
     model = make_oracle(entry, num_classes, in_channels, config or {}, seed=seed)
     sides = (max(CALIBRATION_SIDE, side) for side in size)
-    calibrate(model, (CALIBRATION_IMAGES, in_channels, *sides), seed=seed)
+    calibrate(model, (CALIBRATION_IMAGES, in_channels, *sides), passes=passes, seed=seed)
     return model
 
 

@@ -10,7 +10,7 @@ from flax import nnx
 
 from flaxblocks.nn.conv import Conv
 from flaxblocks.nn.linear import Linear
-from flaxblocks.parity.record import record_outputs
+from flaxblocks.parity.record import drop_nothing, record_by_step
 
 __all__ = ["StageRow", "count_parameters", "output_shapes", "summarize", "table"]
 
@@ -79,20 +79,17 @@ def output_shapes(module: nnx.Module, image: tuple[int, int, int]) -> dict[str, 
     by path and in forward order; modules that do not give one array are left out.
     """
     graphdef, state = nnx.split(module)
-    forward_order: list[str] = []
 
     def forward(state, x):
         fresh = nnx.merge(graphdef, state)
         fresh.eval()
-        with record_outputs(fresh) as outputs:
+        drop_nothing(fresh)
+        with record_by_step(fresh) as outputs:
             fresh(x)
-        forward_order.extend(outputs)
         return outputs
 
     outputs = jax.eval_shape(forward, state, jax.ShapeDtypeStruct((1, *image), jnp.float32))
-    return {
-        path: outputs[path].shape[1:] for path in forward_order if hasattr(outputs[path], "shape")
-    }
+    return {path: y.shape[1:] for path, y in outputs.items() if hasattr(y, "shape")}
 
 
 def _is_outermost(path: str, paths: Iterable[str]) -> bool:

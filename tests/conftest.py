@@ -1,5 +1,6 @@
 """What every test shares: jaxtyping's shapes checked by beartype, and PyTorch on one thread."""
 
+import gc
 import re
 
 import jaxtyping
@@ -28,6 +29,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     left_out = [item for item in items if OPT_IN.difference(wanted).intersection(item.keywords)]
     items[:] = [item for item in items if item not in left_out]
     config.hook.pytest_deselected(items=left_out)
+
+
+def pytest_collection_finish():
+    """What the libraries made when they were imported stays: the collector need not walk it again
+    and again.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -38,6 +38,14 @@ def equal_arrays(a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray]) -> bo
     )
 
 
+def output_of(model: nnx.Module, size: tuple[int, int] = (64, 96), channels: int = 3) -> Any:
+    """The shape of the output for two images, or the shapes, without a number computed."""
+    graphdef, state = nnx.split(model)
+    image = jax.ShapeDtypeStruct((2, *size, channels), jnp.float32)
+    y = jax.eval_shape(lambda state, x: nnx.merge(graphdef, state, copy=True)(x), state, image)
+    return jax.tree.map(lambda leaf: leaf.shape, y)
+
+
 # Every block of `torch_ref`, with every option it has. (name, widths, options)
 BLOCKS: list[tuple[str, tuple[int, ...], dict[str, Any]]] = [
     ("ConvNormAct", (6, 8, 3), {}),

@@ -111,7 +111,8 @@ def load_torch(
             value = np.zeros(entry.shape, variable.dtype)
         else:
             continue
-        if not np.array_equal(values.setdefault(entry.native, value), value, equal_nan=True):
+        first = values.setdefault(entry.native, value)
+        if first is not value and not np.array_equal(first, value, equal_nan=True):
             raise ConversionError(
                 f"{entry.foreign} is another name of a variable for which the source has other "
                 "numbers"

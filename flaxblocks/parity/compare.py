@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import jax
@@ -11,9 +12,8 @@ from flax import nnx
 from flaxblocks.convert.convert import as_arrays
 from flaxblocks.convert.fit import AUTO, fit
 from flaxblocks.convert.keymap import Entry, KeyMap, ModulePair
-from flaxblocks.nn.drop import Dropout, StochasticDepth
 from flaxblocks.parity.compiling import quick_to_compile
-from flaxblocks.parity.record import record_outputs
+from flaxblocks.parity.record import drop_nothing, record_by_step, record_outputs
 from flaxblocks.parity.report import NEGLIGIBLE, OUTPUT, Kind, ParityReport, Row, relative_error
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def _run_flax(
 ) -> _Run:
     model = nnx.clone(model)
     model.set_attributes(use_running_average=not train, dtype=None, raise_if_not_found=False)
-    model.set_attributes(Dropout, StochasticDepth, deterministic=True, raise_if_not_found=False)
+    drop_nothing(model)
     graphdef, params, rest = nnx.split(model, nnx.Param, ...)
 
     def widened(a: jax.Array) -> jax.Array:  # into JAX one by one: large models fit once only
@@ -155,21 +155,29 @@ def _run_flax(
     def widen(state: nnx.State) -> dict:
         return jax.tree.map(widened, nnx.to_pure_dict(state))
 
-    def forward(params: Mapping, rest: Mapping, x: jax.Array):
+    def forward(params: Mapping, rest: Mapping, x: jax.Array, recorder=record_outputs):
         fresh = nnx.merge(graphdef, params, rest)
-        with record_outputs(fresh) as outputs:
+        with recorder(fresh) as outputs:
             y = fresh(x)
+        return y, (outputs, nnx.to_pure_dict(nnx.state(fresh, nnx.BatchStat)))
+
+    def loss(*inputs):
+        y, rest = forward(*inputs)
         parts = _tensors("", y).values()
-        loss = sum((part * _cotangent(part.shape).astype(precision)).sum() for part in parts)
-        return loss, (outputs, nnx.to_pure_dict(nnx.state(fresh, nnx.BatchStat)))
+        return sum((part * _cotangent(part.shape).astype(precision)).sum() for part in parts), rest
 
     inputs = widen(params), widen(rest), x.astype(precision)
-    compute = jax.grad(forward, has_aux=True) if grad else forward
-    donated = ("params",) if grad else ()  # their memory is the gradients'
-    lowered = jax.jit(compute, donate_argnames=donated).lower(*inputs)
-    options = quick_to_compile(model, grad=grad) if precision == "float64" else {}
-    first, second = lowered.compile(compiler_options=options)(*inputs)
-    gradients, (outputs, stats) = (first, second) if grad else ({}, second)
+    gradients: Mapping = {}
+    if grad:
+        compute = jax.jit(jax.grad(loss, has_aux=True), donate_argnums=0)  # to the gradients
+        lowered = compute.lower(*inputs)
+        options = quick_to_compile(model, grad=True) if precision == "float64" else {}
+        gradients, (outputs, stats) = lowered.compile(compiler_options=options)(*inputs)
+    elif precision == "float64":
+        by_step = partial(record_by_step, options=partial(quick_to_compile, grad=False))
+        _, (outputs, stats) = forward(*inputs, by_step)
+    else:
+        _, (outputs, stats) = jax.jit(forward)(*inputs)
     modules: dict[str, np.ndarray] = {}
     for foreign, pair in _output_pairs(keys).items():
         if pair.native in outputs:

@@ -21,11 +21,16 @@ def quick_to_compile(model: nnx.Module | None, *, grad: bool) -> dict[str, Any]:
         grad: its gradients will be.
     """
     memory = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
+    unoptimized = {
+        "xla_backend_optimization_level": 0,
+        "xla_cpu_use_fusion_emitters": False,
+        "xla_cpu_parallel_codegen_split_count": 1,  # to split takes longer than to generate
+    }
     modules = () if model is None else nnx.iter_modules(model)
     convs = (m for _, m in modules if isinstance(m, Conv))
     if any(_is_slow_unoptimized(conv, grad) for conv in convs):
         return memory | {"xla_backend_optimization_level": 1}
-    return memory | {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+    return memory | unoptimized
 
 
 def _is_slow_unoptimized(conv: Conv, grad: bool) -> bool:

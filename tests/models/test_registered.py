@@ -2,12 +2,9 @@
 
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from flax import nnx
 
 import flaxblocks as fb
 from flaxblocks.build import abstract_model
@@ -17,7 +14,7 @@ from flaxblocks.models import FeatureExtractor
 from flaxblocks.oracle import make_oracle
 from flaxblocks.registry import ModelEntry, find_model, model_entries
 from flaxblocks.summary import count_parameters, summarize
-from tests.support import read_facts, smallest_of_each_family
+from tests.support import output_of, read_facts, smallest_of_each_family
 
 # Of torchvision's models, the parameters, and for the size of the default weights' images the
 # multiply-adds in 10^9; of timm's the parameters.
@@ -33,14 +30,7 @@ PUBLISHERS = {
 }
 
 
-def output_of(model: nnx.Module, size: tuple[int, int] = (64, 96), channels: int = 3):
-    """The shape of the output for two images, without a number computed."""
-    graphdef, state = nnx.split(model)
-    image = jax.ShapeDtypeStruct((2, *size, channels), jnp.float32)
-    y = jax.eval_shape(lambda state, x: nnx.merge(graphdef, state)(x), state, image)
-    return jax.tree.map(lambda leaf: leaf.shape, y)
-
-
+@pytest.mark.untyped  # annotations are checked in the tests of each family
 @EVERY
 def test_published_counts_hold_and_every_layout_is_told_from_the_others(entry):
     model = abstract_model(entry.name)
