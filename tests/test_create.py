@@ -15,7 +15,10 @@ from torchvision.models import ResNet18_Weights
 import flaxblocks as fb
 from flaxblocks.registry import ModelEntry, model_entries, register
 
-SMALL: dict[str, Any] = {"width_mult": 0.25}
+SMALL: dict[str, Any] = {  # four blocks for seventeen
+    "width_mult": 0.25,
+    "inverted_residual_setting": [[1, 16, 1, 1], [6, 24, 2, 2], [6, 32, 1, 2]],
+}
 
 
 @pytest.fixture(scope="module")
@@ -223,7 +226,7 @@ def test_norms_without_running_statistics_are_not_folded(norm):
 def test_the_model_is_a_plain_nnx_module(weights):
     model = fb.create_model("mobilenet_v2", weights=weights, **SMALL)
     keys = jax.random.split(jax.random.key(0))
-    linen = nnx.bridge.to_linen(type(model), num_classes=2, width_mult=0.25)
+    linen = nnx.bridge.to_linen(type(model), num_classes=2, **SMALL)
     variables = linen.init({"params": keys[0], "dropout": keys[1]}, jnp.ones((2, 40, 40, 3)))
     assert set(variables) >= {"params", "batch_stats"}
     graphdef, state = nnx.split(model)

@@ -39,7 +39,8 @@ def test_nested_stages_are_listed_with_all_they_cost():
 
 @pytest.mark.parametrize("training", [True, False])
 def test_the_model_stays_in_its_mode(training):
-    model = fb.create_model("mobilenet_v2", width_mult=0.1, num_classes=3)
+    rows = [[1, 16, 1, 1], [6, 24, 1, 2]]
+    model = fb.create_model("mobilenet_v2", inverted_residual_setting=rows, num_classes=3)
     model.train() if training else model.eval()
     summarize(model, (32, 32))
     assert model.stem.norm.use_running_average is not training

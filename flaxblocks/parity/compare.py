@@ -155,7 +155,7 @@ def _run_flax(
     def widen(state: nnx.State) -> dict:
         return jax.tree.map(widened, nnx.to_pure_dict(state))
 
-    def forward(params: Mapping, rest: Mapping, x: jax.Array, recorder=record_outputs):
+    def forward(params: Mapping, rest: Mapping, x: Any, recorder=record_outputs):
         fresh = nnx.merge(graphdef, params, rest)
         with recorder(fresh) as outputs:
             y = fresh(x)

@@ -59,7 +59,7 @@ def record_by_step(
             operation by operation; a module without that method is one step.
         options: the compiler options for a step; not where the whole is under `jax.jit`.
     """
-    named = model.steps() if hasattr(model, "steps") else [("", model)]
+    named = getattr(model, "steps", lambda: [("", model)])()
     steps = {id(step): (name, step) for name, step in named if isinstance(step, nnx.Module)}
 
     def by_step(call):

@@ -1,5 +1,7 @@
 """MobileNetV2 by the numbers: published counts, arguments, errors, feature access."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -136,7 +138,7 @@ def test_features_that_are_not_there_are_named(indices):
 
 
 def test_pooled_features_and_pre_logits_are_the_same():
-    small = {"inverted_residual_setting": [[1, 16, 1, 1], [2, 24, 1, 2]]}
+    small: dict[str, Any] = {"inverted_residual_setting": [[1, 16, 1, 1], [2, 24, 1, 2]]}
     model = fb.create_model("mobilenet_v2", **small)
     pooled = fb.create_model("mobilenet_v2", **small, num_classes=0)
     model.eval()
@@ -171,7 +173,10 @@ def test_own_block_and_norm():
 
 
 def test_bfloat16_computes_narrow_and_keeps_parameters_and_statistics_wide():
-    small = {"inverted_residual_setting": [[1, 16, 1, 1], [2, 24, 1, 2]], "num_classes": 3}
+    small: dict[str, Any] = {
+        "inverted_residual_setting": [[1, 16, 1, 1], [2, 24, 1, 2]],
+        "num_classes": 3,
+    }
     model = fb.create_model("mobilenet_v2", **small, dtype=jnp.bfloat16)
     y = nnx.jit(lambda model, x: model(x))(model, jnp.ones((2, 40, 40, 3)))
     assert y.dtype == jnp.bfloat16

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
 import flaxblocks as fb
 from flaxblocks.build import abstract_model
@@ -35,6 +36,7 @@ PUBLISHERS = {
 def test_published_counts_hold_and_every_layout_is_told_from_the_others(entry):
     model = abstract_model(entry.name)
     check_published(entry, model)
+    check_built_as_published(entry, model)
     variables = variables_of(model)
     for dialect in dialects_of(model):  # `auto` finds it, or one with the same names in order
         keys = key_map(model, dialect)
@@ -70,6 +72,25 @@ def check_published(entry: ModelEntry, model: Any) -> None:
         assert rows[feature.module].shape == (height, width, feature.channels)
     assert info[-1].channels == model.num_features or model.head_conv is not None
     assert rows["head"].shape == (1000,)
+
+
+class Unallocated(TorchFunctionMode):
+    """Parameters without memory; `torch.device("meta")` would also hide what torchvision's RegNet
+    computes its widths with.
+    """
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        on_meta = {"device": "meta"} if func in (torch.empty, torch.zeros, torch.ones) else {}
+        return func(*args, **{**(kwargs or {}), **on_meta})
+
+
+def check_built_as_published(entry: ModelEntry, model: Any) -> None:
+    """The library's own model has this state dict, key by key and in order."""
+    with Unallocated():
+        oracle = make_oracle(entry, 1000, 3, {})
+    keys = key_map(model, entry.dialect)
+    ours = [(item.foreign, item.foreign_shape) for item in keys.entries]
+    assert ours == [(key, tuple(value.shape)) for key, value in oracle.state_dict().items()]
 
 
 @FAMILIES

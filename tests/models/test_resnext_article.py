@@ -122,9 +122,8 @@ def test_the_articles_weights_become_torchvisions_by_folding_five_biases():
     assert relative_error(ours, theirs) <= 1e-12
     article.eval()
     with jax.enable_x64():
-        logits = nnx.jit(lambda model, x: model(x))(
-            article, jnp.asarray(x.numpy().transpose(0, 2, 3, 1))
-        )
+        images = jnp.asarray(x.numpy().transpose(0, 2, 3, 1))
+        logits = nnx.jit(lambda model, x: model(x))(article, images)
     assert relative_error(np.asarray(logits), theirs) <= 1e-12
 
 

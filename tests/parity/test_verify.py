@@ -9,17 +9,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import flaxblocks as fb
 from flaxblocks.cli import main
-from flaxblocks.nn import BatchNorm, Conv
+from flaxblocks.nn import BatchNorm
 from flaxblocks.oracle import OracleError
 from flaxblocks.parity import BOUNDS, ParityReport, Row, relative_error
 from flaxblocks.parity import verify as verify_module
-from flaxblocks.parity.record import record_outputs
 from flaxblocks.parity.report import Kind
 from flaxblocks.parity.verify import verify
 from flaxblocks.registry import find_model
@@ -52,6 +50,12 @@ def test_an_untouched_model_passes_in_training_mode_with_gradients(run) -> None:
     assert report["train"]
     assert {row["kind"] for row in report["rows"]} == {"module", "buffer", "gradient"}
     assert len(report["rows"]) > 80  # 10 norms with 3 buffers, 32 gradients, over 20 modules
+    gradients = [row for row in report["rows"] if row["kind"] == "gradient"]
+    # Three biases whose constant the next batch norm takes away again: their gradient is noise, and
+    # has no float32 error.
+    zero = [row["foreign"] for row in gradients if row["relative"] == 0 and row["max_abs"] > 0]
+    assert zero
+    assert all((row["ours32"] is None) == (row["foreign"] in zero) for row in gradients)
 
 
 @pytest.mark.parametrize("dialect", ["torchvision", "timm"])
@@ -97,16 +101,6 @@ def test_rounding_that_the_input_amplifies_is_told_from_a_mistake(run) -> None:
     status, out, err = run(*narrow, "--size", "32", "--train", "--batch", "3", "--quiet")
     assert (status, err) == (1, "")  # the last norms normalise over 3 values
     assert "this input amplifies rounding" in out
-
-
-def test_a_gradient_that_is_zero_has_no_float32_error(run) -> None:
-    status, out, _ = run(*SMALL, "--train", "--grad", "--batch", "3", "--json")
-    rows = [row for row in json.loads(out)["rows"] if row["kind"] == "gradient"]
-    # Three biases whose constant the next batch norm takes away again: their gradient is noise.
-    zero = [row["foreign"] for row in rows if row["relative"] == 0 and row["max_abs"] > 0]
-    assert status == 0
-    assert zero
-    assert all((row["ours32"] is None) == (row["foreign"] in zero) for row in rows), rows
 
 
 def test_a_broken_model_gives_valid_json(run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -242,14 +236,6 @@ def test_the_seed_draws_weights_and_images(monkeypatch: pytest.MonkeyPatch) -> N
     for first, second, again in zip(*seen, strict=True):
         assert not np.array_equal(first, second)
         np.testing.assert_array_equal(second, again)
-
-
-def test_recording_ends_with_an_error_too() -> None:
-    calls = {layer: layer.__call__ for layer in (Conv, BatchNorm)}
-    model = fb.create_model("mobilenet_v2", **TINY, num_classes=3)
-    with pytest.raises(ValueError, match="must be"), record_outputs(model):
-        model(jnp.zeros((1, 32, 32, 4)))
-    assert {layer: layer.__call__ for layer in calls} == calls
 
 
 def test_a_fresh_process_without_torch_says_the_same() -> None:
