@@ -1,7 +1,7 @@
 """Helpers of the parity tests: the cases, and one training run in both frameworks."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -140,7 +140,6 @@ def train_both(
     dialect: str,
     steps: int = 10,
     pace: float = 1.0,
-    optimisers: Iterable[str] = OPTIMISERS,
 ) -> dict[str, float]:
     """Largest relative error of a parameter or buffer after `steps` float64 steps, by optimiser.
 
@@ -166,8 +165,7 @@ def train_both(
         gradient = jax.jit(
             jax.grad(loss_of, has_aux=True), compiler_options=quick_to_compile(wide, grad=True)
         )
-        for name in optimisers:
-            torch_optimiser, flax_optimiser = OPTIMISERS[name]
+        for name, (torch_optimiser, flax_optimiser) in OPTIMISERS.items():
             ours = _train_flax(gradient, params64, rest64, flax_optimiser(pace), steps)
             oracle.load_state_dict(start)
             theirs = _train_torch(oracle, x, partial(torch_optimiser, pace=pace), steps)

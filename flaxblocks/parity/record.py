@@ -14,6 +14,7 @@ from typing import Any
 import jax
 from flax import nnx
 
+from flaxblocks.models.image_model import ImageModel
 from flaxblocks.nn.drop import Dropout, StochasticDepth
 
 __all__ = ["drop_nothing", "record_by_step", "record_outputs"]
@@ -55,11 +56,11 @@ def record_by_step(
     all steps that differ in the values of their variables only.
 
     Args:
-        model: its steps are what `steps()` gives, as in an `ImageModel`, and the rest runs
-            operation by operation; a module without that method is one step.
+        model: the steps of an `ImageModel` are what `steps()` gives, and the rest runs operation by
+            operation; any other module is one step.
         options: the compiler options for a step; not where the whole is under `jax.jit`.
     """
-    named = getattr(model, "steps", lambda: [("", model)])()
+    named = model.steps() if isinstance(model, ImageModel) else [("", model)]
     steps = {id(step): (name, step) for name, step in named if isinstance(step, nnx.Module)}
 
     def by_step(call):

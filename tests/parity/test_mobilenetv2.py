@@ -14,9 +14,7 @@ ODD_SIZES = [(97, 131), (33, 65), (224, 160), (50, 71), (64, 64), (75, 40), (32,
 
 @pytest.mark.parametrize(("width", "size"), list(zip(WIDTHS, ODD_SIZES, strict=True)))
 def test_mobilenet_v2_agrees_at_every_width_and_odd_sizes(width, size):
-    float32 = width in (0.25, 1.0)  # what it costs to compile; the rest by `flaxblocks verify`
-    config = {"width_mult": width}
-    report = verify(find_model("mobilenet_v2"), size=size, batch=2, float32=float32, config=config)
+    report = verify(find_model("mobilenet_v2"), size=size, batch=2, config={"width_mult": width})
     assert report.first_departure is None, str(report)  # 1e-12 in float64 at every module
     assert report.float32_holds, report.summary()
 

@@ -7,6 +7,7 @@ thorough`.
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -91,7 +92,15 @@ def test_every_model_agrees_and_goes_back_bit_for_bit(entry):
     assert report.first_departure is None, str(report)  # 1e-12 in float64 at every module
 
 
+@pytest.fixture
+def _what_was_compiled_is_forgotten():
+    """A model as a whole is no other's program, and takes tens of megabytes."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.mark.thorough
+@pytest.mark.usefixtures("_what_was_compiled_is_forgotten")
 @pytest.mark.parametrize("entry", ENTRIES.values(), ids=ENTRIES)
 def test_every_model_agrees_in_float32_and_in_training(entry):
     report = verify(entry, size=size_for(entry), batch=2)

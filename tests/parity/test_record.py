@@ -71,7 +71,7 @@ def test_steps_of_one_kind_share_a_program():
         assert kept_programs() == KINDS
 
 
-def test_another_shape_or_setting_has_a_program_of_its_own():
+def test_another_setting_has_a_program_of_its_own():
     model = small()
     model.eval()
     drop_nothing(model)
@@ -91,7 +91,23 @@ def test_dropping_nothing_leaves_no_rate():
     assert all(depth.rate == 0 and depth.deterministic for depth in [*depths, model.dropout])
 
 
-def test_a_module_without_steps_is_one():
+def test_what_a_users_module_calls_its_steps_is_its_own_affair():
+    class Repeated(nnx.Module):
+        def __init__(self):
+            self.steps = 2
+            self.conv = Conv(3, 3, 1, rngs=nnx.Rngs(0))
+
+        def __call__(self, x):
+            for _ in range(self.steps):
+                x = self.conv(x)
+            return x
+
+    outputs = recorded(Repeated(), record_by_step)
+    assert list(outputs) == ["conv", ""]
+    assert outputs[""].shape == X.shape
+
+
+def test_a_module_that_is_no_image_model_is_one_step():
     extractor = FeatureExtractor(small(), [0, -1])
     extractor.eval()
     outputs = recorded(extractor, record_by_step)
