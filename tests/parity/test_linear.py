@@ -48,8 +48,8 @@ def test_parameters_are_drawn_from_the_interval_of_pytorch():
         assert abs(float(jnp.abs(ours[...]).max()) / largest - 1) < 5e-3
 
 
-@pytest.mark.parametrize("batch", [1, 2, 32])
-@pytest.mark.parametrize("width", [1280, 2048])
+@pytest.mark.parametrize("batch", [1, 2, 16, 32])
+@pytest.mark.parametrize("width", [1280, 1300, 2048])
 def test_long_sums_round_no_more_than_in_pytorch(batch, width):
     rng = np.random.default_rng(0)
     x = rng.standard_normal((batch, width)).clip(0).astype(np.float32)
@@ -58,8 +58,8 @@ def test_long_sums_round_no_more_than_in_pytorch(batch, width):
     layer.bias = nnx.Param(jnp.asarray(oracle.bias.detach().numpy()))
     theirs, ours = oracle(torch.from_numpy(x)).detach().numpy(), np.asarray(layer(jnp.asarray(x)))
     truth = oracle.double()(torch.from_numpy(x.astype(np.float64))).detach().numpy()
-    # Added up in one go it is up to twice PyTorch's. The largest of 1,000 errors is luck as well,
-    # and goes by the rule of every model.
+    # Added up in one go it is up to four times PyTorch's. The largest of 1,000 errors is luck as
+    # well, and goes by the rule of every model.
     assert rms(ours - truth) <= rms(theirs - truth)
     assert relative_error(ours, truth) <= FLOAT32_FACTOR * relative_error(theirs, truth)
 
