@@ -64,11 +64,21 @@ def photographs(height: int, width: int) -> np.ndarray:
 
 
 LARGE = 30_000_000  # parameters; in float64 the largest take 10 GB and a minute each
+LARGEST = 100_000_000  # one at a time
 EVERY = pytest.mark.parametrize(
     "entry",
     [
         pytest.param(
-            entry, id=name, marks=[pytest.mark.thorough] if (entry.parameters or 0) > LARGE else []
+            entry,
+            id=name,
+            marks=[
+                *([pytest.mark.thorough] if (entry.parameters or 0) > LARGE else []),
+                *(
+                    [pytest.mark.xdist_group("largest")]
+                    if (entry.parameters or 0) > LARGEST
+                    else []
+                ),
+            ],
         )
         for name, entry in ENTRIES.items()
     ],
@@ -101,7 +111,7 @@ def _what_was_compiled_is_forgotten():
 
 @pytest.mark.thorough
 @pytest.mark.usefixtures("_what_was_compiled_is_forgotten")
-@pytest.mark.parametrize("entry", ENTRIES.values(), ids=ENTRIES)
+@EVERY
 def test_every_model_agrees_in_float32_and_in_training(entry):
     report = verify(entry, size=size_for(entry), batch=2)
     assert report.ok, report.summary()
