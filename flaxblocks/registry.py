@@ -105,8 +105,13 @@ def find_model(name: str) -> ModelEntry:
 
 
 def suggest(word: str, known: Mapping[str, object] | list[str]) -> str:
-    """`: did you mean 'x' or 'y'?`, by spelling, or a pointer to the list where nothing is near."""
-    near = difflib.get_close_matches(str(word), list(known), n=3, cutoff=0.6)
+    """`: did you mean 'x' or 'y'?`: what begins with `word`, then what is spelt like it, or a
+    pointer to the list where nothing is near.
+    """
+    word = str(word)
+    longer = sorted(name for name in known if word and name.startswith(word))
+    alike = difflib.get_close_matches(word, list(known), n=3, cutoff=0.6)
+    near = list(dict.fromkeys([*longer, *alike]))[:3]
     if not near:
         more = f" and {len(known) - 20} more" if len(known) > 20 else ""
         return f": the known ones are {', '.join(sorted(known)[:20])}{more}"

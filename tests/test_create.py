@@ -40,6 +40,11 @@ def test_names_of_both_libraries_resolve():
     [
         ({"name": "mobilenet_v9"}, "unknown model 'mobilenet_v9': did you mean 'mobilenet_v"),
         ({"name": "zzz"}, r"unknown model 'zzz': the known ones are .* and \d+ more"),
+        (
+            {"name": "resnext50"},
+            "unknown model 'resnext50': did you mean 'resnext50_32x4d' or 'resnext50_article' or",
+        ),
+        ({"name": ""}, "unknown model '': the known ones are "),
         ({"width_mul": 1}, "takes no argument `width_mul`: did you mean 'width_mult'"),
         ({"name": None}, "unknown model None"),
         ({"pretrained": True}, r"no argument `pretrained`: did you mean weights=\"DEFAULT\"\?"),

@@ -117,7 +117,7 @@ def test_a_setting_given_twice_is_refused(refuse: Refuse) -> None:
 
 
 def test_an_unknown_model_is_refused_with_near_names(refuse: Refuse) -> None:
-    refuse("info", "mobilenet_v3", named="did you mean 'mobilenet_v2'")
+    refuse("info", "mobilenet_v3", named="did you mean 'mobilenet_v3_large' or ")
     refuse("info", "", named="more")
     refuse("info", named="NAME")
 

@@ -5,6 +5,7 @@ for the smallest row of each class; for every row, and for the largest rows at a
 thorough`.
 """
 
+import ctypes
 from typing import Any
 
 import jax
@@ -85,7 +86,19 @@ EVERY = pytest.mark.parametrize(
 )
 
 
+@pytest.fixture
+def _memory_goes_back(request):
+    """A model compiled as a whole is no other's program, and what malloc would keep of a large one,
+    the other worker may need.
+    """
+    yield
+    if request.node.get_closest_marker("thorough"):
+        jax.clear_caches()
+        getattr(ctypes.CDLL(None), "malloc_trim", int)(0)  # glibc has it
+
+
 @pytest.mark.untyped  # annotations are checked in the tests of each family
+@pytest.mark.usefixtures("_memory_goes_back")
 @EVERY
 def test_every_model_agrees_and_goes_back_bit_for_bit(entry):
     model, oracle = calibrated_pair(entry, 10, passes=1)
@@ -102,15 +115,8 @@ def test_every_model_agrees_and_goes_back_bit_for_bit(entry):
     assert report.first_departure is None, str(report)  # 1e-12 in float64 at every module
 
 
-@pytest.fixture
-def _what_was_compiled_is_forgotten():
-    """A model as a whole is no other's program, and takes tens of megabytes."""
-    yield
-    jax.clear_caches()
-
-
 @pytest.mark.thorough
-@pytest.mark.usefixtures("_what_was_compiled_is_forgotten")
+@pytest.mark.usefixtures("_memory_goes_back")
 @EVERY
 def test_every_model_agrees_in_float32_and_in_training(entry):
     report = verify(entry, size=size_for(entry), batch=2)
