@@ -1,9 +1,11 @@
 """`Linear` by itself: errors, types, initialisers."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax import export
 
 from flaxblocks.nn import Linear
 from flaxblocks.nn.init import normal, zeros
@@ -64,3 +66,13 @@ def test_initialisers_reach_the_parameters():
     assert other.bias is not None
     np.testing.assert_array_equal(other.bias[...], 0)
     assert abs(float(other.kernel[...].std()) / 0.01 - 1) < 0.02  # 32,768 values: 0.4% a deviation
+
+
+def test_lowers_for_every_platform_with_a_symbolic_batch():
+    layer = Linear(320, 5, rngs=nnx.Rngs(0))  # so many inputs are added up in parts on CPU
+    batch = export.symbolic_shape("n")[0]
+    exported = export.export(jax.jit(lambda x: layer(x)), platforms=["cpu", "cuda", "tpu"])(
+        jax.ShapeDtypeStruct((batch, 320), jnp.float32)
+    )
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((3, 320)), jnp.float32)
+    np.testing.assert_allclose(exported.call(x), layer(x), atol=1e-6)  # float32 rounding

@@ -64,5 +64,27 @@ def test_long_sums_round_no_more_than_in_pytorch(batch, width):
     assert relative_error(ours, truth) <= FLOAT32_FACTOR * relative_error(theirs, truth)
 
 
+@pytest.mark.parametrize("leading", [(), (0,), (3,), (2, 3), (20,)])
+@pytest.mark.parametrize("width", [320, 330])
+def test_long_sums_are_the_same_map_with_the_same_gradients(leading, width):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((*leading, width)).astype(np.float32)
+    cotangent = rng.standard_normal((*leading, 5)).astype(np.float32)
+    layer = Linear(width, 5, bias=False, rngs=nnx.Rngs(0))
+    graphdef, params = nnx.split(layer)
+    y, pull = jax.vjp(lambda p, x: nnx.merge(graphdef, p)(x), params, jnp.asarray(x))
+    gradients, x_gradient = pull(jnp.asarray(cotangent))
+    kernel = np.asarray(layer.kernel[...], np.float64)
+    rows, pulled = x.reshape(-1, width).astype(np.float64), cotangent.reshape(-1, 5)
+    for ours, truth in (
+        (y, x @ kernel),
+        (x_gradient, cotangent @ kernel.T),
+        (nnx.to_pure_dict(gradients)["kernel"], rows.T @ pulled),
+    ):
+        assert ours.shape == truth.shape
+        # some tens of roundings of 6e-8
+        np.testing.assert_allclose(ours, truth, rtol=0, atol=2e-6 * abs(truth).max(initial=1e-9))
+
+
 def rms(a: np.ndarray) -> float:
     return float(np.sqrt(np.mean(np.square(a))))

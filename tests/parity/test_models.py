@@ -66,23 +66,17 @@ def photographs(height: int, width: int) -> np.ndarray:
 
 LARGE = 30_000_000  # parameters; in float64 the largest take 10 GB and a minute each
 LARGEST = 100_000_000  # one at a time
+
+
+def _marks(entry: ModelEntry) -> list[pytest.MarkDecorator]:
+    parameters = entry.parameters or 0
+    marks = [(LARGE, pytest.mark.thorough), (LARGEST, pytest.mark.xdist_group("largest"))]
+    return [mark for least, mark in marks if parameters > least]
+
+
 EVERY = pytest.mark.parametrize(
     "entry",
-    [
-        pytest.param(
-            entry,
-            id=name,
-            marks=[
-                *([pytest.mark.thorough] if (entry.parameters or 0) > LARGE else []),
-                *(
-                    [pytest.mark.xdist_group("largest")]
-                    if (entry.parameters or 0) > LARGEST
-                    else []
-                ),
-            ],
-        )
-        for name, entry in ENTRIES.items()
-    ],
+    [pytest.param(entry, id=name, marks=_marks(entry)) for name, entry in ENTRIES.items()],
 )
 
 
