@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from numpy.typing import DTypeLike
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 else:  # Pillow is imported when the first image is read, so runtime type checkers see `object`
     ImageSource: TypeAlias = object
 
-__all__ = ["ImageSource", "Transforms", "preprocess", "preprocess_batch"]
+__all__ = ["ImageSource", "Transforms", "preprocess", "preprocess_batch", "resize_and_crop"]
 
 _INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 _CROP_MODES = ("center", "squash", "border")
@@ -110,16 +110,23 @@ def preprocess(
     dtype = np.dtype(dtype)
     if dtype.kind in "biucOSUmM":
         raise ValueError(_rule("dtype", dtype.name, "be a floating type"))
+    scaled = resize_and_crop(image, transforms).astype(np.float32) / np.float32(255)
+    mean = np.asarray(transforms.mean, np.float32)
+    std = np.asarray(transforms.std, np.float32)
+    return ((scaled - mean) / std).astype(dtype, copy=False)
+
+
+def resize_and_crop(image: ImageSource, transforms: Transforms) -> UInt8[np.ndarray, "H W 3"]:
+    """`preprocess` up to the pixels: 0 to 255, not yet scaled and normalised.
+
+    Raises: ValueError as `preprocess`.
+    """
     resized = _resize(_open_rgb(image), transforms, _describe(image))
     fill = (0, 0, 0)
     if transforms.crop_mode == "border":
         red, green, blue = transforms.mean
         fill = (round(255 * red), round(255 * green), round(255 * blue))
-    pixels = _center_crop(np.asarray(resized), transforms.crop_size, fill)
-    scaled = pixels.astype(np.float32) / np.float32(255)
-    mean = np.asarray(transforms.mean, np.float32)
-    std = np.asarray(transforms.std, np.float32)
-    return ((scaled - mean) / std).astype(dtype, copy=False)
+    return _center_crop(np.asarray(resized), transforms.crop_size, fill)
 
 
 def preprocess_batch(

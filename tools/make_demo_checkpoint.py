@@ -13,8 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -22,23 +20,11 @@ from flaxblocks.demo import digits
 from flaxblocks.oracle import import_torchvision
 
 SEED = 0
-HELD_OUT = 360
 EPOCHS = 100
 BATCH_SIZE = 64
 ROTATION = 15.0  # degrees to either side
 SHIFT = 3.0  # pixels of 32 to either side
 MIN_ACCURACY = 0.98
-
-
-def split_digits() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Training scans, held-out scans `(N, 8, 8)`, training labels, held-out labels; all uint8."""
-    scans, labels = load_digits(return_X_y=True)
-    images = scans.reshape(-1, 8, 8).astype(np.uint8)
-    parts = train_test_split(
-        images, labels.astype(np.uint8), test_size=HELD_OUT, stratify=labels, random_state=SEED
-    )
-    train_images, held_out_images, train_labels, held_out_labels = map(np.asarray, parts)
-    return train_images, held_out_images, train_labels, held_out_labels
 
 
 def to_tensor(images: np.ndarray) -> Tensor:
@@ -91,7 +77,7 @@ def main() -> None:
     import_torchvision()
     from torchvision.models import mobilenet_v2
 
-    train_images, held_out_images, train_labels, held_out_labels = split_digits()
+    train_images, held_out_images, train_labels, held_out_labels = digits.split_digits()
     torch.manual_seed(SEED)
     model = mobilenet_v2(width_mult=0.25, num_classes=10)
     start = time.perf_counter()

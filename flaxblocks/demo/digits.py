@@ -17,13 +17,25 @@ import numpy as np
 from jaxtyping import Float32, Float64, UInt8
 from PIL import Image
 
-__all__ = ["MEAN", "STD", "Digits", "checkpoint_path", "digits_to_images", "load_digits"]
+__all__ = [
+    "MAX_VALUE",
+    "MEAN",
+    "SIZE",
+    "STD",
+    "Digits",
+    "checkpoint_path",
+    "digits_to_images",
+    "load_digits",
+    "split_digits",
+]
 
 CHECKPOINT = "mobilenet_v2_digits.pth"
 DATA = "digits.npz"
 
 MAX_VALUE = 16.0  # of a scan
 SIZE = 32  # pixels, of the network's input
+HELD_OUT = 360
+SEED = 0  # of the choice of them
 # Of the 1,437 training digits, resized and scaled to [0, 1].
 MEAN = 0.305
 STD = 0.324
@@ -58,6 +70,23 @@ def load_digits() -> Digits:
             logits64=data["logits64"],
             torch_version=str(data["torch_version"]),
         )
+
+
+def split_digits() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Training scans, held-out scans `(N, 8, 8)`, training labels, held-out labels; all uint8.
+
+    The held-out ones are those of `load_digits`. Needs scikit-learn, which carries the whole set.
+    """
+    import sklearn.datasets
+    from sklearn.model_selection import train_test_split
+
+    scans, labels = sklearn.datasets.load_digits(return_X_y=True)
+    images = scans.reshape(-1, 8, 8).astype(np.uint8)
+    parts = train_test_split(
+        images, labels.astype(np.uint8), test_size=HELD_OUT, stratify=labels, random_state=SEED
+    )
+    train_images, held_out_images, train_labels, held_out_labels = map(np.asarray, parts)
+    return train_images, held_out_images, train_labels, held_out_labels
 
 
 @cache

@@ -1,0 +1,62 @@
+"""`python -m train`: see `python -m train --help`."""
+
+import sys
+
+import click
+
+from train.config import Config
+from train.flags import command_of
+
+REFUSED = 2  # a setting, the data or the folder does not fit, or the disk does not take more
+DIVERGED = 1
+
+
+def _train(config: Config) -> None:
+    from train.loop import run
+
+    run(config)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; leave with one sentence on stderr for what cannot be done."""
+    command = command_of(
+        _train,
+        help="Train an image classifier, or fine-tune one with --weights; run again, the same "
+        "command goes on where it was. A setting comes from its flag, else from --config, else "
+        "from --recipe.",
+    )
+    sys.exit(guarded(command, arguments))
+
+
+def guarded(command: click.Command, arguments: list[str] | None) -> int:
+    """Run a command and return its exit status; mistakes become one sentence on stderr."""
+    try:
+        command.main(arguments, prog_name="python -m train", standalone_mode=False)
+    except click.ClickException as error:
+        return _refuse(error.format_message(), REFUSED)
+    except OSError as error:
+        return _refuse(f"{error.filename}: {error.strerror}" if error.filename else str(error), REFUSED)
+    except ValueError as error:
+        describe = getattr(error, "describe", None)
+        return _refuse(describe(most=3) if describe else str(error), REFUSED)
+    except (click.Abort, KeyboardInterrupt):
+        return 130
+    except Exception as error:
+        from train.loop import Diverged
+        from train.stop import Stopped
+
+        if isinstance(error, Stopped):
+            return _refuse(str(error), error.code)
+        if isinstance(error, Diverged):
+            return _refuse(str(error), DIVERGED)
+        raise
+    return 0
+
+
+def _refuse(sentence: str, status: int) -> int:
+    click.echo(f"train: {' '.join(sentence.split())}", err=True)
+    return status
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""A running average of parameters and running statistics, as torch.optim.swa_utils keeps it."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+__all__ = ["Average", "update_average"]
+
+
+class Average(NamedTuple):
+    """The average, and how often it was updated since it last began anew."""
+
+    params: Any
+    buffers: Any
+    updates: jax.Array
+
+
+def update_average(
+    average: Average, params: Any, buffers: Any, *, decay: float, due: jax.Array, anew: jax.Array
+) -> Average:
+    """`AveragedModel(use_buffers=True)` with `get_ema_multi_avg_fn(decay)`.
+
+    The first update is a copy, later ones are decay * average + (1 - decay) * value; integers,
+    such as the count of batches, are copied.
+
+    Args:
+        average: so far.
+        params: after the step.
+        buffers: after the step.
+        decay: weight of the old average.
+        due: whether this step updates.
+        anew: whether the average begins anew, as it does throughout warm-up.
+    """
+    first = anew | (average.updates == 0)
+
+    def moved(old: jax.Array, new: jax.Array) -> jax.Array:
+        if not jnp.issubdtype(old.dtype, jnp.floating):
+            return jnp.where(due, new, old)
+        return jnp.where(due, jnp.where(first, new, decay * old + (1 - decay) * new), old)
+
+    return Average(
+        jax.tree.map(moved, average.params, params),
+        jax.tree.map(moved, average.buffers, buffers),
+        jnp.where(due, jnp.where(anew, 0, average.updates + 1), average.updates),
+    )

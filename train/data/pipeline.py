@@ -1,0 +1,161 @@
+"""The order of the images, by Grain: which come in which batch, and this process's share of them.
+
+Everything depends on the seed and on a batch's number alone: not on threads, worker processes,
+or how many machines share the work. So a run's place in its data is one number, and a run that
+goes on from there sees what it would have seen.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import grain
+import numpy as np
+
+from flaxblocks.preprocess import Transforms, resize_and_crop
+from train.data.augment import Augmentation
+from train.data.source import Source, Unreadable
+
+__all__ = ["Share", "held_out_batches", "train_batches", "train_steps"]
+
+Batch = dict[str, np.ndarray]
+READABLE = -1
+TRIES = 10  # images in a row that cannot be read before the run stops
+THREADS = 4
+AHEAD = 4  # batches read before they are needed
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which rows of each batch this process reads: all of `process` in `processes` equal parts."""
+
+    process: int = 0
+    processes: int = 1
+
+
+def train_steps(source: Source, batch_size: int) -> int:
+    """Batches of an epoch; what does not fill one is left out, other images each time.
+
+    Raises: ValueError if there are fewer images than one batch holds.
+    """
+    if len(source) < batch_size:
+        raise ValueError(
+            f"--batch-size {batch_size} must be at most {len(source)}, the number of training images"
+        )
+    return len(source) // batch_size
+
+
+def train_batches(
+    source: Source,
+    augmentation: Augmentation | Transforms,
+    *,
+    batch_size: int,
+    seed: int,
+    epochs: int,
+    start: int = 0,
+    share: Share = Share(),
+    workers: int = 0,
+) -> Iterator[Batch]:
+    """Batches from number `start` on, each epoch in an order of its own.
+
+    A batch is `image` `(B, H, W, 3)` uint8, `label` `(B,)` int32, and `unreadable` `(B,)` int32:
+    the index of an image that could not be read and that the next one stands in for, else -1.
+
+    Args:
+        source: the images.
+        augmentation: what happens to each; `Transforms` for what evaluation does.
+        batch_size: of all processes together.
+        seed: of order and augmentation.
+        epochs: after which it ends.
+        start: the number of the first batch, over all epochs.
+        share: this process's part of each batch.
+        workers: processes that read; 0 reads in threads.
+    """
+    steps = train_steps(source, batch_size)
+    images = grain.MapDataset.range(len(source)).seed(seed).shuffle()
+    images = images.random_map(_Reader(source, augmentation))
+    images = images[: steps * batch_size]
+    batches = images.batch(batch_size // share.processes, drop_remainder=True)
+    batches = batches[share.process :: share.processes].repeat(epochs)
+    return _read(batches[start:], workers)
+
+
+def held_out_batches(
+    source: Source,
+    transforms: Transforms,
+    *,
+    batch_size: int,
+    share: Share = Share(),
+    workers: int = 0,
+) -> Iterator[Batch]:
+    """Every image once, in order, with `weight` `(B,)` float32: 0 for one that could not be read
+    and for what fills the last batch, else 1.
+    """
+    count = -(-len(source) // batch_size) * batch_size
+    images = grain.MapDataset.range(count).map(_HeldOutReader(source, transforms))
+    batches = images.batch(batch_size // share.processes)
+    return _read(batches[share.process :: share.processes], workers)
+
+
+def _read(batches: grain.MapDataset, workers: int) -> Iterator[Batch]:
+    options = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=AHEAD)
+    dataset = batches.to_iter_dataset(options)
+    if workers:
+        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+    return iter(dataset)
+
+
+def _prepare(how: Augmentation | Transforms) -> Callable[[Any, np.random.Generator], np.ndarray]:
+    if isinstance(how, Augmentation):
+        return how
+    return lambda image, _: resize_and_crop(image, how)
+
+
+class _Reader(grain.transforms.RandomMap):
+    """An index to a training record; for an image that cannot be read, the next one's."""
+
+    def __init__(self, source: Source, how: Augmentation | Transforms):
+        self.source = source
+        self.how = how
+
+    def random_map(self, element: int, rng: np.random.Generator) -> Batch:
+        prepare = _prepare(self.how)
+        unreadable = READABLE
+        for shift in range(TRIES):
+            index = (element + shift) % len(self.source)
+            try:
+                image, label = self.source[index]
+            except Unreadable:
+                unreadable = element
+                continue
+            return _record(prepare(image, rng), label, unreadable)
+        raise ValueError(
+            f"{self.source.name(element)} and the {TRIES - 1} images after it cannot be read"
+        )
+
+
+class _HeldOutReader(grain.transforms.Map):
+    """An index to an evaluation record."""
+
+    def __init__(self, source: Source, transforms: Transforms):
+        self.source = source
+        self.transforms = transforms
+
+    def map(self, element: int) -> Batch:
+        blank = np.zeros((*self.transforms.crop_size, 3), np.uint8)
+        if element >= len(self.source):
+            return {**_record(blank, 0, READABLE), "weight": np.float32(0)}
+        try:
+            image, label = self.source[element]
+        except Unreadable:
+            return {**_record(blank, 0, element), "weight": np.float32(0)}
+        pixels = resize_and_crop(image, self.transforms)
+        return {**_record(pixels, label, READABLE), "weight": np.float32(1)}
+
+
+def _record(pixels: np.ndarray, label: int, unreadable: int) -> Batch:
+    return {
+        "image": pixels,
+        "label": np.int32(label),  # type: ignore[dict-item]
+        "unreadable": np.int32(unreadable),  # type: ignore[dict-item]
+    }

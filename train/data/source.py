@@ -1,0 +1,62 @@
+"""What a data set is: images and labels by index."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from PIL import Image
+
+from flaxblocks.preprocess import Transforms
+
+__all__ = ["Dataset", "Source", "Unreadable", "open_image"]
+
+
+class Unreadable(Exception):
+    """An image that cannot be read, with the reason; its name is the source's to tell."""
+
+
+class Source(Protocol):
+    """Images and labels by index, as Grain reads them: from any thread, in any order."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        """An RGB image and its class. Raises: Unreadable."""
+        ...
+
+    def name(self, index: int) -> str:
+        """What a person finds the image by, such as its path."""
+        ...
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Images to learn from and images to be judged by.
+
+    Attributes:
+        name: as the user gave it.
+        train: to learn from.
+        held_out: to be judged by; none of them is in `train`.
+        classes: the name of each class, by label.
+        transforms: how an image is prepared for evaluation, where no weights say otherwise.
+        min_crop: smallest share of an image that still shows what it is.
+        flip: probability of a left-right flip; 0 where that makes another thing of it.
+    """
+
+    name: str
+    train: Source
+    held_out: Source
+    classes: Sequence[str]
+    transforms: Transforms = Transforms()
+    min_crop: float = 0.08
+    flip: float = 0.5
+
+
+def open_image(file) -> Image.Image:
+    """The image in a file or a path, decoded and in RGB. Raises: Unreadable."""
+    try:
+        with Image.open(file) as image:
+            return image.convert("RGB")
+    except Exception as error:  # a damaged file can raise anything inside a decoder
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise Unreadable(" ".join(reason.split())) from error

@@ -1,0 +1,82 @@
+"""Measuring a network on images: loss, top-1 and top-5."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from flaxblocks.preprocess import Transforms
+from train.data.pipeline import held_out_batches
+from train.data.source import Source
+from train.mesh import batch_sharding, put_batch, share_of_process
+from train.model import Network
+from train.step import StepSettings, evaluation_step
+
+__all__ = ["Evaluator"]
+
+
+class Evaluator:
+    """Measures a network on all images of a source."""
+
+    def __init__(
+        self,
+        network: Network,
+        settings: StepSettings,
+        mesh: Mesh,
+        source: Source,
+        transforms: Transforms,
+        *,
+        batch_size: int,
+        workers: int = 0,
+    ):
+        """Take a batch size, which is rounded up to as many images on each device."""
+        self.step = jax.jit(evaluation_step(network, settings))
+        self.rows = batch_sharding(mesh)
+        self.source = source
+        self.transforms = transforms
+        self.batch_size = -(-batch_size // mesh.size) * mesh.size
+        self.workers = workers
+
+    def __call__(
+        self,
+        params: Any,
+        frozen: Any,
+        buffers: Any,
+        *,
+        unreadable: Callable[[Source, int], None],
+        seen: Callable[[int], None] = lambda _: None,
+    ) -> dict[str, float]:
+        """`loss`, `top1` and `top5` in percent, and the number of `images` that they are of.
+
+        Args:
+            params: the trained parameters.
+            frozen: the others.
+            buffers: running statistics.
+            unreadable: told the index of each image of this process that cannot be read.
+            seen: told the size of each batch.
+        """
+        totals: Any = None
+        batches = held_out_batches(
+            self.source,
+            self.transforms,
+            batch_size=self.batch_size,
+            share=share_of_process(),
+            workers=self.workers,
+        )
+        for batch in batches:
+            for index in batch.pop("unreadable"):
+                if index >= 0:
+                    unreadable(self.source, int(index))
+            sums = self.step(params, frozen, buffers, put_batch(batch, self.rows))
+            totals = sums if totals is None else jax.tree.map(jnp.add, totals, sums)
+            seen(self.batch_size)
+        values = {name: float(total) for name, total in totals.items()}
+        count = max(values["images"], 1.0)
+        return {
+            "loss": values["loss"] / count,
+            "top1": 100 * values["top1"] / count,
+            "top5": 100 * values["top5"] / count,
+            "images": values["images"],
+        }

@@ -1,0 +1,239 @@
+"""The run: go on from a checkpoint if there is one, then train, evaluate, save; at last export."""
+
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import flaxblocks as fb
+from flaxblocks.convert.atomic_file import replacing
+from train.checkpoints import Checkpoints
+from train.config import Config
+from train.data.source import Source, Unreadable
+from train.flags import to_toml
+from train.mesh import batch_sharding, put_batch, start_processes
+from train.plan import Plan, make_plan
+from train.progress import Progress, sentence
+from train.records import Records
+from train.state import Sums
+from train.stop import Stopped, StopRequest
+
+__all__ = ["Diverged", "run"]
+
+LOOK_EVERY = 0.5  # seconds; each look at the device makes the host wait for it
+
+
+class Diverged(Exception):
+    """The loss or a gradient is no longer a finite number."""
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Train as `config` says. Returns the last line of `metrics.jsonl`.
+
+    Raises:
+        ValueError: a setting, the data or the folder does not fit.
+        Stopped: asked to stop; what was done is saved.
+        Diverged: the loss is no number; the last good checkpoint stays.
+        OSError: the disk is full or the folder cannot be written.
+    """
+    start_processes(config)
+    with StopRequest() as stop:
+        return Run(make_plan(config), stop).go()
+
+
+class Run:
+    """A run under way: the plan, and what changes."""
+
+    def __init__(self, plan: Plan, stop: StopRequest):
+        """Go on from the newest whole checkpoint in `--out`, if there is one."""
+        self.plan = plan
+        self.config = plan.config
+        self.stop = stop
+        self.main = jax.process_index() == 0
+        self.state = plan.start
+        self.done = 0  # steps
+        self.saved = -1  # the newest checkpoint
+        self.best: dict[str, Any] = {}
+        self.unreadable: dict[str, str] = {}  # name -> reason
+        self.checkpoints = Checkpoints(self.config.out / "checkpoints", self.config.keep)
+        self._go_on()
+        self.progress = Progress(
+            plan.steps_per_epoch,
+            self.config.epochs,
+            self.config.batch_size,
+            self.done,
+            show=self.main,
+        )
+
+    def _go_on(self) -> None:
+        found = self.checkpoints.newest_whole(self.plan.abstract_state, self.plan.accept, _warn)
+        if found is None:
+            return
+        self.state, notes = found
+        self.done = self.saved = notes["data"]["batches"]
+        self.best = notes["best"]
+        self.unreadable = notes["unreadable"]
+        self._say(
+            f"going on in {self.config.out} after step {self.done:,} of {self.plan.total_steps:,}"
+        )
+
+    def go(self) -> dict[str, Any]:
+        """Train to the end. Returns the last line of `metrics.jsonl`."""
+        records = None
+        if self.main:
+            with replacing(self.config.out / "config.toml") as file:
+                file.write(to_toml(self.config).encode())
+            records = Records(self.config.out, self.done)
+        batches = self.plan.batches(self.done)
+        steps = self.plan.steps_per_epoch
+        for epoch in range(self.done // steps, self.config.epochs):
+            self._train_epoch(epoch, batches)
+            row = self._measure(epoch)
+            if records is not None:
+                records.add(row)
+                left = self.progress.seconds / row["epoch"] * (self.config.epochs - row["epoch"])
+                self._say(sentence(row, self.config.epochs, left))
+            self._save()
+        self.checkpoints.close()
+        if records is None:
+            return {}
+        records.draw()
+        records.close()
+        self._export()
+        return records.rows[-1]
+
+    def _train_epoch(self, epoch: int, batches: Iterator[dict[str, np.ndarray]]) -> None:
+        plan, rows = self.plan, batch_sharding(self.plan.mesh)
+        self.progress.begin_epoch(epoch, self.done)
+        looked = time.perf_counter()
+        while self.done < (epoch + 1) * plan.steps_per_epoch:
+            batch = next(batches)
+            for index in batch.pop("unreadable"):
+                if index >= 0:
+                    self._note_unreadable(plan.data.train, int(index))
+            self.state = plan.step(self.state, put_batch(batch, rows))
+            self.done += 1
+            if not self.progress.steps_began:
+                self._look()
+                self.progress.first_step_done()
+            if time.perf_counter() - looked > LOOK_EVERY:
+                self._look()
+                looked = time.perf_counter()
+            if self.stop.reached(self.done):
+                self._leave()
+            if self.config.save_every and self.done % self.config.save_every == 0:
+                self._save()
+        self.progress.end_epoch()
+
+    def _look(self) -> None:
+        """Wait for the device; show where it is, or end the run if it diverged."""
+        self._check_finite()
+        loss, top1 = _means(self.state.sums)
+        self.progress.advance(self.done, loss, top1)
+
+    def _measure(self, epoch: int) -> dict[str, Any]:
+        """Evaluate; one line of metrics."""
+        self._check_finite()
+        images_per_second = self.progress.images_per_second(self.done)
+        loss, top1 = _means(self.state.sums)
+        params, buffers = self.state.evaluated()
+        held_out = self.plan.evaluate(
+            params, self.state.frozen, buffers, unreadable=self._note_unreadable
+        )
+        if not self.best or held_out["top1"] > self.best["top1"]:
+            self.best = {"step": self.done, "top1": held_out["top1"]}
+        zero = jax.device_put(Sums.zero(), self.plan.shardings.sums)
+        self.state = replace(self.state, sums=zero)
+        return {
+            "epoch": epoch + 1,
+            "step": self.done,
+            "learning_rate": float(self.plan.rate(jnp.asarray(self.done - 1))),
+            "train_loss": loss,
+            "train_top1": top1,
+            "held_out_loss": held_out["loss"],
+            "held_out_top1": held_out["top1"],
+            "held_out_top5": held_out["top5"],
+            "images_per_second": images_per_second,
+            "seconds": self.progress.seconds,
+            "unreadable": len(self.unreadable),
+        }
+
+    def _check_finite(self) -> None:
+        step = int(self.state.diverged)
+        if not step:
+            return
+        self.checkpoints.close()
+        kept = "nothing was saved" if self.saved < 0 else f"the checkpoint of step {self.saved:,} stays"
+        raise Diverged(
+            f"the loss or a gradient is no finite number in step {step:,}: the run ends here and "
+            f"{kept}; a lower --lr, more --warmup-epochs or --clip-grad-norm may help"
+        )
+
+    def _save(self) -> None:
+        """Begin to write a checkpoint, unless this step has one."""
+        if self.saved == self.done:
+            return
+        self._check_finite()
+        notes = {
+            "config": self.plan.describe_config(),
+            "data": {"batches": self.done, "images": self.plan.describe_data()},
+            "best": self.best,
+            "unreadable": self.unreadable,
+        }
+        self.checkpoints.save(self.done, self.state, notes, best=self.best.get("step"))
+        self.saved = self.done
+
+    def _leave(self) -> None:
+        self._save()
+        self.checkpoints.close()
+        raise Stopped(
+            f"asked to stop: saved after step {self.done:,} of {self.plan.total_steps:,}; the same "
+            "command goes on from there",
+            self.stop.exit_code,
+        )
+
+    def _export(self) -> None:
+        """Write `final.safetensors` and `best.safetensors`, in PyTorch's layout."""
+        self._write(self.state, "final.safetensors")
+        best = self.state
+        if self.best["step"] != self.done:
+            best = self.checkpoints.restore(self.best["step"], self.plan.abstract_state)
+        self._write(best, "best.safetensors")
+
+    def _write(self, state: Any, name: str) -> Path:
+        params, buffers = state.evaluated()
+        model = self.plan.network.with_arrays(params, state.frozen, buffers)
+        path = self.config.out / name
+        fb.write_checkpoint(fb.to_torch(model), path)
+        return path
+
+    def _note_unreadable(self, source: Source, index: int) -> None:
+        """Name an image that cannot be read, the first time that it is met."""
+        name = source.name(index)
+        if name in self.unreadable:
+            return
+        try:
+            source[index]
+        except Unreadable as error:
+            self.unreadable[name] = str(error)
+            _warn(f"{name} cannot be read: {error} ({len(self.unreadable)} so far)")
+
+    def _say(self, text: str) -> None:
+        if self.main:
+            print(text, flush=True)
+
+
+def _means(sums: Sums) -> tuple[float, float]:
+    """Mean loss, and top-1 in percent."""
+    count = max(int(sums.images), 1)
+    return float(sums.loss) / count, 100 * int(sums.correct) / count
+
+
+def _warn(text: str) -> None:
+    print(f"train: warning: {text}", file=sys.stderr, flush=True)

@@ -1,0 +1,186 @@
+"""All that a config fixes before the first step: devices, data, network, functions."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from flaxblocks.preprocess import Transforms
+from train.build import build_model, transforms_for
+from train.config import Config, changed
+from train.data.augment import Augmentation
+from train.data.open import open_data
+from train.data.pipeline import train_batches, train_steps
+from train.data.source import Dataset
+from train.evaluation import Evaluator
+from train.mesh import batch_sharding, check_batch, make_mesh, share_of_process, shardings
+from train.model import Network
+from train.optimiser import make_optimiser, peak_learning_rate
+from train.schedule import Schedule, learning_rate
+from train.state import TrainState, initial_state
+from train.step import StepSettings, train_step
+
+__all__ = ["Plan", "make_plan"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run needs and does not change.
+
+    Attributes:
+        config: the settings.
+        mesh: all devices.
+        data: all images.
+        transforms: how they are prepared for evaluation.
+        network: the model.
+        settings: of the step.
+        rate: the learning rate of a step.
+        steps_per_epoch: steps of an epoch.
+        start: the state before the first step, on its devices.
+        shardings: where each array of the state lies.
+        step: compiled; takes over the state that it is given.
+        evaluate: measures on the held-out images.
+    """
+
+    config: Config
+    mesh: Mesh
+    data: Dataset
+    transforms: Transforms
+    network: Network
+    settings: StepSettings
+    rate: Schedule
+    steps_per_epoch: int
+    start: TrainState
+    shardings: TrainState
+    step: Callable[[TrainState, dict[str, jax.Array]], TrainState]
+    evaluate: Evaluator
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole run."""
+        return self.steps_per_epoch * self.config.epochs
+
+    @property
+    def abstract_state(self) -> TrainState:
+        """Shapes, dtypes and shardings of the state."""
+        return jax.tree.map(
+            lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding), self.start
+        )
+
+    @cached_property
+    def augmentation(self) -> Augmentation | Transforms:
+        """What happens to a training image."""
+        config, data = self.config, self.data
+        if config.augment == "none":
+            return self.transforms
+        return Augmentation.of(
+            self.transforms,
+            min_crop=data.min_crop if config.min_crop is None else config.min_crop,
+            flip=data.flip if config.flip is None else config.flip,
+            trivial=config.augment == "trivial",
+        )
+
+    def batches(self, start: int) -> Iterator[dict[str, np.ndarray]]:
+        """This process's rows of the training batches from number `start` on."""
+        return train_batches(
+            self.data.train,
+            self.augmentation,
+            batch_size=self.config.batch_size,
+            seed=self.config.seed,
+            epochs=self.config.epochs,
+            start=start,
+            share=share_of_process(),
+            workers=self.config.workers,
+        )
+
+    def describe_data(self) -> str:
+        """What must be the same when a run goes on."""
+        return (
+            f"{len(self.data.train):,} training and {len(self.data.held_out):,} held-out images "
+            f"of {len(self.data.classes):,} classes"
+        )
+
+    def describe_config(self) -> dict[str, Any]:
+        """The settings as JSON."""
+        return {
+            name: str(value) if isinstance(value, Path) else value
+            for name, value in asdict(self.config).items()
+        }
+
+    def accept(self, notes: dict[str, Any]) -> None:
+        """Raise ValueError unless the run that left `notes` is this one."""
+        out, config = self.config.out, self.describe_config()
+        plain = {name: list(v) if isinstance(v, tuple) else v for name, v in config.items()}
+        differing = changed(notes["config"], plain)
+        if differing:
+            raise ValueError(
+                f"--out {out} holds a run with other settings, this one has "
+                f"{', '.join(differing)}: give it another --out, or go on with the old settings"
+            )
+        if notes["data"]["images"] != self.describe_data():
+            raise ValueError(
+                f"--out {out} holds a run on {notes['data']['images']}, and --data {config['data']} "
+                f"now has {self.describe_data()}: give this one another --out"
+            )
+
+
+def make_plan(config: Config) -> Plan:
+    """Build it all, in the order in which mistakes are cheap to find.
+
+    Raises: ValueError in one sentence for a setting or data that does not fit.
+    """
+    mesh = make_mesh(config.mesh)
+    check_batch(config.batch_size, config.grad_accum, mesh)
+    data = open_data(config)
+    steps = train_steps(data.train, config.batch_size)
+    rate = learning_rate(config, peak_learning_rate(config), steps)
+    optimiser = make_optimiser(config, rate)
+    transforms = transforms_for(config, data)
+    network = Network.of(build_model(config, len(data.classes)), config.freeze)
+    settings = StepSettings(
+        num_classes=len(data.classes),
+        mean=transforms.mean,
+        std=transforms.std,
+        label_smoothing=config.label_smoothing,
+        random_erasing=config.random_erasing,
+        mixup=config.mixup,
+        cutmix=config.cutmix,
+        grad_accum=config.grad_accum,
+        ema=config.ema or 0.0,
+        ema_every=config.ema_every,
+        warmup_steps=round(config.warmup_epochs * steps),
+    )
+    start = initial_state(network, optimiser, seed=config.seed, average=config.ema is not None)
+    where = shardings(mesh, start)
+    return Plan(
+        config=config,
+        mesh=mesh,
+        data=data,
+        transforms=transforms,
+        network=network,
+        settings=settings,
+        rate=rate,
+        steps_per_epoch=steps,
+        start=jax.device_put(start, where),
+        shardings=where,
+        step=jax.jit(
+            train_step(network, optimiser, settings),
+            donate_argnums=0,
+            in_shardings=(where, batch_sharding(mesh)),
+            out_shardings=where,
+        ),
+        evaluate=Evaluator(
+            network,
+            settings,
+            mesh,
+            data.held_out,
+            transforms,
+            batch_size=config.batch_size,
+            workers=config.workers,
+        ),
+    )

@@ -1,0 +1,89 @@
+"""What a run shows while it runs: a bar where someone looks, one line an epoch in any case."""
+
+import time
+from typing import Any
+
+from tqdm import tqdm
+
+__all__ = ["Progress", "sentence"]
+
+
+class Progress:
+    """How far, how fast, how long yet. Only the main process shows it."""
+
+    def __init__(self, steps_per_epoch: int, epochs: int, batch_size: int, start: int, show: bool):
+        """Begin at step `start`."""
+        self.steps_per_epoch = steps_per_epoch
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.start = start
+        self.show = show
+        self.began = time.perf_counter()
+        self.steps_began = 0.0  # when the first step was over: compiling is no measure of speed
+        self.bar: tqdm | None = None
+
+    def begin_epoch(self, epoch: int, step: int) -> None:
+        """Open the bar of `epoch`, counted from 0, with `step` steps taken in all."""
+        self.bar = tqdm(
+            total=self.steps_per_epoch,
+            initial=step - epoch * self.steps_per_epoch,
+            desc=f"epoch {epoch + 1}/{self.epochs}",
+            unit="step",
+            leave=False,
+            disable=None if self.show else True,
+        )
+
+    def advance(self, step: int, loss: float, top1: float) -> None:
+        """Show where the run is after `step` steps."""
+        bar = self.bar
+        if bar is None or bar.disable:
+            return
+        images = self.images_per_second(step)
+        left = (self.steps_per_epoch * self.epochs - step) * self.batch_size
+        bar.set_postfix_str(
+            f"loss {loss:.3f}, top-1 {top1:.1f}%"
+            + (f", {images:,.0f} images/s, {duration(left / images)} left" if images else ""),
+            refresh=False,
+        )
+        bar.update((step - 1) % self.steps_per_epoch + 1 - bar.n)
+
+    def end_epoch(self) -> None:
+        """Remove the bar."""
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
+
+    def first_step_done(self) -> None:
+        """From here on speed is measured."""
+        self.steps_began = self.steps_began or time.perf_counter()
+
+    def images_per_second(self, step: int) -> float:
+        """Since the first step, evaluation and saving included; 0 before there is a measure."""
+        taken = step - self.start - 1
+        passed = time.perf_counter() - self.steps_began
+        return taken * self.batch_size / passed if self.steps_began and taken > 0 else 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Since the run began, or went on."""
+        return time.perf_counter() - self.began
+
+
+def sentence(row: dict[str, Any], epochs: int, left: float) -> str:
+    """One line of metrics for a person."""
+    return (
+        f"epoch {row['epoch']}/{epochs}: loss {row['train_loss']:.3f}, "
+        f"top-1 {row['train_top1']:.1f}%; held-out loss {row['held_out_loss']:.3f}, "
+        f"top-1 {row['held_out_top1']:.2f}%; {row['images_per_second']:,.0f} images/s, "
+        f"{duration(left)} left"
+    )
+
+
+def duration(seconds: float) -> str:
+    """`1:02:03`, `2:03` or `3 s`."""
+    whole = round(seconds)
+    minutes, rest = divmod(whole, 60)
+    if not minutes:
+        return f"{rest} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
