@@ -38,16 +38,27 @@ def build_model(config: Config, num_classes: int | None) -> Any:
 def transforms_for(config: Config, data: Dataset) -> Transforms:
     """How images are prepared for evaluation: as the published weights say, else as the data does.
 
-    `--image-size` scales both the crop and what it is cut from.
+    `--image-size` scales both the crop and what it is cut from; `--resize-size` sets the latter.
     """
     transforms = data.transforms
     if config.weights is not None:
         published = published_weights(find_model(config.model).name, config.weights)
         transforms = transforms if published is None else published.transforms
-    size, resize = config.image_size, transforms.resize_size
-    if size is None:
+    if config.image_size is not None:
+        transforms = _scaled(transforms, config.image_size)
+    if config.resize_size is None:
         return transforms
+    if config.resize_size < max(transforms.crop_size):
+        raise ValueError(
+            f"--resize-size {config.resize_size} must be at least {max(transforms.crop_size)}, the "
+            "size of the image that is cut from it"
+        )
+    return replace(transforms, resize_size=config.resize_size, crop_mode="center")
+
+
+def _scaled(transforms: Transforms, size: int) -> Transforms:
     factor = size / transforms.crop_size[0]
+    resize = transforms.resize_size
     if isinstance(resize, int):
         return replace(transforms, crop_size=(size, size), resize_size=round(resize * factor))
     height, width = (round(side * factor) for side in resize)

@@ -59,6 +59,14 @@ class Config:
     image_size: int | None = setting(
         None, "Pixels of a side; by default what suits the data or the weights.", least=8
     )
+    train_size: int | None = setting(
+        None, "Pixels of a side in training, where it differs.", least=8
+    )
+    resize_size: int | None = setting(
+        None,
+        "Pixels that the shorter side is resized to before evaluation cuts out the centre.",
+        least=8,
+    )
     augment: str = setting(
         "basic",
         "`basic`: random-resized-crop and flip; `trivial`: and TrivialAugment; `none`: as in "

@@ -78,8 +78,10 @@ class Plan:
         config, data = self.config, self.data
         if config.augment == "none":
             return self.transforms
-        return Augmentation.of(
-            self.transforms,
+        side = config.train_size
+        return Augmentation(
+            size=self.transforms.crop_size if side is None else (side, side),
+            interpolation=self.transforms.interpolation,
             min_crop=data.min_crop if config.min_crop is None else config.min_crop,
             flip=data.flip if config.flip is None else config.flip,
             trivial=config.augment == "trivial",

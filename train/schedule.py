@@ -42,9 +42,9 @@ def learning_rate(config: Config, peak: float, steps_per_epoch: int) -> Schedule
     after = _after_warmup(config, peak, config.epochs - warmup)
 
     def rate(step: jax.Array) -> jax.Array:
-        t = step / steps_per_epoch
+        t = step.astype(jnp.result_type(float)) / steps_per_epoch  # int32 over int is float32
         if config.schedule_every == "epoch":
-            t = step // steps_per_epoch
+            t = (step // steps_per_epoch).astype(t.dtype)
         if not warmup:
             return after(t)
         ramp = config.warmup_start + (1 - config.warmup_start) * t / warmup

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from flaxblocks.preprocess import Transforms
 from train.data.trivial import trivial_augment
 
 __all__ = ["Augmentation", "random_crop_box"]
@@ -36,11 +35,6 @@ class Augmentation:
     min_crop: float
     flip: float
     trivial: bool
-
-    @classmethod
-    def of(cls, transforms: Transforms, **rest) -> "Augmentation":
-        """With the size and filter of an evaluation transform."""
-        return cls(size=transforms.crop_size, interpolation=transforms.interpolation, **rest)
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> np.ndarray:
         """Pixels `(H, W, 3)`, uint8, of an RGB image."""
