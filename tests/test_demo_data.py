@@ -77,7 +77,7 @@ def test_the_checkpoint_is_trained_throughout(state: dict[str, torch.Tensor]) ->
 
 
 def test_the_scans_are_scikit_learns_and_were_held_out(data: digits.Digits) -> None:
-    train_images, images, train_labels, labels = tool.split_digits()
+    train_images, images, train_labels, labels = digits.split_digits()
     assert np.array_equal(images, data.images)
     assert np.array_equal(labels, data.labels)
     assert (data.images.dtype, data.labels.dtype) == (np.uint8, np.uint8)
@@ -117,7 +117,7 @@ def test_images_are_resized_bilinearly_and_normalised(data: digits.Digits) -> No
 
 
 def test_the_constants_are_the_training_digits_moments() -> None:
-    images = digits.digits_to_images(tool.split_digits()[0]).astype(np.float64)
+    images = digits.digits_to_images(digits.split_digits()[0]).astype(np.float64)
     # The constants have three decimals: 0.0005 / STD = 0.0016.
     assert abs(images.mean()) < 0.002
     assert abs(images.std() - 1) < 0.002
@@ -188,8 +188,8 @@ def test_the_tool_writes_nothing_below_its_accuracy(
 def test_the_tool_writes_both_files_and_repeats_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    parts = tool.split_digits()
-    monkeypatch.setattr(tool, "split_digits", lambda: tuple(part[:128] for part in parts))
+    parts = digits.split_digits()
+    monkeypatch.setattr(digits, "split_digits", lambda: tuple(part[:128] for part in parts))
     monkeypatch.setattr(tool, "MIN_ACCURACY", 0.0)
     written = []
     for name in ("first", "second"):

@@ -35,7 +35,8 @@ def guarded(command: click.Command, arguments: list[str] | None) -> int:
     except click.ClickException as error:
         return _refuse(error.format_message(), REFUSED)
     except OSError as error:
-        return _refuse(f"{error.filename}: {error.strerror}" if error.filename else str(error), REFUSED)
+        named = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        return _refuse(named, REFUSED)
     except ValueError as error:
         describe = getattr(error, "describe", None)
         return _refuse(describe(most=3) if describe else str(error), REFUSED)

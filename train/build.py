@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 
 import flaxblocks as fb
-import flaxblocks.models  # noqa: F401
+import flaxblocks.models
 from flaxblocks.create import published_weights
 from flaxblocks.preprocess import Transforms
 from flaxblocks.registry import find_model

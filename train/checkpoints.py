@@ -18,7 +18,6 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
-from orbax.checkpoint import checkpoint_managers
 
 __all__ = ["Checkpoints", "Damaged"]
 
@@ -62,9 +61,7 @@ class Checkpoints:
             "state": ocp.PyTreeCheckpointHandler(use_compression=False),
             "notes": ocp.JsonCheckpointHandler(),
         }
-        self.manager = ocp.CheckpointManager(
-            self.folder, options=options, item_handlers=handlers
-        )
+        self.manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
 
     def save(self, step: int, state: Any, notes: Mapping[str, Any], *, best: int | None) -> None:
         """Begin to write; the arrays may be donated as soon as this returns.
@@ -212,7 +209,7 @@ def _checksums(state: Any) -> dict[str, str]:
             whole = np.asarray(array.addressable_data(0))
         else:
             continue
-        data = np.ascontiguousarray(whole).view(np.uint8) if whole.ndim else whole.tobytes()
+        data = np.ascontiguousarray(whole).reshape(-1).view(np.uint8).data
         sums[jax.tree_util.keystr(path)] = f"{zlib.crc32(data):08x}"
     return sums
 

@@ -3,12 +3,9 @@ this dataclass.
 """
 
 from dataclasses import Field, dataclass, field, fields
-from pathlib import Path
 from typing import Any
 
 __all__ = ["Config", "changed", "flag"]
-
-AUTOMATIC = "by default what suits"
 
 
 def setting(
@@ -50,9 +47,7 @@ class Config:
         "`digits`; a folder of images by class, or with `train` and `val` of such; `FOLDER` of "
         "ArrayRecord files; `hf:NAME` of a Hugging Face dataset.",
     )
-    num_classes: int | None = setting(
-        None, "Classes; by default as many as the data has.", least=1
-    )
+    num_classes: int | None = setting(None, "Classes; by default as many as the data has.", least=1)
     held_out: float = setting(
         0.1, "Share of each class to hold out where the data has no `val`.", above=0, most=0.9
     )
@@ -75,24 +70,23 @@ class Config:
     )
     min_crop: float | None = setting(
         None,
-        "Smallest share of the image in a random crop; by default 0.08, for digits 0.6.",
+        "Smallest share of the image in a random crop; by default 0.08, for digits 0.8.",
         above=0,
         most=1,
     )
     flip: float | None = setting(
         None, "Probability of a left-right flip; by default 0.5, for digits 0.", least=0, most=1
     )
-    random_erasing: float = setting(
-        0.0, "Probability of blanking a rectangle.", least=0, most=1
-    )
+    random_erasing: float = setting(0.0, "Probability of blanking a rectangle.", least=0, most=1)
     mixup: float = setting(0.0, "Alpha of mixup.", least=0)
     cutmix: float = setting(0.0, "Alpha of cutmix; with mixup, either by even chance.", least=0)
-    batch_size: int = setting(
-        64, "Images of one optimiser step, over all devices and accumulated parts.", least=1
+    batch_size: int | None = setting(
+        None,
+        "Images of one optimiser step, over all devices and accumulated parts; by default 128, "
+        "for digits 16.",
+        least=1,
     )
-    workers: int = setting(
-        0, "Processes that read images; 0 reads in threads.", least=0, free=True
-    )
+    workers: int = setting(0, "Processes that read images; 0 reads in threads.", least=0, free=True)
 
     # Model
     model: str = setting("mobilenet_v2", "A name that `flaxblocks list` prints.")
@@ -120,7 +114,10 @@ class Config:
         choices=("sgd", "rmsprop", "rmsprop-tf", "adamw", "lamb"),
     )
     lr: float | None = setting(
-        None, "Peak learning rate; by default 0.1 for sgd, 0.01 for rmsprop, else 0.002.", above=0
+        None,
+        "Peak learning rate; by default 0.1 for sgd, 0.01 for rmsprop, 0.001 for adamw (for digits "
+        "0.01), 0.002 for lamb.",
+        above=0,
     )
     momentum: float = setting(0.9, "Of sgd and rmsprop.", least=0, most=1)
     nesterov: bool = setting(False, "Nesterov's momentum, of sgd.")
@@ -160,8 +157,8 @@ class Config:
 
     # Run
     seed: int = setting(0, "Of everything random.", least=0, most=2**32 - 1)
-    out: Path = setting(
-        Path("runs/train"), "Folder of what the run writes; a run found there goes on.", free=True
+    out: str = setting(
+        "runs/train", "Folder of what the run writes; a run found there goes on.", free=True
     )
     keep: int = setting(2, "Newest checkpoints to keep, beside the best.", least=1, free=True)
     save_every: int | None = setting(

@@ -56,8 +56,12 @@ def _option(field: Field, hint: Any) -> click.Option:
     kinds = [kind for kind in _union(hint) if kind is not type(None)]
     settings: dict[str, Any] = {"help": rule["help"]}
     if kinds == [bool]:
-        return click.Option([f"{flag(field.name)}/--no-{flag(field.name)[2:]}"], **settings,
-                            default=field.default, show_default=True)
+        return click.Option(
+            [f"{flag(field.name)}/--no-{flag(field.name)[2:]}"],
+            **settings,
+            default=field.default,
+            show_default=True,
+        )
     if get_origin(kinds[0]) is tuple:
         return click.Option([flag(field.name)], **settings, multiple=True, metavar="TEXT")
     if rule["choices"]:
@@ -67,8 +71,6 @@ def _option(field: Field, hint: Any) -> click.Option:
     elif kinds == [float]:
         least = rule["least"] if rule["above"] is None else rule["above"]
         settings["type"] = _Finite(least, rule["most"], min_open=rule["above"] is not None)
-    elif kinds == [Path]:
-        settings["type"] = click.Path(path_type=Path)
     assert field.default is not MISSING
     return click.Option(
         [flag(field.name)],
@@ -151,8 +153,7 @@ def to_toml(config: Config) -> str:
     for field in fields(config):
         value = getattr(config, field.name)
         if value is not None:
-            plain = str(value) if isinstance(value, Path) else value
-            table[flag(field.name)[2:]] = list(plain) if isinstance(plain, tuple) else plain
+            table[flag(field.name)[2:]] = list(value) if isinstance(value, tuple) else value
     return tomli_w.dumps(table)
 
 

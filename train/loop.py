@@ -16,6 +16,7 @@ from flaxblocks.convert.atomic_file import replacing
 from train.checkpoints import Checkpoints
 from train.config import Config
 from train.data.source import Source, Unreadable
+from train.defaults import filled
 from train.flags import to_toml
 from train.mesh import batch_sharding, put_batch, start_processes
 from train.plan import Plan, make_plan
@@ -61,12 +62,12 @@ class Run:
         self.saved = -1  # the newest checkpoint
         self.best: dict[str, Any] = {}
         self.unreadable: dict[str, str] = {}  # name -> reason
-        self.checkpoints = Checkpoints(self.config.out / "checkpoints", self.config.keep)
+        self.checkpoints = Checkpoints(Path(self.config.out) / "checkpoints", self.config.keep)
         self._go_on()
         self.progress = Progress(
             plan.steps_per_epoch,
             self.config.epochs,
-            self.config.batch_size,
+            filled(self.config.batch_size),
             self.done,
             show=self.main,
         )
@@ -87,9 +88,9 @@ class Run:
         """Train to the end. Returns the last line of `metrics.jsonl`."""
         records = None
         if self.main:
-            with replacing(self.config.out / "config.toml") as file:
+            with replacing(Path(self.config.out) / "config.toml") as file:
                 file.write(to_toml(self.config).encode())
-            records = Records(self.config.out, self.done)
+            records = Records(Path(self.config.out), self.done)
         batches = self.plan.batches(self.done)
         steps = self.plan.steps_per_epoch
         for epoch in range(self.done // steps, self.config.epochs):
@@ -169,7 +170,11 @@ class Run:
         if not step:
             return
         self.checkpoints.close()
-        kept = "nothing was saved" if self.saved < 0 else f"the checkpoint of step {self.saved:,} stays"
+        kept = (
+            "nothing was saved"
+            if self.saved < 0
+            else f"the checkpoint of step {self.saved:,} stays"
+        )
         raise Diverged(
             f"the loss or a gradient is no finite number in step {step:,}: the run ends here and "
             f"{kept}; a lower --lr, more --warmup-epochs or --clip-grad-norm may help"
@@ -209,7 +214,7 @@ class Run:
     def _write(self, state: Any, name: str) -> Path:
         params, buffers = state.evaluated()
         model = self.plan.network.with_arrays(params, state.frozen, buffers)
-        path = self.config.out / name
+        path = Path(self.config.out) / name
         fb.write_checkpoint(fb.to_torch(model), path)
         return path
 

@@ -15,8 +15,14 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from train.config import Config
 from train.data.pipeline import Share
 
-__all__ = ["batch_sharding", "make_mesh", "put_batch", "share_of_process", "shardings",
-           "start_processes"]
+__all__ = [
+    "batch_sharding",
+    "make_mesh",
+    "put_batch",
+    "shardings",
+    "share_of_process",
+    "start_processes",
+]
 
 DATA, FSDP = "data", "fsdp"
 SMALLEST = 1024  # values; a smaller array is on every device

@@ -43,9 +43,7 @@ def erase(images: Images, probability: float, key: jax.Array) -> Images:
     return jnp.where(inside[..., None], 0, images)
 
 
-def mixup(
-    images: Images, targets: Targets, alpha: float, key: jax.Array
-) -> tuple[Images, Targets]:
+def mixup(images: Images, targets: Targets, alpha: float, key: jax.Array) -> tuple[Images, Targets]:
     """Blend each image and target with those of the one before, by one share ~ Beta(alpha, alpha).
 
     Source: Zhang et al. 2018, https://arxiv.org/abs/1710.09412; torchvision `MixUp`.

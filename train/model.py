@@ -20,6 +20,7 @@ from flaxblocks.nn.norm import BatchNorm
 __all__ = ["Arrays", "Network"]
 
 Arrays = Mapping[str, Any]  # nested, arrays at its leaves
+HAS_MODES = (BatchNorm, nnx.Dropout, fb.nn.StochasticDepth)
 BACKBONE = "backbone"  # all but the head
 
 
@@ -55,7 +56,7 @@ class Network:
 
         Raises: ValueError for a pattern that matches no parameter, or if none is left to train.
         """
-        patterns = [f"{pattern}" for pattern in freeze]
+        patterns = list(freeze)
         _check_patterns(model, patterns)
 
         def trained(path: tuple, variable: nnx.Variable) -> bool:
@@ -65,9 +66,8 @@ class Network:
         evaluation = nnx.graphdef(model)
         model.train()
         for path, module in nnx.iter_modules(model):
-            if patterns and isinstance(module, BatchNorm | nnx.Dropout | fb.nn.StochasticDepth):
-                if _frozen(_dotted(path), patterns):
-                    module.eval()
+            if isinstance(module, HAS_MODES) and _frozen(_dotted(path), patterns):
+                module.eval()
         training, params, frozen, buffers, streams = nnx.split(
             model, trained, nnx.Param, nnx.BatchStat, ...
         )

@@ -11,22 +11,14 @@ import jax.numpy as jnp
 import optax
 
 from train.config import Config
+from train.defaults import filled
 from train.schedule import Schedule
 
-__all__ = ["clip_by_global_norm", "make_optimiser", "peak_learning_rate"]
-
-LEARNING_RATES = {"sgd": 0.1, "rmsprop": 0.01, "rmsprop-tf": 0.01}  # for 0.002 in the others
-DECAYS = {"adamw": 0.05, "lamb": 0.05}  # for 1e-4 in the others
-EPSILONS = {"rmsprop-tf": 1e-10, "lamb": 1e-6}  # for 1e-8 in the others
-
-
-def peak_learning_rate(config: Config) -> float:
-    """`--lr`, or what suits the optimiser."""
-    return LEARNING_RATES.get(config.optimizer, 0.002) if config.lr is None else config.lr
+__all__ = ["clip_by_global_norm", "make_optimiser", "read_betas"]
 
 
 def make_optimiser(config: Config, rate: Schedule) -> optax.GradientTransformation:
-    """The optimiser that `config` describes.
+    """The optimiser that `config`, whose open settings are filled in, describes.
 
     With g the gradient, p the parameter, d the decay, m the momentum, r the rate:
 
@@ -42,43 +34,42 @@ def make_optimiser(config: Config, rate: Schedule) -> optax.GradientTransformati
         You et al. 2020, https://arxiv.org/abs/1904.00962, algorithm 2.
     """
     name = config.optimizer
-    decay = DECAYS.get(name, 1e-4) if config.weight_decay is None else config.weight_decay
-    eps = EPSILONS.get(name, 1e-8) if config.eps is None else config.eps
-    decayed = None if config.decay_norms else _is_weight
-    add_decay = optax.add_decayed_weights(decay, decayed) if decay else optax.identity()
-    by_rate = optax.scale_by_learning_rate(rate)
-    momentum = optax.trace(config.momentum, config.nesterov) if config.momentum else optax.identity()
     if config.nesterov and name != "sgd":
         raise ValueError(f"--nesterov belongs to sgd, and --optimizer is {name}")
+    decay = filled(config.weight_decay)
+    decayed = _all if config.decay_norms else _weights
+    add_decay = optax.add_decayed_weights(decay, decayed) if decay else optax.identity()
+    kept = config.momentum
+    momentum = optax.trace(kept, config.nesterov) if kept else optax.identity()
+    by_rate = optax.scale_by_learning_rate(rate)
     if name == "sgd":
         rule = (add_decay, momentum, by_rate)
     elif name == "rmsprop":
-        scaled = optax.scale_by_rms(config.alpha, eps, eps_in_sqrt=False)
+        scaled = optax.scale_by_rms(config.alpha, filled(config.eps), eps_in_sqrt=False)
         rule = (add_decay, scaled, momentum, by_rate)
     elif name == "rmsprop-tf":
-        scaled = optax.scale_by_rms(config.alpha, eps, initial_scale=1.0, eps_in_sqrt=True)
+        scaled = optax.scale_by_rms(config.alpha, filled(config.eps), initial_scale=1.0)
         rule = (add_decay, scaled, by_rate, momentum)
     else:
-        adam = optax.scale_by_adam(*read_betas(config.betas), eps=eps)
-        trust = optax.identity()
-        if name == "lamb" and decay:
-            trust = optax.masked(optax.scale_by_trust_ratio(), decayed or _all)
+        adam = optax.scale_by_adam(*read_betas(config.betas), eps=filled(config.eps))
+        trusted = name == "lamb" and decay
+        trust = optax.masked(optax.scale_by_trust_ratio(), decayed) if trusted else optax.identity()
         rule = (adam, add_decay, trust, by_rate)
-    most = 1.0 if config.clip_grad_norm is None and name == "lamb" else config.clip_grad_norm
-    if most is None:
+    if config.clip_grad_norm is None:
         return optax.chain(*rule)
     # LAMB as in timm divides by the norm itself; torch's clip_grad_norm_ adds 1e-6 to it.
-    return optax.chain(clip_by_global_norm(most, 0.0 if name == "lamb" else 1e-6), *rule)
+    clip = clip_by_global_norm(config.clip_grad_norm, 0.0 if name == "lamb" else 1e-6)
+    return optax.chain(clip, *rule)
 
 
 def clip_by_global_norm(most: float, eps: float = 1e-6) -> optax.GradientTransformation:
     """`torch.nn.utils.clip_grad_norm_`: scale by min(1, most / (norm + eps))."""
 
-    def update(gradients: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+    def clipped(gradients: Any, params: Any) -> Any:
         scale = jnp.minimum(1.0, most / (optax.tree.norm(gradients) + eps))
-        return jax.tree.map(lambda g: g * scale.astype(g.dtype), gradients), state
+        return jax.tree.map(lambda g: g * scale.astype(g.dtype), gradients)
 
-    return optax.GradientTransformation(lambda _: optax.EmptyState(), update)
+    return optax.stateless(clipped)
 
 
 def read_betas(text: str) -> tuple[float, float]:
@@ -92,7 +83,7 @@ def read_betas(text: str) -> tuple[float, float]:
     return first, second
 
 
-def _is_weight(params: Any) -> Any:
+def _weights(params: Any) -> Any:
     """Which parameters are weights of convolutions and linear layers: neither bias nor norm."""
     return jax.tree.map(lambda p: p.ndim > 1, params)
 

@@ -1,9 +1,9 @@
 """All that a config fixes before the first step: devices, data, network, functions."""
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,10 +17,11 @@ from train.data.augment import Augmentation
 from train.data.open import open_data
 from train.data.pipeline import train_batches, train_steps
 from train.data.source import Dataset
+from train.defaults import filled, resolved
 from train.evaluation import Evaluator
-from train.mesh import batch_sharding, check_batch, make_mesh, share_of_process, shardings
+from train.mesh import batch_sharding, check_batch, make_mesh, shardings, share_of_process
 from train.model import Network
-from train.optimiser import make_optimiser, peak_learning_rate
+from train.optimiser import make_optimiser
 from train.schedule import Schedule, learning_rate
 from train.state import TrainState, initial_state
 from train.step import StepSettings, train_step
@@ -33,7 +34,7 @@ class Plan:
     """What a run needs and does not change.
 
     Attributes:
-        config: the settings.
+        config: the settings, none left open that something suits.
         mesh: all devices.
         data: all images.
         transforms: how they are prepared for evaluation.
@@ -75,15 +76,15 @@ class Plan:
     @cached_property
     def augmentation(self) -> Augmentation | Transforms:
         """What happens to a training image."""
-        config, data = self.config, self.data
+        config = self.config
         if config.augment == "none":
             return self.transforms
         side = config.train_size
         return Augmentation(
             size=self.transforms.crop_size if side is None else (side, side),
             interpolation=self.transforms.interpolation,
-            min_crop=data.min_crop if config.min_crop is None else config.min_crop,
-            flip=data.flip if config.flip is None else config.flip,
+            min_crop=filled(config.min_crop),
+            flip=filled(config.flip),
             trivial=config.augment == "trivial",
         )
 
@@ -92,7 +93,7 @@ class Plan:
         return train_batches(
             self.data.train,
             self.augmentation,
-            batch_size=self.config.batch_size,
+            batch_size=filled(self.config.batch_size),
             seed=self.config.seed,
             epochs=self.config.epochs,
             start=start,
@@ -109,16 +110,12 @@ class Plan:
 
     def describe_config(self) -> dict[str, Any]:
         """The settings as JSON."""
-        return {
-            name: str(value) if isinstance(value, Path) else value
-            for name, value in asdict(self.config).items()
-        }
+        return json.loads(json.dumps(asdict(self.config)))
 
     def accept(self, notes: dict[str, Any]) -> None:
         """Raise ValueError unless the run that left `notes` is this one."""
         out, config = self.config.out, self.describe_config()
-        plain = {name: list(v) if isinstance(v, tuple) else v for name, v in config.items()}
-        differing = changed(notes["config"], plain)
+        differing = changed(notes["config"], config)
         if differing:
             raise ValueError(
                 f"--out {out} holds a run with other settings, this one has "
@@ -126,8 +123,8 @@ class Plan:
             )
         if notes["data"]["images"] != self.describe_data():
             raise ValueError(
-                f"--out {out} holds a run on {notes['data']['images']}, and --data {config['data']} "
-                f"now has {self.describe_data()}: give this one another --out"
+                f"--out {out} holds a run on {notes['data']['images']}, and --data "
+                f"{config['data']} now has {self.describe_data()}: give this one another --out"
             )
 
 
@@ -137,10 +134,12 @@ def make_plan(config: Config) -> Plan:
     Raises: ValueError in one sentence for a setting or data that does not fit.
     """
     mesh = make_mesh(config.mesh)
-    check_batch(config.batch_size, config.grad_accum, mesh)
     data = open_data(config)
-    steps = train_steps(data.train, config.batch_size)
-    rate = learning_rate(config, peak_learning_rate(config), steps)
+    config = resolved(config, data)
+    batch_size = filled(config.batch_size)
+    check_batch(batch_size, config.grad_accum, mesh)
+    steps = train_steps(data.train, batch_size)
+    rate = learning_rate(config, filled(config.lr), steps)
     optimiser = make_optimiser(config, rate)
     transforms = transforms_for(config, data)
     network = Network.of(build_model(config, len(data.classes)), config.freeze)
@@ -182,7 +181,7 @@ def make_plan(config: Config) -> Plan:
             mesh,
             data.held_out,
             transforms,
-            batch_size=config.batch_size,
+            batch_size=batch_size,
             workers=config.workers,
         ),
     )

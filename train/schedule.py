@@ -4,12 +4,13 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from train.config import Config
 
 __all__ = ["Schedule", "learning_rate"]
 
-Schedule = Callable[[jax.Array], jax.Array]
+Schedule = Callable[[ArrayLike], jax.Array]  # steps taken before -> rate
 
 
 def learning_rate(config: Config, peak: float, steps_per_epoch: int) -> Schedule:
@@ -41,7 +42,8 @@ def learning_rate(config: Config, peak: float, steps_per_epoch: int) -> Schedule
         raise ValueError(f"--min-lr {config.min_lr:g} must be at most the learning rate {peak:g}")
     after = _after_warmup(config, peak, config.epochs - warmup)
 
-    def rate(step: jax.Array) -> jax.Array:
+    def rate(step: ArrayLike) -> jax.Array:
+        step = jnp.asarray(step)
         t = step.astype(jnp.result_type(float)) / steps_per_epoch  # int32 over int is float32
         if config.schedule_every == "epoch":
             t = (step // steps_per_epoch).astype(t.dtype)

@@ -78,7 +78,6 @@ def initial_state(
         jax.tree.map(lambda a: jnp.array(a, copy=True), part)
         for part in (network.params, network.frozen, network.buffers)
     )
-    copy = jax.tree.map(lambda a: jnp.array(a, copy=True), (params, buffers))
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         key=jax.random.key_data(jax.random.key(seed)),
@@ -86,7 +85,12 @@ def initial_state(
         frozen=frozen,
         buffers=buffers,
         optimiser=optimiser.init(params),
-        average=Average(*copy, jnp.zeros((), jnp.int32)) if average else None,
+        average=_first_average(params, buffers) if average else None,
         sums=Sums.zero(),
         diverged=jnp.zeros((), jnp.int32),
     )
+
+
+def _first_average(params: Arrays, buffers: Arrays) -> Average:
+    copies = (jax.tree.map(lambda a: jnp.array(a, copy=True), part) for part in (params, buffers))
+    return Average(next(copies), next(copies), jnp.zeros((), jnp.int32))

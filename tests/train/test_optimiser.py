@@ -1,4 +1,4 @@
-"""Our optax chains step by step beside torch.optim, and timm's where PyTorch has none, in float64."""
+"""Our optax chains beside torch.optim, and timm's where PyTorch has none: each step, in float64."""
 
 from dataclasses import replace
 from typing import Any
@@ -8,11 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import timm.optim
 import torch
+from timm.optim.lamb import Lamb
+from timm.optim.rmsprop_tf import RMSpropTF
 
 from train.config import Config
-from train.optimiser import make_optimiser, peak_learning_rate, read_betas
+from train.data.digits import open_digits
+from train.defaults import resolved
+from train.optimiser import make_optimiser, read_betas
 from train.schedule import learning_rate
 
 STEPS = 10
@@ -53,7 +56,7 @@ CASES = {
     ),
     "rmsprop-tf": (
         Config(optimizer="rmsprop-tf", momentum=0.8, alpha=0.9, eps=1e-3, weight_decay=0.02),
-        lambda p: timm.optim.RMSpropTF(groups(p, 0.02), lr=1.0, momentum=0.8, alpha=0.9, eps=1e-3),
+        lambda p: RMSpropTF(groups(p, 0.02), lr=1.0, momentum=0.8, alpha=0.9, eps=1e-3),
     ),
     "adamw": (
         Config(optimizer="adamw", betas="0.8,0.95", eps=1e-4, weight_decay=0.02),
@@ -65,11 +68,11 @@ CASES = {
     ),
     "lamb": (
         Config(optimizer="lamb", betas="0.8,0.95", eps=1e-4, weight_decay=0.02),
-        lambda p: timm.optim.Lamb(groups(p, 0.02), lr=1.0, betas=(0.8, 0.95), eps=1e-4),
+        lambda p: Lamb(groups(p, 0.02), lr=1.0, betas=(0.8, 0.95), eps=1e-4),
     ),
     "lamb, everything decays": (
         Config(optimizer="lamb", weight_decay=0.02, decay_norms=True, clip_grad_norm=0.5),
-        lambda p: timm.optim.Lamb(groups(p, 0.02, True), lr=1.0, eps=1e-6, max_grad_norm=0.5),
+        lambda p: Lamb(groups(p, 0.02, True), lr=1.0, eps=1e-6, max_grad_norm=0.5),
     ),
 }  # fmt: skip
 
@@ -100,9 +103,10 @@ def train_ours(config: Config) -> tuple[dict[str, np.ndarray], list[float]]:
     """Parameters after the steps, and the learning rate of each step."""
     config = replace(BASE, **{name: value for name, value in vars(config).items()
                               if value != getattr(Config(), name)})  # fmt: skip
+    config = resolved(config, open_digits())
     rng = np.random.default_rng(99)
     with jax.enable_x64(True):
-        rate = learning_rate(config, peak_learning_rate(config), STEPS_PER_EPOCH)
+        rate = learning_rate(config, 0.03, STEPS_PER_EPOCH)
         optimiser = make_optimiser(config, rate)
         params: Any = {name: jnp.asarray(rng.standard_normal(s)) for name, s in SHAPES.items()}
         state = optimiser.init(params)

@@ -17,6 +17,10 @@ EPOCHS = 24
 # torch multiplies the rate of the epoch before, so that its rounding grows along the run.
 BOUND = 1e-12
 
+OF_SEQUENTIAL_LR_ITSELF = pytest.mark.filterwarnings(
+    "ignore:The epoch parameter in `scheduler.step"
+)
+
 MAIN = {
     "cosine": lambda o, epochs: lr_scheduler.CosineAnnealingLR(o, epochs, eta_min=0.01),
     "step": lambda o, epochs: lr_scheduler.StepLR(o, 7, gamma=0.4),
@@ -57,7 +61,7 @@ def config_of(schedule: str, warmup: float, **rest: Any) -> Config:
 
 @pytest.mark.parametrize("warmup", [0, 5])
 @pytest.mark.parametrize("schedule", MAIN)
-@pytest.mark.filterwarnings("ignore:The epoch parameter in `scheduler.step")  # of SequentialLR's own
+@OF_SEQUENTIAL_LR_ITSELF
 def test_each_epoch_has_torchs_rate(schedule: str, warmup: int) -> None:
     steps = 3
     with jax.enable_x64(True):
@@ -94,5 +98,5 @@ def test_warm_up_must_end_before_the_run() -> None:
 
 
 def test_the_lowest_rate_is_not_above_the_peak() -> None:
-    with pytest.raises(ValueError, match="--min-lr 0.01 must be at most the learning rate 0.005"):
+    with pytest.raises(ValueError, match=r"--min-lr .* must be at most the learning rate"):
         learning_rate(config_of("cosine", 1), 0.005, 1)

@@ -1,12 +1,12 @@
 """Images for training: what there is, how it is augmented, in which order it comes.
 
-    source.py        what a data set is: images and labels by index
-    digits.py        scikit-learn's handwritten digits
-    folder.py        folders of image files
-    array_record.py  ArrayRecord files
-    hugging_face.py  Hugging Face datasets
-    open.py          which of them `--data` means
-    augment.py       random-resized-crop and flip
-    trivial.py       TrivialAugment
-    pipeline.py      Grain: order, batches, this process's share of them
+source.py        what a data set is: images and labels by index
+digits.py        scikit-learn's handwritten digits
+folder.py        folders of image files
+array_record.py  ArrayRecord files
+hugging_face.py  Hugging Face datasets
+open.py          which of them `--data` means
+augment.py       random-resized-crop and flip
+trivial.py       TrivialAugment
+pipeline.py      Grain: order, batches, this process's share of them
 """

@@ -40,9 +40,7 @@ class Augmentation:
         """Pixels `(H, W, 3)`, uint8, of an RGB image."""
         height, width = self.size
         box = random_crop_box(image.width, image.height, self.min_crop, rng)
-        crop = image.crop(box).resize(
-            (width, height), Image.Resampling[self.interpolation.upper()]
-        )
+        crop = image.crop(box).resize((width, height), Image.Resampling[self.interpolation.upper()])
         if rng.random() < self.flip:
             crop = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         if self.trivial:

@@ -58,7 +58,9 @@ def open_folder(root: Path, held_out: float, seed: int) -> Dataset:
     classes = _class_names(root / TRAIN)
     unknown = sorted(set(_class_names(held_out_root)) - set(classes))
     if unknown:
-        raise ValueError(f"{held_out_root} has the class {unknown[0]!r}, which {root / TRAIN} has not")
+        raise ValueError(
+            f"{held_out_root} has the class {unknown[0]!r}, which {root / TRAIN} has not"
+        )
     return Dataset(
         name=str(root),
         train=_source(root / TRAIN, classes),

@@ -1,6 +1,5 @@
 """Which data set `--data` means."""
 
-from collections.abc import Sized
 from pathlib import Path
 
 from train.config import Config

@@ -19,6 +19,7 @@ from train.data.source import Source, Unreadable
 __all__ = ["Share", "held_out_batches", "train_batches", "train_steps"]
 
 Batch = dict[str, np.ndarray]
+Record = dict[str, Any]  # a row of a batch
 READABLE = -1
 TRIES = 10  # images in a row that cannot be read before the run stops
 THREADS = 4
@@ -40,7 +41,8 @@ def train_steps(source: Source, batch_size: int) -> int:
     """
     if len(source) < batch_size:
         raise ValueError(
-            f"--batch-size {batch_size} must be at most {len(source)}, the number of training images"
+            f"--batch-size {batch_size} must be at most {len(source)}, the number of images to "
+            "train on"
         )
     return len(source) // batch_size
 
@@ -118,7 +120,7 @@ class _Reader(grain.transforms.RandomMap):
         self.source = source
         self.how = how
 
-    def random_map(self, element: int, rng: np.random.Generator) -> Batch:
+    def random_map(self, element: int, rng: np.random.Generator) -> Record:
         prepare = _prepare(self.how)
         unreadable = READABLE
         for shift in range(TRIES):
@@ -141,7 +143,7 @@ class _HeldOutReader(grain.transforms.Map):
         self.source = source
         self.transforms = transforms
 
-    def map(self, element: int) -> Batch:
+    def map(self, element: int) -> Record:
         blank = np.zeros((*self.transforms.crop_size, 3), np.uint8)
         if element >= len(self.source):
             return {**_record(blank, 0, READABLE), "weight": np.float32(0)}
@@ -153,9 +155,9 @@ class _HeldOutReader(grain.transforms.Map):
         return {**_record(pixels, label, READABLE), "weight": np.float32(1)}
 
 
-def _record(pixels: np.ndarray, label: int, unreadable: int) -> Batch:
+def _record(pixels: np.ndarray, label: int, unreadable: int) -> Record:
     return {
         "image": pixels,
-        "label": np.int32(label),  # type: ignore[dict-item]
-        "unreadable": np.int32(unreadable),  # type: ignore[dict-item]
+        "label": np.int32(label),
+        "unreadable": np.int32(unreadable),
     }

@@ -1,8 +1,8 @@
 """What a data set is: images and labels by index."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from PIL import Image
 
@@ -39,17 +39,15 @@ class Dataset:
         held_out: to be judged by; none of them is in `train`.
         classes: the name of each class, by label.
         transforms: how an image is prepared for evaluation, where no weights say otherwise.
-        min_crop: smallest share of an image that still shows what it is.
-        flip: probability of a left-right flip; 0 where that makes another thing of it.
+        suits: settings that suit it, by their name in `Config`.
     """
 
     name: str
     train: Source
     held_out: Source
     classes: Sequence[str]
-    transforms: Transforms = Transforms()
-    min_crop: float = 0.08
-    flip: float = 0.5
+    transforms: Transforms = field(default_factory=Transforms)
+    suits: Mapping[str, Any] = field(default_factory=dict)
 
 
 def open_image(file) -> Image.Image:

@@ -68,8 +68,8 @@ OPERATIONS: Mapping[str, Operation] = {
 
 def trivial_augment(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     """An RGB image after one operation, its strength one of 31, its sign even odds."""
-    operation = list(OPERATIONS.values())[rng.integers(len(OPERATIONS))]
-    strength = operation.strengths[rng.integers(len(operation.strengths))]
+    operation = list(OPERATIONS.values())[int(rng.integers(len(OPERATIONS)))]
+    strength = operation.strengths[int(rng.integers(len(operation.strengths)))]
     if operation.signed and rng.random() < 0.5:
         strength = -strength
     return operation.apply(image, strength)
