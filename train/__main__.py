@@ -28,18 +28,19 @@ def main(arguments: list[str] | None = None) -> None:
     sys.exit(guarded(command, arguments))
 
 
-def guarded(command: click.Command, arguments: list[str] | None) -> int:
+def guarded(command: click.Command, arguments: list[str] | None, name: str = "train") -> int:
     """Run a command and return its exit status; mistakes become one sentence on stderr."""
     try:
-        command.main(arguments, prog_name="python -m train", standalone_mode=False)
+        module = "train" if name == "train" else f"train.{name}"
+        command.main(arguments, prog_name=f"python -m {module}", standalone_mode=False)
     except click.ClickException as error:
-        return _refuse(error.format_message(), REFUSED)
+        return _refuse(name, error.format_message(), REFUSED)
     except OSError as error:
         named = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        return _refuse(named, REFUSED)
+        return _refuse(name, named, REFUSED)
     except ValueError as error:
         describe = getattr(error, "describe", None)
-        return _refuse(describe(most=3) if describe else str(error), REFUSED)
+        return _refuse(name, describe(most=3) if describe else str(error), REFUSED)
     except (click.Abort, KeyboardInterrupt):
         return 130
     except Exception as error:
@@ -47,15 +48,15 @@ def guarded(command: click.Command, arguments: list[str] | None) -> int:
         from train.stop import Stopped
 
         if isinstance(error, Stopped):
-            return _refuse(str(error), error.code)
+            return _refuse(name, str(error), error.code)
         if isinstance(error, Diverged):
-            return _refuse(str(error), DIVERGED)
+            return _refuse(name, str(error), DIVERGED)
         raise
     return 0
 
 
-def _refuse(sentence: str, status: int) -> int:
-    click.echo(f"train: {' '.join(sentence.split())}", err=True)
+def _refuse(name: str, sentence: str, status: int) -> int:
+    click.echo(f"{name}: {' '.join(sentence.split())}", err=True)
     return status
 
 

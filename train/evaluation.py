@@ -46,7 +46,7 @@ class Evaluator:
         buffers: Any,
         *,
         unreadable: Callable[[Source, int], None],
-        seen: Callable[[int], None] = lambda _: None,
+        seen: Callable[[int], object] = lambda _: None,
     ) -> dict[str, float]:
         """`loss`, `top1` and `top5` in percent, and the number of `images` that they are of.
 

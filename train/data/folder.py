@@ -7,12 +7,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from train.data.source import Dataset, open_image
+from train.data.source import HELD_OUT, TRAIN, Dataset, open_image
 
 __all__ = ["FolderSource", "open_folder"]
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-TRAIN, HELD_OUT = "train", ("val", "validation", "test")
 
 
 class FolderSource:

@@ -34,12 +34,17 @@ def _open(config: Config) -> Dataset:
     if config.data.startswith("hf:"):
         from train.data.hugging_face import open_hugging_face
 
-        return open_hugging_face(config.data[3:], config)
+        return open_hugging_face(
+            config.data[3:],
+            held_out=config.held_out,
+            seed=config.seed,
+            num_classes=config.num_classes,
+        )
     root = Path(config.data)
     if root.is_dir() and any(root.glob("*.array_record*")):
         from train.data.array_record import open_array_records
 
-        return open_array_records(root, config)
+        return open_array_records(root, config.num_classes)
     from train.data.folder import open_folder
 
     return open_folder(root, config.held_out, config.seed)

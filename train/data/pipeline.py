@@ -11,6 +11,7 @@ from typing import Any
 
 import grain
 import numpy as np
+from absl import flags
 
 from flaxblocks.preprocess import Transforms, resize_and_crop
 from train.data.augment import Augmentation
@@ -103,6 +104,8 @@ def _read(batches: grain.MapDataset, workers: int) -> Iterator[Batch]:
     options = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=AHEAD)
     dataset = batches.to_iter_dataset(options)
     if workers:
+        if not flags.FLAGS.is_parsed():  # Grain has some, and starts no process before they are
+            flags.FLAGS.mark_as_parsed()
         dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
     return iter(dataset)
 

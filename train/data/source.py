@@ -8,7 +8,10 @@ from PIL import Image
 
 from flaxblocks.preprocess import Transforms
 
-__all__ = ["Dataset", "Source", "Unreadable", "open_image"]
+TRAIN = "train"
+HELD_OUT = ("val", "validation", "test")  # the first of them that there is
+
+__all__ = ["HELD_OUT", "TRAIN", "Dataset", "Source", "Unreadable", "check_label", "open_image"]
 
 
 class Unreadable(Exception):
@@ -58,3 +61,16 @@ def open_image(file) -> Image.Image:
     except Exception as error:  # a damaged file can raise anything inside a decoder
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise Unreadable(" ".join(reason.split())) from error
+
+
+def check_label(label: int, num_classes: int, name: str) -> None:
+    """Raise Unreadable for a label below 0, as unlabelled images have, and ValueError for one that
+    there is no class for.
+    """
+    if label < 0:
+        raise Unreadable(f"its label {label} says that it has none")
+    if label >= num_classes:
+        raise ValueError(
+            f"{name} has the label {label}, and there are {num_classes} classes: --num-classes is "
+            "too small, or the list of classes too short"
+        )

@@ -4,6 +4,7 @@ Source: Müller and Hutter 2021, https://arxiv.org/abs/2103.10158, table 1, the 
 arithmetic of each operation is that of torchvision's `TrivialAugmentWide` on a Pillow image.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -30,6 +31,12 @@ def _affine(image: Image.Image, matrix: tuple[float, ...]) -> Image.Image:
     return image.transform(image.size, Image.Transform.AFFINE, matrix, FILTER)
 
 
+def _slope(strength: float) -> float:
+    """The strength, rounded as by torchvision, which goes by way of the angle in degrees."""
+    angle = math.radians(math.degrees(math.atan(strength)))
+    return math.sin(angle) / math.cos(angle)
+
+
 def _enhance(kind: Callable[[Image.Image], ImageEnhance._Enhance]):
     return lambda image, strength: kind(image).enhance(1 + strength)
 
@@ -40,8 +47,12 @@ def _up_to(most: float) -> list[float]:
 
 OPERATIONS: Mapping[str, Operation] = {
     "identity": Operation(lambda image, _: image),
-    "shear_x": Operation(lambda image, s: _affine(image, (1, s, 0, 0, 1, 0)), _up_to(0.99), True),
-    "shear_y": Operation(lambda image, s: _affine(image, (1, 0, 0, s, 1, 0)), _up_to(0.99), True),
+    "shear_x": Operation(
+        lambda image, s: _affine(image, (1, _slope(s), 0, 0, 1, 0)), _up_to(0.99), True
+    ),
+    "shear_y": Operation(
+        lambda image, s: _affine(image, (1, 0, 0, _slope(s), 1, 0)), _up_to(0.99), True
+    ),
     "translate_x": Operation(
         lambda image, s: _affine(image, (1, 0, -int(s), 0, 1, 0)), _up_to(32), True
     ),

@@ -1,0 +1,224 @@
+"""The data sets: digits, folders, ArrayRecord, Hugging Face; and what is wrong with them."""
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+from PIL import Image
+
+from flaxblocks.demo import digits
+from flaxblocks.preprocess import resize_and_crop
+from train import pack
+from train.config import Config
+from train.data.array_record import decode_example, encode_example
+from train.data.open import open_data
+from train.data.source import Dataset, Unreadable
+
+COLOURS = {"blue": (0, 0, 255), "green": (0, 255, 0), "red": (255, 0, 0)}
+
+
+def write_images(folder: Path, colour: tuple[int, int, int], count: int) -> None:
+    folder.mkdir(parents=True)
+    for i in range(count):
+        Image.new("RGB", (20 + i, 16), colour).save(folder / f"{i}.png")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Ten images a class, in one folder for each."""
+    for name, colour in COLOURS.items():
+        write_images(tmp_path / "images" / name, colour, 10)
+    return tmp_path / "images"
+
+
+def open_(path: str | Path, **settings) -> Dataset:
+    return open_data(replace(Config(), data=str(path), **settings))
+
+
+def colours_are_right(data: Dataset) -> bool:
+    sources = (data.train, data.held_out)
+    examples = [source[i] for source in sources for i in range(len(source))]
+    return all(
+        image.getpixel((0, 0)) == COLOURS[data.classes[label]] and image.mode == "RGB"
+        for image, label in examples
+    )
+
+
+def test_the_held_out_digits_are_the_demos() -> None:
+    data = open_("digits")
+    assert (len(data.train), len(data.held_out), len(data.classes)) == (1437, 360, 10)
+    demo = digits.load_digits()
+    truth = digits.digits_to_images(demo.images)
+    for i in range(0, 360, 30):
+        image, label = data.held_out[i]
+        assert label == demo.labels[i]
+        pixels = resize_and_crop(image, data.transforms).astype(np.float32)
+        normalised = (pixels / 255 - digits.MEAN) / digits.STD
+        # Half a step of 255, on the normalised scale.
+        np.testing.assert_allclose(normalised, truth[i], atol=0.51 / 255 / digits.STD)
+
+
+def test_a_folder_of_classes_is_split_for_each_class(folder: Path) -> None:
+    data = open_(folder, held_out=0.2)
+    assert list(data.classes) == ["blue", "green", "red"]
+    assert (len(data.train), len(data.held_out)) == (24, 6)
+    assert colours_are_right(data)
+    names = {source.name(i) for source in (data.train, data.held_out) for i in range(len(source))}
+    assert len(names) == 30
+    again, other = open_(folder, held_out=0.2), open_(folder, held_out=0.2, seed=1)
+    held_out = [[d.held_out.name(i) for i in range(6)] for d in (data, again, other)]
+    assert held_out[0] == held_out[1] != held_out[2]
+
+
+def test_a_folder_with_train_and_val(tmp_path: Path) -> None:
+    for name, colour in COLOURS.items():
+        write_images(tmp_path / "train" / name, colour, 3)
+    write_images(tmp_path / "val" / "red", COLOURS["red"], 2)
+    write_images(tmp_path / "train" / "red" / "deeper", COLOURS["red"], 1)
+    (tmp_path / "train" / "red" / "notes.txt").write_text("no image")
+    (tmp_path / "train" / ".hidden").mkdir()
+    data = open_(tmp_path)
+    assert (len(data.train), len(data.held_out)) == (10, 2)
+    # A class that `val` lacks shifts no label.
+    assert data.held_out[0][1] == 2
+    assert colours_are_right(data)
+
+
+def test_images_of_every_mode_become_rgb(tmp_path: Path) -> None:
+    for mode in ("L", "RGBA", "P", "CMYK", "I;16", "1"):
+        (tmp_path / "a").mkdir(exist_ok=True)
+        Image.new(mode, (9, 7)).save(tmp_path / "a" / f"{mode.replace(';', '')}.tiff")
+    data = open_(tmp_path)
+    assert {data.train[i][0].mode for i in range(len(data.train))} == {"RGB"}
+
+
+def test_what_is_wrong_with_a_folder_is_one_sentence(tmp_path: Path, folder: Path) -> None:
+    with pytest.raises(ValueError, match=r"nowhere: there is no such folder$"):
+        open_(tmp_path / "nowhere")
+    (folder / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"the class .*empty is empty: it holds no file ending in"):
+        open_(folder)
+    (folder / "empty").rmdir()
+    with pytest.raises(ValueError, match=r"^--num-classes 4 must be 3, the classes of .*images$"):
+        open_(folder, num_classes=4)
+    write_images(folder / "single", (1, 2, 3), 1)
+    with pytest.raises(ValueError, match=r"single has one image: without a folder 'val'"):
+        open_(folder)
+    (tmp_path / "none").mkdir()
+    with pytest.raises(ValueError, match="has no folder of a class"):
+        open_(tmp_path / "none")
+
+
+def test_what_is_wrong_with_train_and_val_is_one_sentence(tmp_path: Path) -> None:
+    write_images(tmp_path / "train" / "red", COLOURS["red"], 3)
+    with pytest.raises(ValueError, match="has the folder 'train' and none of"):
+        open_(tmp_path)
+    write_images(tmp_path / "val" / "blue", COLOURS["blue"], 3)
+    with pytest.raises(ValueError, match=r"has the class 'blue', which .*train has not"):
+        open_(tmp_path)
+
+
+def test_a_damaged_file_is_unreadable(folder: Path) -> None:
+    data = open_(folder)
+    Path(data.train.name(4)).write_bytes(b"\x89PNG\r\n\x1a\n and then nothing")
+    with pytest.raises(Unreadable, match="cannot identify image file"):
+        data.train[4]
+    Path(data.train.name(4)).unlink()
+    with pytest.raises(Unreadable, match="No such file"):
+        data.train[4]
+
+
+def test_an_example_is_tensorflows() -> None:
+    """The bytes are written by hand, after tensorflow/core/example/example.proto."""
+    data = bytes.fromhex("0a1f0a0e0a056c6162656c12051a030a01030a0d0a05696d61676512040a020a00")
+    assert decode_example(data) == {"label": 3, "image": b""}
+    features = {"image": b"\x00\xff", "label": 300, "file_name": b"a.png"}
+    assert decode_example(encode_example(features)) == features
+
+
+def test_array_records_are_what_was_packed(tmp_path: Path, folder: Path) -> None:
+    out = tmp_path / "packed"
+    with pytest.raises(SystemExit) as exit:
+        pack.main([str(folder), str(out), "--shards", "2", "--held-out", "0.2"])
+    assert exit.value.code == 0
+    assert len(list(out.glob("train-*-of-00002.array_record"))) == 2
+    data, original = open_(out), open_(folder, held_out=0.2)
+    assert list(data.classes) == list(original.classes)
+    assert (len(data.train), len(data.held_out)) == (24, 6)
+    assert colours_are_right(data)
+    stored = {np.asarray(data.train[i][0]).tobytes() for i in range(24)}
+    assert stored == {np.asarray(original.train[i][0]).tobytes() for i in range(24)}
+
+
+def test_what_is_wrong_with_array_records_is_one_sentence(tmp_path: Path, folder: Path) -> None:
+    out = tmp_path / "packed"
+    for _ in range(2):
+        with pytest.raises(SystemExit) as exit:
+            pack.main([str(folder), str(out)])
+    assert exit.value.code == 2  # it will not write over the first
+    (out / "label.labels.txt").unlink()
+    with pytest.raises(ValueError, match=r"has no label\.labels\.txt: --num-classes must tell"):
+        open_(out)
+    data = open_(out, num_classes=2)
+    message = "has the label 2, and there are 2 classes"
+    with pytest.raises(ValueError, match=message):
+        [data.train[i] for i in range(len(data.train))]
+    for path in out.glob("val*"):
+        path.unlink()
+    with pytest.raises(ValueError, match="has no ArrayRecord file with 'val' in its name"):
+        open_(out, num_classes=3)
+
+
+@pytest.fixture
+def on_disk(tmp_path: Path) -> Path:
+    """A dataset with one split, saved by `datasets`, its second image damaged."""
+
+    def encoded(i: int) -> bytes:
+        file = io.BytesIO()
+        Image.new("RGB", (8, 8), list(COLOURS.values())[i % 3]).save(file, "png")
+        return file.getvalue() if i != 1 else b"damaged"
+
+    features = datasets.Features(
+        {"picture": datasets.Image(), "kind": datasets.ClassLabel(names=list(COLOURS))}
+    )
+    rows = {
+        "picture": [{"bytes": encoded(i), "path": f"{i}.png"} for i in range(30)],
+        "kind": [i % 3 for i in range(30)],
+    }
+    dataset = datasets.Dataset.from_dict(rows, features=features)
+    datasets.DatasetDict({"train": dataset}).save_to_disk(tmp_path / "saved")
+    return tmp_path / "saved"
+
+
+def test_a_hugging_face_dataset_by_its_features(on_disk: Path) -> None:
+    data = open_(f"hf:{on_disk}", held_out=0.2)
+    assert list(data.classes) == list(COLOURS)
+    assert (len(data.train), len(data.held_out)) == (24, 6)
+    unreadable = 0
+    for source in (data.train, data.held_out):
+        for i in range(len(source)):
+            try:
+                image, label = source[i]
+            except Unreadable:
+                unreadable += 1
+                assert source.name(i).endswith("(1.png)")
+            else:
+                assert image.getpixel((0, 0)) == COLOURS[data.classes[label]]
+    assert unreadable == 1
+
+
+def test_what_is_wrong_with_a_hugging_face_dataset_is_one_sentence(
+    tmp_path: Path, on_disk: Path
+) -> None:
+    with pytest.raises(ValueError, match=r"^--num-classes 4 must be 3"):
+        open_(f"hf:{on_disk}", num_classes=4)
+    texts = datasets.DatasetDict({"train": datasets.Dataset.from_dict({"text": ["a"]})})
+    texts.save_to_disk(tmp_path / "texts")
+    with pytest.raises(ValueError, match=r"columns .* no Image"):
+        open_(f"hf:{tmp_path / 'texts'}")
+    (tmp_path / "nothing").mkdir()
+    with pytest.raises(ValueError, match=r"^--data hf:.*nothing cannot be had: "):
+        open_(f"hf:{tmp_path / 'nothing'}")

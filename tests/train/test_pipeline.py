@@ -1,0 +1,134 @@
+"""The order of the images: by the seed alone, whatever reads them, from any point on."""
+
+from collections.abc import Iterator
+from itertools import chain
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from flaxblocks.preprocess import Transforms
+from train.data.augment import Augmentation
+from train.data.pipeline import Share, held_out_batches, train_batches, train_steps
+from train.data.source import Unreadable
+
+SMALL = Transforms(resize_size=(8, 8), crop_size=(8, 8), crop_mode="squash")
+RANDOM = Augmentation((8, 8), "bilinear", min_crop=0.5, flip=0.5, trivial=True)
+
+
+class Numbered:
+    """Images that show their number, as their first channel and their label."""
+
+    def __init__(self, count: int, unreadable: tuple[int, ...] = ()):
+        self.count = count
+        self.unreadable = unreadable
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        if index in self.unreadable:
+            raise Unreadable("damaged")
+        noise = np.random.default_rng(index).integers(0, 256, (16, 16, 3), np.uint8)
+        noise[..., 0] = index
+        return Image.fromarray(noise), index
+
+    def name(self, index: int) -> str:
+        return f"number {index}"
+
+
+def labels(batches: Iterator[dict[str, np.ndarray]]) -> list[list[int]]:
+    return [batch["label"].tolist() for batch in batches]
+
+
+def batches_of(source: Numbered, how: Augmentation | Transforms = SMALL, **settings):
+    return train_batches(source, how, **{"batch_size": 8, "seed": 0, "epochs": 3} | settings)
+
+
+def test_each_epoch_has_each_image_once_in_an_order_of_its_own() -> None:
+    all_labels = labels(batches_of(Numbered(24)))
+    assert len(all_labels) == 9
+    epochs = [list(chain(*all_labels[i : i + 3])) for i in (0, 3, 6)]
+    assert all(sorted(epoch) == list(range(24)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+    assert labels(batches_of(Numbered(24))) == all_labels
+    assert labels(batches_of(Numbered(24), seed=5)) != all_labels
+
+
+def test_what_fills_no_batch_is_left_out_another_each_time() -> None:
+    assert train_steps(Numbered(27), 8) == 3
+    all_labels = labels(batches_of(Numbered(27)))
+    assert len(all_labels) == 9
+    left_out = [set(range(27)) - set(chain(*all_labels[i : i + 3])) for i in (0, 3, 6)]
+    assert [len(rest) for rest in left_out] == [3, 3, 3]
+    assert left_out[0] != left_out[1]
+    with pytest.raises(ValueError, match="--batch-size 28 must be at most 27"):
+        train_steps(Numbered(27), 28)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_from_any_point_on_it_is_the_same(workers: int) -> None:
+    """Pixels too: what is random for an image depends on the image's place in the run."""
+    whole = list(batches_of(Numbered(27), RANDOM))
+    for start in (0, 4, 8):
+        rest = list(batches_of(Numbered(27), RANDOM, start=start, workers=workers))
+        assert len(rest) == 9 - start
+        for one, other in zip(rest, whole[start:], strict=True):
+            assert all(np.array_equal(one[name], other[name]) for name in one)
+
+
+def test_an_image_is_augmented_anew_in_each_epoch() -> None:
+    seen: dict[int, set[bytes]] = {}
+    for batch in batches_of(Numbered(24), RANDOM):
+        for image, label in zip(batch["image"], batch["label"], strict=True):
+            seen.setdefault(int(label), set()).add(image.tobytes())
+    assert sum(len(looks) for looks in seen.values()) > 68  # of 72; TrivialAugment may do nothing
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_processes_share_each_batch_in_order(processes: int) -> None:
+    whole = list(batches_of(Numbered(27), RANDOM))
+    shares = [
+        list(batches_of(Numbered(27), RANDOM, share=Share(process, processes), start=1))
+        for process in range(processes)
+    ]
+    for expected, *parts in zip(whole[1:], *shares, strict=True):
+        joined = np.concatenate([part["image"] for part in parts])
+        np.testing.assert_array_equal(joined, expected["image"])
+
+
+def test_another_image_stands_in_for_one_that_cannot_be_read() -> None:
+    batches = list(batches_of(Numbered(24, unreadable=(3, 4, 23)), epochs=1))
+    every = np.concatenate([batch["label"] for batch in batches])
+    marks = np.concatenate([batch["unreadable"] for batch in batches])
+    assert sorted(marks[marks >= 0].tolist()) == [3, 4, 23]
+    stands_in = dict(zip(marks.tolist(), every.tolist(), strict=True))
+    assert (stands_in[3], stands_in[4], stands_in[23]) == (5, 5, 0)
+    assert sorted(every.tolist()) == sorted([*set(range(24)) - {3, 4, 23}, 5, 5, 0])
+
+
+def test_many_that_cannot_be_read_end_the_run() -> None:
+    source = Numbered(24, unreadable=tuple(range(24)))
+    with pytest.raises(ValueError, match=r"number \d+ and the 9 images after it cannot be read"):
+        list(batches_of(source))
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_the_held_out_images_come_once_each_and_in_order(processes: int) -> None:
+    shares = [
+        list(
+            held_out_batches(
+                Numbered(13, unreadable=(5,)), SMALL, batch_size=4, share=Share(i, processes)
+            )
+        )
+        for i in range(processes)
+    ]
+    rows: dict[str, list] = {"label": [], "weight": [], "unreadable": []}
+    for parts in zip(*shares, strict=True):
+        for name in rows:
+            rows[name] += np.concatenate([part[name] for part in parts]).tolist()
+    assert rows["weight"] == [1.0] * 5 + [0.0] + [1.0] * 7 + [0.0] * 3
+    assert [label for label, w in zip(rows["label"], rows["weight"], strict=True) if w] == [
+        i for i in range(13) if i != 5
+    ]
+    assert [i for i in rows["unreadable"] if i >= 0] == [5]

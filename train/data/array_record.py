@@ -1,0 +1,156 @@
+"""ArrayRecord files of `tf.train.Example`s, as TensorFlow Datasets writes them.
+
+An Example has the features `image`, an encoded image file, and `label`, an integer. The files of a
+part have `train`, or `val` or `test`, in their names; `label.labels.txt` beside them names the
+classes, one a line. `python -m train.pack` makes such a folder of any other data.
+"""
+
+import io
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import grain
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from PIL import Image
+
+from train.data.source import HELD_OUT, TRAIN, Dataset, Unreadable, check_label, open_image
+
+__all__ = ["CLASSES", "ArrayRecordSource", "decode_example", "encode_example", "open_array_records"]
+
+CLASSES = "label.labels.txt"
+PATTERN = "*.array_record*"
+
+
+class ArrayRecordSource:
+    """Images and labels in ArrayRecord files."""
+
+    def __init__(self, paths: Sequence[Path], num_classes: int):
+        """Open the files. Raises: ValueError if one is not an ArrayRecord."""
+        self.paths = [str(path) for path in paths]
+        self.num_classes = num_classes
+        try:
+            self.records: Any = grain.sources.ArrayRecordDataSource(self.paths)
+            self.length = len(self.records)
+        except Exception as error:
+            raise ValueError(
+                f"the ArrayRecord files of {Path(self.paths[0]).parent} cannot be read: {error}"
+            ) from error
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        try:
+            features = decode_example(self.records[index])
+            encoded, label = features["image"], features["label"]
+        except Exception as error:  # of the reader, or of what is no Example
+            raise Unreadable(f"not an Example with `image` and `label` ({error})") from error
+        check_label(label, self.num_classes, self.name(index))
+        return open_image(io.BytesIO(encoded)), label
+
+    def name(self, index: int) -> str:
+        """`FOLDER/train-00000-of-00002.array_record, record 12`; counted over all its files."""
+        return f"{self.paths[0]}, record {index}"
+
+
+def open_array_records(root: Path, num_classes: int | None) -> Dataset:
+    """The records of a folder.
+
+    Args:
+        root: the folder.
+        num_classes: where no file names the classes.
+
+    Raises: ValueError if a part is missing, or nothing tells how many classes there are.
+    """
+    train, held_out = _files(root, (TRAIN,)), _files(root, HELD_OUT)
+    for part, paths in ((TRAIN, train), (HELD_OUT[0], held_out)):
+        if not paths:
+            raise ValueError(f"--data {root} has no ArrayRecord file with {part!r} in its name")
+    names = root / CLASSES
+    if names.is_file():
+        classes = names.read_text().split("\n")
+        classes = classes[:-1] if classes[-1] == "" else classes
+    elif num_classes is not None:
+        classes = [str(i) for i in range(num_classes)]
+    else:
+        raise ValueError(f"--data {root} has no {CLASSES}: --num-classes must tell how many")
+    return Dataset(
+        name=str(root),
+        train=ArrayRecordSource(train, len(classes)),
+        held_out=ArrayRecordSource(held_out, len(classes)),
+        classes=classes,
+    )
+
+
+def _files(root: Path, words: Sequence[str]) -> list[Path]:
+    """The files of the first word that a name has."""
+    paths = sorted(root.glob(PATTERN))
+    found = ([path for path in paths if word in path.name] for word in words)
+    return next((group for group in found if group), [])
+
+
+def encode_example(features: Mapping[str, bytes | int]) -> bytes:
+    """A `tf.train.Example`, serialised."""
+    example = _example_class()()
+    for name, value in features.items():
+        feature = example.features.feature[name]
+        kind = feature.bytes_list if isinstance(value, bytes) else feature.int64_list
+        kind.value.append(value)
+    return example.SerializeToString(deterministic=True)
+
+
+def decode_example(data: bytes) -> dict[str, Any]:
+    """The first value of each feature of a serialised `tf.train.Example`, bytes or an integer."""
+    example = _example_class().FromString(data)
+    features = {}
+    for name, feature in example.features.feature.items():
+        kind = feature.WhichOneof("kind")
+        if kind is not None:
+            values = getattr(feature, kind).value
+            features[name] = values[0] if values else None
+    return features
+
+
+@cache
+def _example_class() -> Any:
+    """The message class, from its definition in tensorflow/core/example; TensorFlow not needed."""
+    file = descriptor_pb2.FileDescriptorProto(
+        name="train/example.proto", package="flaxblocks.example", syntax="proto3"
+    )
+    field = descriptor_pb2.FieldDescriptorProto
+
+    def message(parent: Any, name: str) -> Any:
+        return parent.add(name=name)
+
+    def add(owner: Any, name: str, number: int, kind: int, **rest: Any) -> None:
+        label = rest.pop("label", field.LABEL_OPTIONAL)
+        owner.field.add(name=name, number=number, type=kind, label=label, **rest)
+
+    repeated = field.LABEL_REPEATED
+    for name, kind in (
+        ("BytesList", field.TYPE_BYTES),
+        ("FloatList", field.TYPE_FLOAT),
+        ("Int64List", field.TYPE_INT64),
+    ):
+        add(message(file.message_type, name), "value", 1, kind, label=repeated)
+    feature = message(file.message_type, "Feature")
+    feature.oneof_decl.add(name="kind")
+    lists = (("bytes_list", "BytesList"), ("float_list", "FloatList"), ("int64_list", "Int64List"))
+    for number, (name, kind) in enumerate(lists, 1):
+        of = f".flaxblocks.example.{kind}"
+        add(feature, name, number, field.TYPE_MESSAGE, type_name=of, oneof_index=0)
+    features = message(file.message_type, "Features")
+    entry = message(features.nested_type, "FeatureEntry")
+    entry.options.map_entry = True
+    add(entry, "key", 1, field.TYPE_STRING)
+    add(entry, "value", 2, field.TYPE_MESSAGE, type_name=".flaxblocks.example.Feature")
+    of = ".flaxblocks.example.Features.FeatureEntry"
+    add(features, "feature", 1, field.TYPE_MESSAGE, type_name=of, label=repeated)
+    example = message(file.message_type, "Example")
+    add(example, "features", 1, field.TYPE_MESSAGE, type_name=".flaxblocks.example.Features")
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    found = pool.FindMessageTypeByName("flaxblocks.example.Example")
+    return message_factory.GetMessageClass(found)

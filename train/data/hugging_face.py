@@ -1,0 +1,122 @@
+"""Hugging Face datasets: one of the hub, downloaded once, or a folder that `save_to_disk` wrote."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from train.data.source import HELD_OUT, TRAIN, Dataset, Unreadable, check_label, open_image
+
+__all__ = ["HuggingFaceSource", "open_hugging_face"]
+
+
+class HuggingFaceSource:
+    """The rows of one split."""
+
+    def __init__(self, name: str, rows: Any, image: str, label: str, num_classes: int):
+        """Take a `datasets.Dataset` whose column `image` is not decoded."""
+        self.source = name
+        self.rows = rows
+        self.image = image
+        self.label = label
+        self.num_classes = num_classes
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        row = self.rows[int(index)]
+        label, stored = row[self.label], row[self.image]
+        if label is None:
+            raise Unreadable("it has no label")
+        check_label(label, self.num_classes, self.name(index))
+        if stored is None:
+            raise Unreadable("it has no image")
+        return open_image(stored["path"] if stored["bytes"] is None else _bytes(stored)), label
+
+    def name(self, index: int) -> str:
+        """`NAME, row 12`, and the path that the row has."""
+        path = (self.rows[int(index)][self.image] or {}).get("path")
+        return f"{self.source}, row {index}" + (f" ({path})" if path else "")
+
+
+def _bytes(stored: dict[str, Any]) -> io.BytesIO:
+    return io.BytesIO(stored["bytes"])
+
+
+def open_hugging_face(name: str, *, held_out: float, seed: int, num_classes: int | None) -> Dataset:
+    """The images of a dataset whose features have one image and one class label.
+
+    Args:
+        name: of a dataset on the hub, `NAME` or `NAME:CONFIG`, or of a folder.
+        held_out: share to hold out where there is but one split.
+        seed: of the choice.
+        num_classes: where the labels are plain integers.
+
+    Raises: ValueError if the package is missing, the dataset cannot be had or has no such features.
+    """
+    splits = _load(name)
+    if TRAIN not in splits:
+        raise ValueError(
+            f"--data hf:{name} has the splits {sorted(splits)}, and none called 'train'"
+        )
+    features = splits[TRAIN].features
+    image = _column(features, "Image", name)
+    label = _column(features, "ClassLabel", name, otherwise=("label", "labels", "fine_label"))
+    classes = getattr(features[label], "names", None)
+    if classes is None:
+        if num_classes is None:
+            raise ValueError(f"--data hf:{name} does not name its classes: --num-classes must")
+        classes = [str(i) for i in range(num_classes)]
+    judged = next((part for part in HELD_OUT if part in splits), None)
+    if judged is None:
+        parts = splits[TRAIN].train_test_split(test_size=held_out, seed=seed)
+        train, test = parts["train"], parts["test"]
+    else:
+        train, test = splits[TRAIN], splits[judged]
+
+    def source(part: str, rows: Any) -> HuggingFaceSource:
+        from datasets import Image as ImageFeature
+
+        undecoded = rows.cast_column(image, ImageFeature(decode=False))
+        return HuggingFaceSource(f"hf:{name}/{part}", undecoded, image, label, len(classes))
+
+    return Dataset(
+        name=f"hf:{name}",
+        train=source(TRAIN, train),
+        held_out=source(judged or "held out", test),
+        classes=list(classes),
+    )
+
+
+def _load(name: str) -> dict[str, Any]:
+    try:
+        import datasets
+    except ImportError as error:
+        raise ValueError(
+            f"--data hf:{name} needs the package `datasets`: pip install datasets"
+        ) from error
+    try:
+        if Path(name).is_dir():
+            found: Any = datasets.load_from_disk(name)
+        else:
+            repository, _, config = name.partition(":")
+            found = datasets.load_dataset(repository, config or None)
+    except Exception as error:  # of the hub, the network, the files
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ValueError(f"--data hf:{name} cannot be had: {reason}") from error
+    return dict(found) if isinstance(found, dict) else {TRAIN: found}
+
+
+def _column(features: Any, kind: str, name: str, otherwise: tuple[str, ...] = ()) -> str:
+    """The one column of a kind, else the first that is called as one of `otherwise`."""
+    of_kind = [column for column, feature in features.items() if type(feature).__name__ == kind]
+    if len(of_kind) == 1:
+        return of_kind[0]
+    called = [column for column in (*otherwise, *of_kind) if column in features]
+    if not called:
+        raise ValueError(
+            f"--data hf:{name} has the columns {sorted(features)}, and no {kind} in them"
+        )
+    return called[0]

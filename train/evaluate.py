@@ -1,0 +1,96 @@
+"""`python -m train.evaluate`: top-1 and top-5 of a model on the held-out images of any data."""
+
+import json
+import sys
+from typing import Any
+
+import click
+
+from train.__main__ import guarded
+from train.config import Config
+from train.flags import command_of
+
+__all__ = ["evaluate", "main"]
+
+FLAGS = (
+    "data",
+    "num_classes",
+    "held_out",
+    "image_size",
+    "resize_size",
+    "batch_size",
+    "workers",
+    "model",
+    "weights",
+    "width_mult",
+    "set",
+    "dtype",
+    "seed",
+    "mesh",
+)
+
+
+def evaluate(config: Config) -> dict[str, Any]:
+    """Loss, top-1 and top-5 in percent, the number of images, and those that cannot be read.
+
+    Raises: ValueError for a setting, data or weights that do not fit.
+    """
+    from tqdm import tqdm
+
+    from train.build import build_model, transforms_for
+    from train.data.open import open_data
+    from train.defaults import filled, resolved
+    from train.evaluation import Evaluator
+    from train.mesh import make_mesh
+    from train.model import Network
+    from train.step import StepSettings
+
+    if config.weights is None:
+        raise ValueError("--weights must name what to evaluate: a file or published weights")
+    mesh = make_mesh(config.mesh)
+    data = open_data(config)
+    config = resolved(config, data)
+    transforms = transforms_for(config, data)
+    model = build_model(config, None)
+    if model.num_classes != len(data.classes):
+        raise ValueError(
+            f"--weights {config.weights} has {model.num_classes} classes and {data.name} has "
+            f"{len(data.classes)}"
+        )
+    network = Network.of(model)
+    settings = StepSettings(len(data.classes), transforms.mean, transforms.std)
+    measure = Evaluator(
+        network,
+        settings,
+        mesh,
+        data.held_out,
+        transforms,
+        batch_size=filled(config.batch_size),
+        workers=config.workers,
+    )
+    unreadable: list[str] = []
+    with tqdm(total=len(data.held_out), unit="image", leave=False, disable=None) as bar:
+        result = measure(
+            network.params,
+            network.frozen,
+            network.buffers,
+            unreadable=lambda source, index: unreadable.append(source.name(index)),
+            seen=bar.update,
+        )
+    return {**result, "images": int(result["images"]), "unreadable": unreadable}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; leave with one sentence on stderr for what cannot be done."""
+
+    def run(config: Config) -> None:
+        click.echo(json.dumps(evaluate(config), indent=2))
+
+    command = command_of(
+        run, only=FLAGS, help="Measure a model with --weights on the held-out images of --data."
+    )
+    sys.exit(guarded(command, arguments, "evaluate"))
+
+
+if __name__ == "__main__":
+    main()
