@@ -60,6 +60,7 @@ class Run:
         self.state = plan.start
         self.done = 0  # steps
         self.saved = -1  # the newest checkpoint
+        self.seconds = 0.0  # of earlier processes
         self.best: dict[str, Any] = {}
         self.unreadable: dict[str, str] = {}  # name -> reason
         self.checkpoints = Checkpoints(Path(self.config.out) / "checkpoints", self.config.keep)
@@ -69,6 +70,7 @@ class Run:
             self.config.epochs,
             filled(self.config.batch_size),
             self.done,
+            self.seconds,
             show=self.main,
         )
 
@@ -78,6 +80,7 @@ class Run:
             return
         self.state, notes = found
         self.done = self.saved = notes["data"]["batches"]
+        self.seconds = notes["seconds"]
         self.best = notes["best"]
         self.unreadable = notes["unreadable"]
         self._say(
@@ -98,9 +101,10 @@ class Run:
             row = self._measure(epoch)
             if records is not None:
                 records.add(row)
-                left = self.progress.seconds / row["epoch"] * (self.config.epochs - row["epoch"])
+                left = self.progress.seconds_left(self.done)
                 self._say(sentence(row, self.config.epochs, left))
             self._save()
+            self._stop_or_save()
         self.checkpoints.close()
         if records is None:
             return {}
@@ -126,11 +130,16 @@ class Run:
             if time.perf_counter() - looked > LOOK_EVERY:
                 self._look()
                 looked = time.perf_counter()
-            if self.stop.reached(self.done):
-                self._leave()
-            if self.config.save_every and self.done % self.config.save_every == 0:
-                self._save()
+            if self.done % plan.steps_per_epoch:  # at its end the epoch is measured first
+                self._stop_or_save()
         self.progress.end_epoch()
+
+    def _stop_or_save(self) -> None:
+        """Leave if the run is asked to; save where it is time."""
+        if self.stop.reached(self.done):
+            self._leave()
+        if self.config.save_every and self.done % self.config.save_every == 0:
+            self._save()
 
     def _look(self) -> None:
         """Wait for the device; show where it is, or end the run if it diverged."""
@@ -188,6 +197,7 @@ class Run:
         notes = {
             "config": self.plan.describe_config(),
             "data": {"batches": self.done, "images": self.plan.describe_data()},
+            "seconds": self.progress.seconds,
             "best": self.best,
             "unreadable": self.unreadable,
         }

@@ -11,12 +11,22 @@ __all__ = ["Progress", "sentence"]
 class Progress:
     """How far, how fast, how long yet. Only the main process shows it."""
 
-    def __init__(self, steps_per_epoch: int, epochs: int, batch_size: int, start: int, show: bool):
-        """Begin at step `start`."""
+    def __init__(
+        self,
+        steps_per_epoch: int,
+        epochs: int,
+        batch_size: int,
+        start: int,
+        before: float,
+        *,
+        show: bool,
+    ):
+        """Begin at step `start`, after `before` seconds of earlier processes."""
         self.steps_per_epoch = steps_per_epoch
         self.epochs = epochs
         self.batch_size = batch_size
         self.start = start
+        self.before = before
         self.show = show
         self.began = time.perf_counter()
         self.steps_began = 0.0  # when the first step was over: compiling is no measure of speed
@@ -65,8 +75,13 @@ class Progress:
 
     @property
     def seconds(self) -> float:
-        """Since the run began, or went on."""
-        return time.perf_counter() - self.began
+        """Of the whole run, without the time between its processes."""
+        return self.before + time.perf_counter() - self.began
+
+    def seconds_left(self, step: int) -> float:
+        """If the rest goes as what this process has done."""
+        rest = self.steps_per_epoch * self.epochs - step
+        return rest * (time.perf_counter() - self.began) / max(step - self.start, 1)
 
 
 def sentence(row: dict[str, Any], epochs: int, left: float) -> str:

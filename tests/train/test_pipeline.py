@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import pytest
@@ -41,8 +42,11 @@ def labels(batches: Iterator[dict[str, np.ndarray]]) -> list[list[int]]:
     return [batch["label"].tolist() for batch in batches]
 
 
-def batches_of(source: Numbered, how: Augmentation | Transforms = SMALL, **settings):
-    return train_batches(source, how, **{"batch_size": 8, "seed": 0, "epochs": 3} | settings)
+def batches_of(
+    source: Numbered, how: Augmentation | Transforms = SMALL, **settings: Any
+) -> Iterator[dict[str, np.ndarray]]:
+    settings = {"batch_size": 8, "seed": 0, "epochs": 3} | settings
+    return train_batches(source, how, **settings)
 
 
 def test_each_epoch_has_each_image_once_in_an_order_of_its_own() -> None:

@@ -31,10 +31,13 @@ def _affine(image: Image.Image, matrix: tuple[float, ...]) -> Image.Image:
     return image.transform(image.size, Image.Transform.AFFINE, matrix, FILTER)
 
 
-def _slope(strength: float) -> float:
-    """The strength, rounded as by torchvision, which goes by way of the angle in degrees."""
-    angle = math.radians(math.degrees(math.atan(strength)))
-    return math.sin(angle) / math.cos(angle)
+def _sheared(image: Image.Image, x: float = 0.0, y: float = 0.0) -> Image.Image:
+    """Shear by a strength along either axis, by way of the angle in degrees, which rounds as in
+    torchvision.
+    """
+    angle_x, angle_y = (math.radians(math.degrees(math.atan(s))) for s in (x, y))
+    slope_y = math.sin(angle_y) / math.cos(angle_y)
+    return _affine(image, (1, math.tan(angle_x), 0, slope_y, 1, 0))
 
 
 def _enhance(kind: Callable[[Image.Image], ImageEnhance._Enhance]):
@@ -47,12 +50,8 @@ def _up_to(most: float) -> list[float]:
 
 OPERATIONS: Mapping[str, Operation] = {
     "identity": Operation(lambda image, _: image),
-    "shear_x": Operation(
-        lambda image, s: _affine(image, (1, _slope(s), 0, 0, 1, 0)), _up_to(0.99), True
-    ),
-    "shear_y": Operation(
-        lambda image, s: _affine(image, (1, 0, 0, _slope(s), 1, 0)), _up_to(0.99), True
-    ),
+    "shear_x": Operation(lambda image, s: _sheared(image, x=s), _up_to(0.99), True),
+    "shear_y": Operation(lambda image, s: _sheared(image, y=s), _up_to(0.99), True),
     "translate_x": Operation(
         lambda image, s: _affine(image, (1, 0, -int(s), 0, 1, 0)), _up_to(32), True
     ),
