@@ -6,9 +6,10 @@ each checkpoint notes one of every array, and one that does not fit them counts 
 
 import hashlib
 import json
-import logging
+import shutil
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,11 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
+from train.quiet import quiet_orbax
+
 __all__ = ["Checkpoints", "Damaged"]
 
-logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax tells each step of its work there
+SPARE = 1_000_000  # bytes of metadata and directories
 
 
 class Damaged(Exception):
@@ -61,7 +64,11 @@ class Checkpoints:
             "state": ocp.PyTreeCheckpointHandler(use_compression=False),
             "notes": ocp.JsonCheckpointHandler(),
         }
-        self.manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
+        quiet_orbax()
+        with _telling(self.folder):
+            self.manager = ocp.CheckpointManager(
+                self.folder, options=options, item_handlers=handlers
+            )
 
     def save(self, step: int, state: Any, notes: Mapping[str, Any], *, best: int | None) -> None:
         """Begin to write; the arrays may be donated as soon as this returns.
@@ -79,7 +86,8 @@ class Checkpoints:
             state = jax.tree.map(jnp.copy, state)
         plain = {**notes, "arrays": _checksums(state)}
         noted = {"notes": plain, "sha256": _digest(plain)}
-        with _disk_errors():
+        self._check_space(state)
+        with _telling(self.folder):
             self.manager.save(
                 step,
                 args=ocp.args.Composite(
@@ -88,14 +96,24 @@ class Checkpoints:
                 force=True,
             )
 
+    def _check_space(self, state: Any) -> None:
+        """Raise OSError if the disk cannot hold one checkpoint more."""
+        needed = sum(a.nbytes for a in jax.tree.leaves(state)) + SPARE
+        free = shutil.disk_usage(self.folder).free
+        if free < needed:
+            raise OSError(
+                f"the disk of {self.folder} is full: a checkpoint takes {needed / 1e6:,.1f} MB, "
+                f"and {free / 1e6:,.1f} MB are free; the checkpoints that are whole stay"
+            )
+
     def wait(self) -> None:
         """Return when all is written. Raises: OSError if it could not be."""
-        with _disk_errors():
+        with _telling(self.folder):
             self.manager.wait_until_finished()
 
     def close(self) -> None:
         """Wait, and let go of the folder."""
-        with _disk_errors():
+        with _telling(self.folder):
             self.manager.close()
 
     def steps(self) -> list[int]:
@@ -188,15 +206,16 @@ class Checkpoints:
         self.manager.reload()
 
 
-class _disk_errors:
-    """What Orbax and TensorStore raise for a disk that takes no more, as OSError."""
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
-        if isinstance(error, Exception) and not isinstance(error, OSError):
-            raise OSError(_first_line(error)) from error
+@contextmanager
+def _telling(folder: Path) -> Iterator[None]:
+    """What Orbax and TensorStore raise where nothing can be written, as one OSError."""
+    try:
+        yield
+    except Exception as error:
+        reason = getattr(error, "strerror", None) or _first_line(error)
+        raise OSError(
+            f"{folder} cannot be written: {reason}; the checkpoints that are whole stay"
+        ) from error
 
 
 def _checksums(state: Any) -> dict[str, str]:

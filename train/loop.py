@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,14 @@ def run(config: Config) -> dict[str, Any]:
     """
     start_processes(config)
     with StopRequest() as stop:
-        return Run(make_plan(config), stop).go()
+        plan = make_plan(config)
+        try:
+            return Run(plan, stop).go()
+        except OSError as error:
+            if error.strerror is None:  # it is a sentence already
+                raise
+            named = error.filename or f"--out {config.out}"
+            raise OSError(f"{named} cannot be written: {error.strerror}") from error
 
 
 class Run:
@@ -88,15 +96,24 @@ class Run:
         )
 
     def go(self) -> dict[str, Any]:
-        """Train to the end. Returns the last line of `metrics.jsonl`."""
-        records = None
-        if self.main:
-            with replacing(Path(self.config.out) / "config.toml") as file:
-                file.write(to_toml(self.config).encode())
-            records = Records(Path(self.config.out), self.done)
+        """Train to the end. Returns the last line of `metrics.jsonl`; of another process than the
+        main one, nothing.
+        """
+        if not self.main:
+            self._train(None)
+            return {}
+        out = Path(self.config.out)
+        with replacing(out / "config.toml") as file:
+            file.write(to_toml(self.config).encode())
+        with closing(Records(out, self.done)) as records:
+            self._train(records)
+            records.draw()
+            self._export()
+            return records.rows[-1]
+
+    def _train(self, records: Records | None) -> None:
         batches = self.plan.batches(self.done)
-        steps = self.plan.steps_per_epoch
-        for epoch in range(self.done // steps, self.config.epochs):
+        for epoch in range(self.done // self.plan.steps_per_epoch, self.config.epochs):
             self._train_epoch(epoch, batches)
             row = self._measure(epoch)
             if records is not None:
@@ -106,12 +123,6 @@ class Run:
             self._save()
             self._stop_or_save()
         self.checkpoints.close()
-        if records is None:
-            return {}
-        records.draw()
-        records.close()
-        self._export()
-        return records.rows[-1]
 
     def _train_epoch(self, epoch: int, batches: Iterator[dict[str, np.ndarray]]) -> None:
         plan, rows = self.plan, batch_sharding(self.plan.mesh)

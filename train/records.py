@@ -2,6 +2,7 @@
 
 import json
 import math
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +60,9 @@ class Records:
             figure.savefig(file, format="png", dpi=120)
 
     def close(self) -> None:
-        """Finish the event file."""
-        self.board.close()
+        """Finish the event file, as far as the disk takes it."""
+        with suppress(OSError):
+            self.board.close()
 
     def _rewrite(self) -> None:
         with replacing(self.path) as file:

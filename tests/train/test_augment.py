@@ -1,5 +1,7 @@
 """Augmentation beside torchvision's: the same arithmetic, and random numbers of the same law."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -17,7 +19,7 @@ TORCHVISION = {
 
 
 @pytest.fixture(scope="module")
-def photograph() -> Image.Image:
+def photograph() -> Any:
     return Image.fromarray(load_sample_image("china.jpg")).resize((96, 64))
 
 
@@ -30,7 +32,7 @@ def test_the_operations_are_torchvisions() -> None:
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_an_operation_is_torchvisions_to_the_bit(name: str, photograph: Image.Image) -> None:
+def test_an_operation_is_torchvisions_to_the_bit(name: str, photograph: Any) -> None:
     operation = OPERATIONS[name]
     for strength in operation.strengths[::5]:
         for sign in (1, -1) if operation.signed else (1,):
@@ -91,7 +93,7 @@ def test_crops_have_torchvisions_distribution(size: tuple[int, int], min_crop: f
     assert (np.abs(actual.std(0) - expected.std(0)) < error).all()
 
 
-def test_a_crop_is_resized_as_torchvision_resizes_it(photograph: Image.Image) -> None:
+def test_a_crop_is_resized_as_torchvision_resizes_it(photograph: Any) -> None:
     augment = Augmentation((32, 48), "bilinear", min_crop=0.2, flip=0.0, trivial=False)
     ours = augment(photograph, np.random.default_rng(3))
     left, top, right, bottom = random_crop_box(96, 64, 0.2, np.random.default_rng(3))
@@ -100,7 +102,7 @@ def test_a_crop_is_resized_as_torchvision_resizes_it(photograph: Image.Image) ->
     np.testing.assert_array_equal(ours, np.asarray(crop(photograph)))
 
 
-def test_a_flip_mirrors(photograph: Image.Image) -> None:
+def test_a_flip_mirrors(photograph: Any) -> None:
     plain = Augmentation((32, 32), "bicubic", min_crop=0.5, flip=0.0, trivial=False)
     flipped = Augmentation((32, 32), "bicubic", min_crop=0.5, flip=1.0, trivial=False)
     one, other = (augment(photograph, np.random.default_rng(0)) for augment in (plain, flipped))
