@@ -13,7 +13,6 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import click
 
-from flaxblocks.registry import suggest
 from train.config import SECTIONS, Config, flag
 
 __all__ = ["command_of", "read_config_file", "recipes", "to_toml"]
@@ -132,6 +131,8 @@ def read_config_file(path: Path) -> dict[str, Any]:
     for key, value in table.items():
         name = names.get(key.replace("_", "-"))
         if name is None:
+            from flaxblocks.registry import suggest  # imports JAX
+
             hint = suggest(key, list(names))
             raise click.UsageError(f"--config {path} has no setting {key!r}{hint}")
         settings[name] = _as_flag(value)

@@ -75,8 +75,10 @@ def _die_at(moment: str) -> None:
 
     Moments: `step N`, before step N; `save N SECONDS`, that long after the Nth checkpoint began to
     be written; `row N`, when the Nth line of metrics is written and its checkpoint not begun;
-    `export`, when all is trained and nothing exported; `never`. And `full N BYTES` is no death, but
-    from the Nth checkpoint on no file may be larger.
+    `export`, when all is trained and nothing exported; `never`.
+
+    No death are `term N`, which asks to stop before step N, and `full N BYTES`: from the Nth
+    checkpoint on no file may be larger.
     """
     from train import checkpoints, loop, records
 
@@ -106,6 +108,8 @@ def _die_at(moment: str) -> None:
         counted(checkpoints.Checkpoints, "save", start, after=True)
     elif kind == "row":
         counted(records.Records, "add", _die, after=True)
+    elif kind == "term":
+        counted(loop, "put_batch", partial(os.kill, os.getpid(), signal.SIGTERM), after=False)
     elif kind == "full":
         limit = (int(numbers[1]), resource.RLIM_INFINITY)
         fill = partial(resource.setrlimit, resource.RLIMIT_FSIZE, limit)

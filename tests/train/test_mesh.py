@@ -1,0 +1,163 @@
+"""More devices and more processes end where one does, in float64 after ten steps."""
+
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import AbstractMesh, PartitionSpec
+from safetensors.numpy import load_file
+
+from flaxblocks.demo.digits import checkpoint_path
+from flaxblocks.parity import relative_error
+from train.config import Config
+from train.mesh import check_batch, make_mesh, shardings, start_processes
+
+BOUND = 1e-10
+# Ten steps, with everything random that a step has.
+ARGUMENTS = [
+    *("--epochs=2", "--batch-size=240", "--optimizer=sgd", "--lr=0.02", "--warmup-epochs=0"),
+    *("--ema=0.5", "--mixup=0.2", "--cutmix=1", "--random-erasing=0.5", "--augment=trivial"),
+]
+QUICK = (  # to compile; a few steps are slow
+    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false "
+    "--xla_cpu_parallel_codegen_split_count=1 "
+)
+
+
+def start(
+    out: Path, *arguments: str, devices: int = 1, moment: str = "never", module: str = ""
+) -> subprocess.Popen:
+    program = [module] if module else ["tests.train.tiny", moment]
+    command = [sys.executable, "-m", *program, *ARGUMENTS, "--out", str(out), *arguments]
+    flags = f"{QUICK} --xla_force_host_platform_device_count={devices}"
+    return subprocess.Popen(
+        command,
+        env={**os.environ, "JAX_ENABLE_X64": "1", "XLA_FLAGS": flags},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(*processes: subprocess.Popen, code: int = 0) -> list[str]:
+    outputs = [process.communicate()[0] for process in processes]
+    for process, output in zip(processes, outputs, strict=True):
+        assert process.returncode == code, output
+    return outputs
+
+
+def start_two(out: Path, moments: tuple[str, str] = ("never", "never")) -> list[subprocess.Popen]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    return [
+        start(
+            out,
+            f"--coordinator=127.0.0.1:{port}",
+            "--num-processes=2",
+            f"--process-id={process}",
+            moment=moments[process],
+        )
+        for process in range(2)
+    ]
+
+
+def error(out: Path, other: Path) -> float:
+    ours, theirs = (load_file(folder / "final.safetensors") for folder in (out, other))
+    assert list(ours) == list(theirs)
+    assert ours["head.weight" if "head.weight" in ours else "classifier.1.weight"].dtype == float
+    return max(relative_error(ours[name], theirs[name]) for name in theirs)
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("one") / "run"
+    finish(start(out))
+    return out
+
+
+@pytest.mark.parametrize("mesh", ["data=8", "data=4,fsdp=2"])
+def test_eight_devices_end_where_one_does(one: Path, tmp_path: Path, mesh: str) -> None:
+    finish(start(tmp_path, "--mesh", mesh, "--grad-accum=1", devices=8))
+    assert error(tmp_path, one) < BOUND
+
+
+def test_two_processes_end_where_one_does(one: Path, tmp_path: Path) -> None:
+    """Though one of them is asked to stop, when both save and leave, and go on later."""
+    outputs = finish(*start_two(tmp_path, ("never", "term 4")), code=143)
+    saved = {re.search(r"asked to stop: saved after step (\d+) of 10", text) for text in outputs}
+    assert None not in saved
+    assert len({match[1] for match in saved if match}) == 1
+    finish(*start_two(tmp_path))
+    assert error(tmp_path, one) < BOUND
+
+
+@pytest.mark.thorough
+def test_mobilenet_on_eight_devices_ends_where_one_does(tmp_path: Path) -> None:
+    """From trained weights: of fresh ones some statistics are 0 but for rounding."""
+    model = ("--width-mult=0.25", f"--weights={checkpoint_path()}")
+    finish(start(tmp_path / "one", *model, module="train"))
+    for mesh in ("data=8", "data=4,fsdp=2"):
+        finish(start(tmp_path / mesh, *model, "--mesh", mesh, devices=8, module="train"))
+        assert error(tmp_path / mesh, tmp_path / "one") < BOUND
+
+
+def test_the_longest_axis_that_can_be_is_split() -> None:
+    mesh = AbstractMesh((4, 2), ("data", "fsdp"))
+    tree = {
+        "kernel": jnp.zeros((3, 3, 64, 96)),
+        "odd": jnp.zeros((3, 3, 63, 128)),
+        "indivisible": jnp.zeros((63, 65)),
+        "bias": jnp.zeros(96),
+        "count": jnp.zeros(()),
+    }
+    specs = jax.tree.map(lambda sharding: sharding.spec, shardings(mesh, tree))  # type: ignore[arg-type]
+    assert specs == {
+        "kernel": PartitionSpec(None, None, None, "fsdp"),
+        "odd": PartitionSpec(None, None, None, "fsdp"),
+        "indivisible": PartitionSpec(None, None),
+        "bias": PartitionSpec(None),
+        "count": PartitionSpec(),
+    }
+    whole = shardings(AbstractMesh((8, 1), ("data", "fsdp")), tree)  # type: ignore[arg-type]
+    assert all(not any(sharding.spec) for sharding in jax.tree.leaves(whole))
+
+
+@pytest.mark.parametrize("text", ["data", "data=", "data=0", "rows=1", "data=1,model=1", "data=-1"])
+def test_a_mesh_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=f"^--mesh {text} must be such as data=8 or data=4,fsdp=2"):
+        make_mesh(text)
+
+
+def test_a_mesh_has_all_devices() -> None:
+    assert dict(make_mesh("").shape) == {"data": 1, "fsdp": 1}
+    with pytest.raises(ValueError, match=r"^--mesh data=4,fsdp=2 has 8 devices, and there are 1$"):
+        make_mesh("data=4,fsdp=2")
+
+
+def test_each_device_has_as_many_rows() -> None:
+    check_batch(12, 3, make_mesh(""))
+    with pytest.raises(ValueError, match=r"^--batch-size 10 must be divisible by 3: 1 device"):
+        check_batch(10, 3, make_mesh(""))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_processes": 2, "process_id": 0}, "go together"),
+        ({"coordinator": "localhost:1", "num_processes": 2}, "go together"),
+        (
+            {"coordinator": "localhost:1", "num_processes": 2, "process_id": 2},
+            r"^--process-id 2 must be below --num-processes 2$",
+        ),
+    ],
+)
+def test_what_is_wrong_with_the_processes_is_one_sentence(settings: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        start_processes(Config(**settings))
