@@ -19,6 +19,7 @@ from train.config import Config
 from train.data.source import Source, Unreadable
 from train.defaults import filled
 from train.flags import to_toml
+from train.lock import alone_in
 from train.mesh import batch_sharding, put_batch, start_processes
 from train.plan import Plan, make_plan
 from train.progress import Progress, sentence
@@ -48,7 +49,8 @@ def run(config: Config) -> dict[str, Any]:
     with StopRequest() as stop:
         plan = make_plan(config)
         try:
-            return Run(plan, stop).go()
+            with alone_in(Path(config.out)):
+                return Run(plan, stop).go()
         except OSError as error:
             if error.strerror is None:  # it is a sentence already
                 raise

@@ -26,6 +26,7 @@ from train import loop as train_loop
 from train.config import Config
 from train.data.source import Unreadable
 from train.flags import command_of, read_config_file
+from train.lock import alone_in
 from train.loop import Diverged, run
 from train.stop import Stopped
 
@@ -90,6 +91,7 @@ def interrupted_after(step: int, number: int = signal.SIGTERM) -> Iterator[None]
 def test_a_run_writes_all_that_is_promised(alone: Path) -> None:
     names = {path.name for path in alone.iterdir()}
     assert names == {
+        ".lock",
         "best.safetensors",
         "checkpoints",
         "config.toml",
@@ -351,3 +353,11 @@ def test_what_is_wrong_with_freeze_is_one_sentence(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         run(in_(tmp_path, freeze=freeze))
+
+
+def test_two_runs_in_one_folder_are_refused(tmp_path: Path) -> None:
+    with alone_in(tmp_path / "run"):
+        with pytest.raises(ValueError, match=r"run is in use by another run, process \d+: give"):
+            run(in_(tmp_path / "run"))
+        run(in_(tmp_path / "other", epochs=1))
+    run(in_(tmp_path / "run", epochs=1))
