@@ -52,7 +52,9 @@ class Config:
         0.1, "Share of each class to hold out where the data has no `val`.", above=0, most=0.9
     )
     image_size: int | None = setting(
-        None, "Pixels of a side; by default what suits the data or the weights.", least=8
+        None,
+        "Pixels of a side; by default those of the published weights, else 224, for digits 36.",
+        least=8,
     )
     train_size: int | None = setting(
         None, "Pixels of a side in training, where it differs.", least=8

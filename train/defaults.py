@@ -29,7 +29,6 @@ def resolved(config: Config, data: Dataset) -> Config:
     usual = config.optimizer == Config.optimizer
     suits |= {name: value for name, value in data.suits.items() if usual or name != "lr"}
     suits["num_classes"] = len(data.classes)
-    suits["image_size"] = data.transforms.crop_size[0]
     missing = [field.name for field in fields(config) if getattr(config, field.name) is None]
     return replace(config, **{name: suits[name] for name in missing if name in suits})
 

@@ -12,6 +12,7 @@ import flaxblocks as fb
 from flaxblocks.demo import digits
 from flaxblocks.oracle import import_torchvision
 from flaxblocks.parity import FLOAT32_FACTOR, relative_error
+from train.build import transforms_for
 from train.config import Config
 from train.data.open import open_data
 from train.data.pipeline import held_out_batches
@@ -41,9 +42,10 @@ def metrics(config: Config) -> dict:
 def held_out() -> tuple[np.ndarray, np.ndarray]:
     """Normalised images, in float64, and labels."""
     data = open_data(Config())
-    (batch,) = held_out_batches(data.held_out, data.transforms, batch_size=360)
+    transforms = transforms_for(Config(image_size=32), data)
+    (batch,) = held_out_batches(data.held_out, transforms, batch_size=360)
     images = batch["image"].astype(np.float64) / 255
-    return (images - data.transforms.mean) / data.transforms.std, batch["label"]
+    return (images - transforms.mean) / transforms.std, batch["label"]
 
 
 def test_torch_gives_the_same_accuracy_and_logits(config: Config, metrics: dict) -> None:

@@ -12,6 +12,7 @@ from PIL import Image
 from flaxblocks.demo import digits
 from flaxblocks.preprocess import resize_and_crop
 from train import pack
+from train.build import transforms_for
 from train.config import Config
 from train.data.array_record import decode_example, encode_example
 from train.data.open import open_data
@@ -50,12 +51,13 @@ def colours_are_right(data: Dataset) -> bool:
 def test_the_held_out_digits_are_the_demos() -> None:
     data = open_("digits")
     assert (len(data.train), len(data.held_out), len(data.classes)) == (1437, 360, 10)
+    transforms = transforms_for(Config(image_size=32), data)  # as the demo has it
     demo = digits.load_digits()
     truth = digits.digits_to_images(demo.images)
     for i in range(0, 360, 30):
         image, label = data.held_out[i]
         assert label == demo.labels[i]
-        pixels = resize_and_crop(image, data.transforms).astype(np.float32)
+        pixels = resize_and_crop(image, transforms).astype(np.float32)
         normalised = (pixels / 255 - digits.MEAN) / digits.STD
         # Half a step of 255, on the normalised scale.
         np.testing.assert_allclose(normalised, truth[i], atol=0.51 / 255 / digits.STD)

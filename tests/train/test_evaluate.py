@@ -11,7 +11,7 @@ from flaxblocks.demo import digits
 from train import evaluate
 from train.config import Config
 
-BUNDLED = Config(weights=str(digits.checkpoint_path()), width_mult="0.25")
+BUNDLED = Config(weights=str(digits.checkpoint_path()), width_mult="0.25", image_size=32)
 
 
 def write_digits(folder: Path, count: int) -> None:

@@ -11,7 +11,14 @@ from pathlib import Path
 import pytest
 
 ARGUMENTS = [
-    *("--epochs=3", "--batch-size=256", "--lr=0.01", "--warmup-epochs=0.5", "--save-every=2"),
+    *(
+        "--image-size=32",
+        "--epochs=3",
+        "--batch-size=256",
+        "--lr=0.01",
+        "--warmup-epochs=0.5",
+        "--save-every=2",
+    ),
     *("--ema=0.5", "--mixup=0.2", "--random-erasing=0.3", "--augment=trivial"),
 ]
 TIMES = ("seconds", "images_per_second")

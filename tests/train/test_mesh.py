@@ -21,7 +21,14 @@ from train.mesh import check_batch, make_mesh, shardings, start_processes
 BOUND = 1e-10
 # Ten steps, with everything random that a step has.
 ARGUMENTS = [
-    *("--epochs=2", "--batch-size=240", "--optimizer=sgd", "--lr=0.02", "--warmup-epochs=0"),
+    *(
+        "--image-size=32",
+        "--epochs=2",
+        "--batch-size=240",
+        "--optimizer=sgd",
+        "--lr=0.02",
+        "--warmup-epochs=0",
+    ),
     *("--ema=0.5", "--mixup=0.2", "--cutmix=1", "--random-erasing=0.5", "--augment=trivial"),
 ]
 QUICK = (  # to compile; a few steps are slow

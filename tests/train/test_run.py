@@ -30,7 +30,9 @@ from train.lock import alone_in
 from train.loop import Diverged, run
 from train.stop import Stopped
 
-CONFIG = Config(epochs=3, batch_size=256, lr=0.01, warmup_epochs=0.5, ema=0.5, mixup=0.2)
+CONFIG = Config(
+    image_size=32, epochs=3, batch_size=256, lr=0.01, warmup_epochs=0.5, ema=0.5, mixup=0.2
+)
 STEPS = 5  # of an epoch: 1,437 digits
 TIMES = ("seconds", "images_per_second")
 

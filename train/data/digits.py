@@ -14,6 +14,9 @@ from train.data.source import Dataset
 __all__ = ["DigitSource", "open_digits"]
 
 
+SIDE = 36  # pixels; of the demo's 32, five halvings leave one pixel, and of these two by two
+
+
 class DigitSource:
     """Scans of digits as RGB images of 32x32."""
 
@@ -47,8 +50,8 @@ def open_digits() -> Dataset:
         held_out=DigitSource("held_out", held_out_scans, held_out_labels),
         classes=[str(digit) for digit in range(10)],
         transforms=Transforms(
-            resize_size=(SIZE, SIZE),
-            crop_size=(SIZE, SIZE),
+            resize_size=(SIDE, SIDE),
+            crop_size=(SIDE, SIDE),
             crop_mode="squash",
             mean=(MEAN, MEAN, MEAN),
             std=(STD, STD, STD),
