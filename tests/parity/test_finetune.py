@@ -1,5 +1,6 @@
 """From PyTorch and back: a checkpoint of its is fine-tuned here, and torch evaluates the result."""
 
+import re
 from pathlib import Path
 
 import jax
@@ -18,6 +19,8 @@ from train.data.open import open_data
 from train.data.pipeline import held_out_batches
 from train.evaluate import evaluate
 from train.loop import run
+
+README = Path(__file__).parents[2] / "README.md"
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +42,16 @@ def metrics(config: Config) -> dict:
     return run(config)
 
 
+def readme_model(path: Path) -> torch.nn.Module:
+    """What the README's lines for PyTorch make of a file."""
+    (lines,) = re.findall(r"```py\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    assert lines.count("runs/digits/final.safetensors") == 1
+    namespace: dict = {}
+    import_torchvision()
+    exec(lines.replace("runs/digits/final.safetensors", str(path)), namespace)
+    return namespace["model"].eval()
+
+
 def held_out() -> tuple[np.ndarray, np.ndarray]:
     """Normalised images, in float64, and labels."""
     data = open_data(Config())
@@ -51,11 +64,10 @@ def held_out() -> tuple[np.ndarray, np.ndarray]:
 def test_torch_gives_the_same_accuracy_and_logits(config: Config, metrics: dict) -> None:
     """Loaded strictly into torchvision's own model."""
     path = Path(config.out) / "final.safetensors"
-    model = import_torchvision().models.mobilenet_v2(width_mult=0.25, num_classes=10).eval()
+    model = readme_model(path)
     original = torch.load(digits.checkpoint_path(), weights_only=True)
-    state = {key: torch.from_numpy(array.copy()) for key, array in fb.read_checkpoint(path).items()}
-    assert list(state) == list(original)
-    model.load_state_dict(state, strict=True)
+    state = model.state_dict()
+    assert list(fb.read_checkpoint(path)) == list(original)
     changed = [key for key in state if not torch.equal(state[key], original[key])]
     assert changed == list(state)
 

@@ -14,6 +14,7 @@ from flaxblocks.cli import commands
 from flaxblocks.models import resnet
 from flaxblocks.oracle import import_torchvision
 from flaxblocks.summary import count_parameters
+from train.flags import command_of, recipes
 
 README = Path(__file__).parents[2] / "README.md"
 TEXT = README.read_text(encoding="utf-8")
@@ -47,6 +48,20 @@ def test_the_python_of_the_readme_runs_as_it_stands(tmp_path, monkeypatch, capsy
 def test_the_commands_of_the_readme_are_understood(line):
     name, *arguments = shlex.split(line)
     commands.commands[name].make_context(name, arguments)  # parses, and runs nothing
+
+
+@pytest.mark.parametrize("line", re.findall(r"^\$ python -m train ([^\n]+)", TEXT, re.MULTILINE))
+def test_the_training_commands_of_the_readme_are_understood(line):
+    seen = []
+    command_of(seen.append, help="").main(shlex.split(line), standalone_mode=False)
+    (config,) = seen
+    assert fb.list_models(config.model) == [config.model]
+
+
+def test_the_recipes_of_the_readme_are_all_there_are():
+    section = TEXT.partition("## Training\n")[2].partition("\n## ")[0]
+    listed = section.partition("`--recipe ")[2].partition(". A flag")[0]
+    assert sorted(re.findall(r"([\w-]+)`", listed)) == recipes()
 
 
 def test_the_bounds_of_the_readme_are_the_ones_held():

@@ -74,7 +74,7 @@ def test_the_command_prints_json(
         ([], "evaluate: --weights must name what to evaluate: a file or published weights"),
         (
             ["--weights", str(digits.checkpoint_path()), "--model", "resnet18"],
-            "evaluate: the check",
+            "belongs to ResNet",
         ),
         (["--epochs", "3"], "evaluate: No such option '--epochs'"),
     ],
