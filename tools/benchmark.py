@@ -1,21 +1,15 @@
 """How fast a model runs here, in JAX and in PyTorch, in one run: medians and ratios.
 
-    python tools/benchmark.py mobilenet_v2 --batch 1 8
-
-Each row is a process of its own, so that two thread pools never share the cores, and the rows take
-turns over several rounds, so that a noisy minute falls on all of them.
+python -m tools.benchmark mobilenet_v2 --batch 1 8
 """
 
 import argparse
 import json
-import statistics
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 
+from tools.timing import Way, compare, measure
+
 SIZE = 224
-SECONDS = 2.0  # of timed calls in each process
 
 
 def jax_compiled(name: str, batch: int) -> Callable[[], object]:
@@ -69,21 +63,9 @@ def torch_channels_last(name: str, batch: int) -> Callable[[], object]:
     return torch_eager(name, batch, channels_last=True)
 
 
-WAYS = {way.__name__: way for way in (jax_compiled, jax_tutorial, torch_eager, torch_channels_last)}
-
-
-def measure(way: str, name: str, batch: int) -> dict[str, float]:
-    """Milliseconds of a call: the median, and the first, which compiles."""
-    run = WAYS[way](name, batch)
-    start = time.perf_counter()
-    run()
-    first = time.perf_counter() - start
-    times = []
-    while sum(times) < SECONDS or len(times) < 5:
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return {"median": 1e3 * statistics.median(times), "first": 1e3 * first}
+WAYS: dict[str, Way] = {
+    way.__name__: way for way in (jax_compiled, jax_tutorial, torch_eager, torch_channels_last)
+}
 
 
 def main() -> None:
@@ -96,24 +78,13 @@ def main() -> None:
     options = parser.parse_args()
     if options.one:
         way, batch = options.one
-        print(json.dumps(measure(way, options.model, int(batch))))
+        print(json.dumps(measure(WAYS[way], options.model, int(batch))))
         return
     print(f"{options.model} at {SIZE}x{SIZE}, float32: ms a call, and times compile_inference's")
     for batch in options.batch:
-        results: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
-        for _ in range(options.rounds):
-            for way, runs in results.items():
-                command = [sys.executable, __file__, options.model, "--one", way, str(batch)]
-                output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-                runs.append(json.loads(output.splitlines()[-1]))
-        medians = {
-            way: statistics.median(r["median"] for r in runs) for way, runs in results.items()
-        }
-        for way, median in medians.items():
-            first = statistics.median(r["first"] for r in results[way]) / 1e3
-            ratio = median / medians["jax_compiled"]
-            cells = f"{median:8.1f} {ratio:6.2f}x  first call {first:.1f} s"
-            print(f"batch {batch:3}  {way:20} {cells}")
+        compare(
+            ["-m", "tools.benchmark", options.model], WAYS, "jax_compiled", batch, options.rounds
+        )
 
 
 if __name__ == "__main__":

@@ -48,8 +48,12 @@ class Config:
         "ArrayRecord files; `hf:NAME` of a Hugging Face dataset.",
     )
     num_classes: int | None = setting(None, "Classes; by default as many as the data has.", least=1)
-    held_out: float = setting(
-        0.1, "Share of each class to hold out where the data has no `val`.", above=0, most=0.9
+    held_out: float | None = setting(
+        None,
+        "Share of each class to hold out where the data has no `val`; by default 0.1, and in "
+        "evaluation all.",
+        above=0,
+        most=1,
     )
     image_size: int | None = setting(
         None,

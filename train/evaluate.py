@@ -48,7 +48,7 @@ def evaluate(config: Config) -> dict[str, Any]:
     if config.weights is None:
         raise ValueError("--weights must name what to evaluate: a file or published weights")
     mesh = make_mesh(config.mesh)
-    data = open_data(config)
+    data = open_data(config, training=False)
     config = resolved(config, data)
     transforms = transforms_for(config, data)
     model = build_model(config, None)

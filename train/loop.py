@@ -20,16 +20,17 @@ from train.data.source import Source, Unreadable
 from train.defaults import filled
 from train.flags import to_toml
 from train.lock import alone_in
-from train.mesh import batch_sharding, put_batch, start_processes
+from train.mesh import batch_sharding, gathered, put_batch, start_processes
 from train.plan import Plan, make_plan
 from train.progress import Progress, sentence
 from train.records import Records
-from train.state import Sums
+from train.state import Sums, TrainState
 from train.stop import Stopped, StopRequest
 
 __all__ = ["Diverged", "run"]
 
 LOOK_EVERY = 0.5  # seconds; each look at the device makes the host wait for it
+LOOK_STEPS = 50  # the same with several processes, which must see the same state
 
 
 class Diverged(Exception):
@@ -67,14 +68,13 @@ class Run:
         self.config = plan.config
         self.stop = stop
         self.main = jax.process_index() == 0
-        self.state = plan.start
         self.done = 0  # steps
         self.saved = -1  # the newest checkpoint
         self.seconds = 0.0  # of earlier processes
         self.best: dict[str, Any] = {}
         self.unreadable: dict[str, str] = {}  # name -> reason
         self.checkpoints = Checkpoints(Path(self.config.out) / "checkpoints", self.config.keep)
-        self._go_on()
+        self.state = self._go_on() or plan.start()
         self.progress = Progress(
             plan.steps_per_epoch,
             self.config.epochs,
@@ -84,11 +84,12 @@ class Run:
             show=self.main,
         )
 
-    def _go_on(self) -> None:
+    def _go_on(self) -> TrainState | None:
+        """The state of the newest whole checkpoint, if there is one."""
         found = self.checkpoints.newest_whole(self.plan.abstract_state, self.plan.accept, _warn)
         if found is None:
-            return
-        self.state, notes = found
+            return None
+        state, notes = found
         self.done = self.saved = notes["data"]["batches"]
         self.seconds = notes["seconds"]
         self.best = notes["best"]
@@ -96,6 +97,7 @@ class Run:
         self._say(
             f"going on in {self.config.out} after step {self.done:,} of {self.plan.total_steps:,}"
         )
+        return state
 
     def go(self) -> dict[str, Any]:
         """Train to the end. Returns the last line of `metrics.jsonl`; of another process than the
@@ -110,7 +112,6 @@ class Run:
         with closing(Records(out, self.done)) as records:
             self._train(records)
             records.draw()
-            self._export()
             return records.rows[-1]
 
     def _train(self, records: Records | None) -> None:
@@ -124,6 +125,7 @@ class Run:
                 self._say(sentence(row, self.config.epochs, left))
             self._save()
             self._stop_or_save()
+        self._export()
         self.checkpoints.close()
 
     def _train_epoch(self, epoch: int, batches: Iterator[dict[str, np.ndarray]]) -> None:
@@ -140,7 +142,7 @@ class Run:
             if not self.progress.steps_began:
                 self._look()
                 self.progress.first_step_done()
-            if time.perf_counter() - looked > LOOK_EVERY:
+            if self._is_time_to_look(looked):
                 self._look()
                 looked = time.perf_counter()
             if self.done % plan.steps_per_epoch:  # at its end the epoch is measured first
@@ -153,6 +155,11 @@ class Run:
             self._leave()
         if self.config.save_every and self.done % self.config.save_every == 0:
             self._save()
+
+    def _is_time_to_look(self, looked: float) -> bool:
+        if jax.process_count() > 1:
+            return self.done % LOOK_STEPS == 0
+        return time.perf_counter() - looked > LOOK_EVERY
 
     def _look(self) -> None:
         """Wait for the device; show where it is, or end the run if it diverged."""
@@ -171,8 +178,8 @@ class Run:
         )
         if not self.best or held_out["top1"] > self.best["top1"]:
             self.best = {"step": self.done, "top1": held_out["top1"]}
-        zero = jax.device_put(Sums.zero(), self.plan.shardings.sums)
-        self.state = replace(self.state, sums=zero)
+        where = jax.tree.map(lambda array: array.sharding, self.state.sums)
+        self.state = replace(self.state, sums=jax.device_put(Sums.zero(), where))
         return {
             "epoch": epoch + 1,
             "step": self.done,
@@ -228,18 +235,20 @@ class Run:
 
     def _export(self) -> None:
         """Write `final.safetensors` and `best.safetensors`, in PyTorch's layout."""
+        self.checkpoints.wait()
         self._write(self.state, "final.safetensors")
         best = self.state
         if self.best["step"] != self.done:
             best = self.checkpoints.restore(self.best["step"], self.plan.abstract_state)
         self._write(best, "best.safetensors")
 
-    def _write(self, state: Any, name: str) -> Path:
+    def _write(self, state: TrainState, name: str) -> None:
+        """Write what a state evaluates by; every process brings its part, the main one writes."""
         params, buffers = state.evaluated()
-        model = self.plan.network.with_arrays(params, state.frozen, buffers)
-        path = Path(self.config.out) / name
-        fb.write_checkpoint(fb.to_torch(model), path)
-        return path
+        whole = gathered(self.plan.mesh, (params, state.frozen, buffers))
+        if self.main:
+            model = self.plan.network.with_arrays(*whole)
+            fb.write_checkpoint(fb.to_torch(model), Path(self.config.out) / name)
 
     def _note_unreadable(self, source: Source, index: int) -> None:
         """Name an image that cannot be read, the first time that it is met."""

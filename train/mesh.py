@@ -17,6 +17,8 @@ from train.data.pipeline import Share
 
 __all__ = [
     "batch_sharding",
+    "check_batch",
+    "gathered",
     "make_mesh",
     "put_batch",
     "shardings",
@@ -99,6 +101,12 @@ def shardings(mesh: Mesh, tree: Any) -> Any:
         return NamedSharding(mesh, PartitionSpec(*spec))
 
     return jax.tree.map(one, tree)
+
+
+def gathered(mesh: Mesh, tree: Any) -> Any:
+    """The arrays of a tree, whole on every device. Every process must call it."""
+    whole = NamedSharding(mesh, PartitionSpec())
+    return jax.jit(lambda tree: tree, out_shardings=whole)(tree)
 
 
 def check_batch(batch_size: int, grad_accum: int, mesh: Mesh) -> None:

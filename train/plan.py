@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -42,8 +42,8 @@ class Plan:
         settings: of the step.
         rate: the learning rate of a step.
         steps_per_epoch: steps of an epoch.
-        start: the state before the first step, on its devices.
-        shardings: where each array of the state lies.
+        start: makes the state before the first step, on its devices.
+        abstract_state: shapes, dtypes and shardings of a state.
         step: compiled; takes over the state that it is given.
         evaluate: measures on the held-out images.
     """
@@ -56,8 +56,8 @@ class Plan:
     settings: StepSettings
     rate: Schedule
     steps_per_epoch: int
-    start: TrainState
-    shardings: TrainState
+    start: Callable[[], TrainState]
+    abstract_state: TrainState
     step: Callable[[TrainState, dict[str, jax.Array]], TrainState]
     evaluate: Evaluator
 
@@ -65,13 +65,6 @@ class Plan:
     def total_steps(self) -> int:
         """Steps of the whole run."""
         return self.steps_per_epoch * self.config.epochs
-
-    @property
-    def abstract_state(self) -> TrainState:
-        """Shapes, dtypes and shardings of the state."""
-        return jax.tree.map(
-            lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding), self.start
-        )
 
     @cached_property
     def augmentation(self) -> Augmentation | Transforms:
@@ -156,8 +149,10 @@ def make_plan(config: Config) -> Plan:
         ema_every=config.ema_every,
         warmup_steps=round(config.warmup_epochs * steps),
     )
-    start = initial_state(network, optimiser, seed=config.seed, average=config.ema is not None)
-    where = shardings(mesh, start)
+    begin = partial(
+        initial_state, network, optimiser, seed=config.seed, average=config.ema is not None
+    )
+    where = shardings(mesh, jax.eval_shape(begin))
     return Plan(
         config=config,
         mesh=mesh,
@@ -167,8 +162,12 @@ def make_plan(config: Config) -> Plan:
         settings=settings,
         rate=rate,
         steps_per_epoch=steps,
-        start=jax.device_put(start, where),
-        shardings=where,
+        start=lambda: jax.device_put(begin(), where),
+        abstract_state=jax.tree.map(
+            lambda a, sharding: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding),
+            jax.eval_shape(begin),
+            where,
+        ),
         step=jax.jit(
             train_step(network, optimiser, settings),
             donate_argnums=0,

@@ -59,13 +59,16 @@ def finish(*processes: subprocess.Popen, code: int = 0) -> list[str]:
     return outputs
 
 
-def start_two(out: Path, moments: tuple[str, str] = ("never", "never")) -> list[subprocess.Popen]:
+def start_two(
+    out: Path, *arguments: str, moments: tuple[str, str] = ("never", "never")
+) -> list[subprocess.Popen]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     return [
         start(
             out,
+            *arguments,
             f"--coordinator=127.0.0.1:{port}",
             "--num-processes=2",
             f"--process-id={process}",
@@ -96,12 +99,14 @@ def test_eight_devices_end_where_one_does(one: Path, tmp_path: Path, mesh: str) 
 
 
 def test_two_processes_end_where_one_does(one: Path, tmp_path: Path) -> None:
-    """Though one of them is asked to stop, when both save and leave, and go on later."""
-    outputs = finish(*start_two(tmp_path, ("never", "term 4")), code=143)
+    """Though one of them is asked to stop, when both save and leave; and later each goes on with
+    half of every parameter.
+    """
+    outputs = finish(*start_two(tmp_path, moments=("never", "term 4")), code=143)
     saved = {re.search(r"asked to stop: saved after step (\d+) of 10", text) for text in outputs}
     assert None not in saved
     assert len({match[1] for match in saved if match}) == 1
-    finish(*start_two(tmp_path))
+    finish(*start_two(tmp_path, "--mesh=data=1,fsdp=2"))
     assert error(tmp_path, one) < BOUND
 
 
@@ -168,3 +173,30 @@ def test_each_device_has_as_many_rows() -> None:
 def test_what_is_wrong_with_the_processes_is_one_sentence(settings: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         start_processes(Config(**settings))
+
+
+@pytest.mark.parametrize(
+    ("variables", "many"),
+    [
+        ({}, False),
+        ({"SLURM_NTASKS": "1", "SLURM_PROCID": "0"}, False),
+        ({"SLURM_NTASKS": "4", "SLURM_PROCID": "2"}, True),
+        ({"OMPI_COMM_WORLD_SIZE": "2"}, True),
+        ({"TPU_WORKER_HOSTNAMES": "localhost"}, False),
+        ({"TPU_WORKER_HOSTNAMES": "host-0,host-1"}, True),
+    ],
+)
+def test_a_launchers_processes_find_each_other(
+    variables: dict[str, str], many: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """JAX knows how, when it is asked to."""
+    for name in ("SLURM_NTASKS", "SLURM_PROCID", "OMPI_COMM_WORLD_SIZE", "TPU_WORKER_HOSTNAMES"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    asked: list[tuple] = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *given: asked.append(given))
+    start_processes(Config())
+    assert asked == ([()] if many else [])
+    start_processes(Config(coordinator="host:1", num_processes=2, process_id=1))
+    assert asked[-1] == ("host:1", 2, 1)

@@ -41,7 +41,8 @@ def open_folder(root: Path, held_out: float, seed: int) -> Dataset:
 
     Args:
         root: the folder.
-        held_out: share of each class to hold out where there is no `val`; at least one image.
+        held_out: share of each class to hold out where there is no `val`; below 1, at least one
+            image is held out and one is not.
         seed: of the choice of them.
 
     Raises: ValueError for a folder that is missing, has no class, an empty class, or in `val` a
@@ -75,13 +76,15 @@ def _split(root: Path, share: float, seed: int) -> Dataset:
     held: tuple[list, list] = ([], [])
     for label, name in enumerate(classes):
         paths = _images(root / name)
-        if len(paths) < 2:
+        if len(paths) < 2 and share < 1:
             raise ValueError(
                 f"{root / name} has one image: without a folder 'val' a class needs two, one to "
                 "learn from and one to hold out"
             )
         order = np.random.default_rng([seed, label]).permutation(len(paths))
-        count = min(max(1, round(share * len(paths))), len(paths) - 1)
+        count = len(paths)
+        if share < 1:
+            count = min(max(1, round(share * count)), count - 1)
         held_out = set(order[:count].tolist())
         for i, path in enumerate(paths):
             part = held if i in held_out else kept

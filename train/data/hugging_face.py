@@ -71,8 +71,7 @@ def open_hugging_face(name: str, *, held_out: float, seed: int, num_classes: int
         classes = [str(i) for i in range(num_classes)]
     judged = next((part for part in HELD_OUT if part in splits), None)
     if judged is None:
-        parts = splits[TRAIN].train_test_split(test_size=held_out, seed=seed)
-        train, test = parts["train"], parts["test"]
+        train, test = _split(splits[TRAIN], held_out, seed)
     else:
         train, test = splits[TRAIN], splits[judged]
 
@@ -88,6 +87,13 @@ def open_hugging_face(name: str, *, held_out: float, seed: int, num_classes: int
         held_out=source(judged or "held out", test),
         classes=list(classes),
     )
+
+
+def _split(rows: Any, share: float, seed: int) -> tuple[Any, Any]:
+    if share == 1:
+        return rows.select([]), rows
+    parts = rows.train_test_split(test_size=share, seed=seed)
+    return parts["train"], parts["test"]
 
 
 def _load(name: str) -> dict[str, Any]:

@@ -8,25 +8,37 @@ from train.data.source import Dataset
 __all__ = ["open_data"]
 
 
-def open_data(config: Config) -> Dataset:
+TRAINED = 0.1  # share that is held out of training data
+
+
+def open_data(config: Config, *, training: bool = True) -> Dataset:
     """The data set, with as many classes as the run is to have.
+
+    Args:
+        config: says which.
+        training: whether images to learn from are needed; else all of data without parts is held
+            out.
 
     Raises: ValueError in one sentence for data that is missing, empty or has other classes than
         `--num-classes` says.
     """
-    data = _open(config)
+    share = config.held_out
+    if share is None:
+        share = TRAINED if training else 1.0
+    data = _open(config, share)
     if config.num_classes not in (None, len(data.classes)):
         raise ValueError(
             f"--num-classes {config.num_classes} must be {len(data.classes)}, the classes of "
             f"{data.name}"
         )
-    for part, source in (("train", data.train), ("held-out", data.held_out)):
-        if not len(source):
-            raise ValueError(f"--data {data.name} has no {part} images")
+    parts = {"training": data.train, "held-out": data.held_out}
+    for part, source in parts.items():
+        if not len(source) and (training or part == "held-out"):
+            raise ValueError(f"--data {data.name} has no {part} images: --held-out is {share:g}")
     return data
 
 
-def _open(config: Config) -> Dataset:
+def _open(config: Config, held_out: float) -> Dataset:
     if config.data == "digits":
         from train.data.digits import open_digits
 
@@ -35,10 +47,7 @@ def _open(config: Config) -> Dataset:
         from train.data.hugging_face import open_hugging_face
 
         return open_hugging_face(
-            config.data[3:],
-            held_out=config.held_out,
-            seed=config.seed,
-            num_classes=config.num_classes,
+            config.data[3:], held_out=held_out, seed=config.seed, num_classes=config.num_classes
         )
     root = Path(config.data)
     if root.is_dir() and any(root.glob("*.array_record*")):
@@ -47,4 +56,4 @@ def _open(config: Config) -> Dataset:
         return open_array_records(root, config.num_classes)
     from train.data.folder import open_folder
 
-    return open_folder(root, config.held_out, config.seed)
+    return open_folder(root, held_out, config.seed)

@@ -5,6 +5,7 @@ or how many machines share the work. So a run's place in its data is one number,
 goes on from there sees what it would have seen.
 """
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +24,7 @@ Batch = dict[str, np.ndarray]
 Record = dict[str, Any]  # a row of a batch
 READABLE = -1
 TRIES = 10  # images in a row that cannot be read before the run stops
-THREADS = 4
+THREADS = min(16, max(4, os.cpu_count() or 1))  # that decode: Pillow lets go of the interpreter
 AHEAD = 4  # batches read before they are needed
 
 

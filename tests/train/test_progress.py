@@ -1,0 +1,76 @@
+"""What a run shows: a bar in a terminal, a line an epoch in any case."""
+
+import io
+import sys
+
+import pytest
+
+from train.progress import Progress, duration, sentence
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def progress(*, start: int = 0, show: bool = True) -> Progress:
+    made = Progress(10, 3, batch_size=64, start=start, before=0.0, show=show)
+    made.steps_began = made.began = made.began - 2.0  # as if two seconds had passed
+    return made
+
+
+def test_the_bar_has_loss_accuracy_speed_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    shown = progress()
+    shown.begin_epoch(1, 10)
+    shown.advance(15, 1.234, 56.78)
+    assert shown.bar is not None
+    assert shown.bar.n == 5
+    text = str(shown.bar)
+    shown.end_epoch()
+    assert "epoch 2/3" in text
+    # Fourteen steps of 64 images in two seconds; fifteen more to go.
+    assert "loss 1.234, top-1 56.8%, 448 images/s, 2 s left" in text
+
+
+@pytest.mark.parametrize("show", [True, False])
+def test_without_a_terminal_or_in_another_process_there_is_no_bar(
+    show: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = io.StringIO() if show else Terminal()
+    monkeypatch.setattr(sys, "stderr", stream)
+    shown = progress(show=show)
+    shown.begin_epoch(0, 0)
+    shown.advance(3, 1.0, 50.0)
+    shown.end_epoch()
+    assert stream.getvalue() == ""
+
+
+def test_what_was_done_before_is_no_measure_of_speed() -> None:
+    resumed = progress(start=20)
+    assert resumed.images_per_second(21) == 0  # one step, which compiled
+    assert resumed.images_per_second(25) == pytest.approx(4 * 64 / 2, rel=0.05)
+    assert resumed.seconds_left(25) == pytest.approx(2.0, rel=0.05)
+
+
+def test_a_line_of_metrics_reads_well() -> None:
+    row = {
+        "epoch": 2,
+        "train_loss": 0.5,
+        "train_top1": 80.0,
+        "held_out_loss": 0.25,
+        "held_out_top1": 91.234,
+        "images_per_second": 1234.5,
+    }
+    assert sentence(row, 3, 75) == (
+        "epoch 2/3: loss 0.500, top-1 80.0%; held-out loss 0.250, top-1 91.23%; 1,234 images/s, "
+        "1:15 left"
+    )
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0 s"), (59.4, "59 s"), (60, "1:00"), (3599, "59:59"), (3725, "1:02:05")],
+)
+def test_a_duration(seconds: float, text: str) -> None:
+    assert duration(seconds) == text

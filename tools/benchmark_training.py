@@ -1,0 +1,127 @@
+"""How fast a training step runs here, in JAX and in PyTorch, in one run: medians and ratios.
+
+    python -m tools.benchmark_training resnet50 mobilenet_v2 --batch 128 --dtype bfloat16
+
+The step is that of `python -m train`: pixels are normalised, loss with label smoothing, gradients,
+SGD with Nesterov's momentum and decay. PyTorch does the same, with channels last, and in bfloat16
+under autocast.
+"""
+
+import argparse
+import json
+import os
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from tools.timing import Way, compare, measure
+
+SIZE = 224
+CLASSES = 1000
+DTYPE = "FLAXBLOCKS_BENCHMARK_DTYPE"  # in the environment of the processes that measure
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def _batch(batch: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (batch, SIZE, SIZE, 3), dtype=np.uint8)
+    return images, rng.integers(0, CLASSES, batch).astype(np.int32)
+
+
+def jax_step(name: str, batch: int) -> Callable[[], object]:
+    """The step of `train/`, its state donated."""
+    import jax
+    import jax.numpy as jnp
+
+    from train.build import build_model
+    from train.config import Config
+    from train.model import Network
+    from train.optimiser import make_optimiser
+    from train.state import initial_state
+    from train.step import StepSettings, train_step
+
+    settings: dict[str, Any] = {"optimizer": "sgd", "nesterov": True, "weight_decay": 1e-4}
+    config = Config(model=name, dtype=os.environ[DTYPE], **settings)
+    network = Network.of(build_model(config, CLASSES))
+    optimiser = make_optimiser(config, lambda _: jnp.asarray(0.01))
+    step = train_step(network, optimiser, StepSettings(CLASSES, MEAN, STD, label_smoothing=0.1))
+    compiled = jax.jit(step, donate_argnums=0)
+    state = initial_state(network, optimiser, seed=0, average=False)
+    images, labels = map(jnp.asarray, _batch(batch))
+
+    def run() -> None:
+        nonlocal state
+        state = compiled(state, {"image": images, "label": labels})
+        state.step.block_until_ready()
+
+    return run
+
+
+def torch_eager(name: str, batch: int, compiled: bool = False) -> Callable[[], object]:
+    """PyTorch with channels last."""
+    import torch
+
+    import flaxblocks.models  # noqa: F401
+    from flaxblocks.oracle import make_oracle
+    from flaxblocks.registry import find_model
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    made = make_oracle(find_model(name), CLASSES, 3, {}).train().to(device)
+    model: Any = made.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    run_model = torch.compile(model) if compiled else model
+    weights = [p for p in model.parameters() if p.ndim > 1]
+    others = [{"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0}]
+    groups = [{"params": weights, "weight_decay": 1e-4}, *others]
+    optimiser = torch.optim.SGD(groups, lr=0.01, momentum=0.9, nesterov=True)
+    loss_of = torch.nn.CrossEntropyLoss(label_smoothing=0.1)
+    pixels, labels = (torch.from_numpy(array).to(device) for array in _batch(batch))
+    mean, std = (torch.tensor(values, device=device) for values in (MEAN, STD))
+    labels = labels.long()
+    half = os.environ[DTYPE] == "bfloat16"
+
+    def run() -> None:
+        images = ((pixels.float() / 255 - mean) / std).permute(0, 3, 1, 2)  # is channels last
+        optimiser.zero_grad(set_to_none=True)
+        with torch.autocast(device, torch.bfloat16, enabled=half):
+            loss = loss_of(run_model(images), labels)
+        loss.backward()
+        optimiser.step()
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    return run
+
+
+def torch_compile(name: str, batch: int) -> Callable[[], object]:
+    """The same, under `torch.compile`."""
+    return torch_eager(name, batch, compiled=True)
+
+
+WAYS: dict[str, Way] = {way.__name__: way for way in (jax_step, torch_eager, torch_compile)}
+
+
+def main() -> None:
+    """Parse the arguments, run every way in turn, print a table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("models", nargs="*", default=["resnet50", "mobilenet_v2"])
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--one", nargs=2, metavar=("WAY", "BATCH"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    os.environ[DTYPE] = options.dtype
+    if options.one:
+        way, batch = options.one
+        print(json.dumps(measure(WAYS[way], options.models[0], int(batch))))
+        return
+    for model in options.models:
+        print(f"{model} at {SIZE}x{SIZE}, {options.dtype}: ms a step, and times ours")
+        command = ["-m", "tools.benchmark_training", model, "--dtype", options.dtype]
+        ways = {way: WAYS[way] for way in options.ways}
+        compare(command, ways, options.ways[0], options.batch, options.rounds)
+
+
+if __name__ == "__main__":
+    main()
