@@ -162,6 +162,14 @@ def test_array_records_are_what_was_packed(tmp_path: Path, folder: Path) -> None
     assert colours_are_right(data)
     stored = {np.asarray(data.train[i][0]).tobytes() for i in range(24)}
     assert stored == {np.asarray(original.train[i][0]).tobytes() for i in range(24)}
+    # Record i lies in shard i % 2.
+    names = [data.train.name(i).removeprefix(str(out)) for i in (0, 11, 12, 23)]
+    assert names == [
+        "/train-00000-of-00002.array_record, record 0",
+        "/train-00000-of-00002.array_record, record 11",
+        "/train-00001-of-00002.array_record, record 0",
+        "/train-00001-of-00002.array_record, record 11",
+    ]
 
 
 def test_what_is_wrong_with_array_records_is_one_sentence(tmp_path: Path, folder: Path) -> None:
@@ -177,8 +185,13 @@ def test_what_is_wrong_with_array_records_is_one_sentence(tmp_path: Path, folder
     message = "has the label 2, and there are 2 classes"
     with pytest.raises(ValueError, match=message):
         [data.train[i] for i in range(len(data.train))]
-    for path in out.glob("val*"):
-        path.unlink()
+    (val,) = out.glob("val*")
+    val.write_bytes(b"something else")
+    with pytest.raises(
+        ValueError, match=r"val-00000-of-00001\.array_record is no ArrayRecord file"
+    ):
+        open_(out, num_classes=3)
+    val.unlink()
     with pytest.raises(ValueError, match="has no ArrayRecord file with 'val' in its name"):
         open_(out, num_classes=3)
 

@@ -6,8 +6,10 @@ classes, one a line. `python -m train.pack` makes such a folder of any other dat
 """
 
 import io
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from functools import cache
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -30,20 +32,21 @@ class ArrayRecordSource:
         """Open the files. Raises: ValueError if one is not an ArrayRecord."""
         self.paths = [str(path) for path in paths]
         self.num_classes = num_classes
-        try:
-            self.records: Any = grain.sources.ArrayRecordDataSource(self.paths)
-            self.length = len(self.records)
-        except Exception as error:
-            raise ValueError(
-                f"the ArrayRecord files of {Path(self.paths[0]).parent} cannot be read: {error}"
-            ) from error
+        self.files = [_opened(path) for path in self.paths]
+        self.ends = list(accumulate(len(file) for file in self.files))
 
     def __len__(self) -> int:
-        return self.length
+        return self.ends[-1]
+
+    def _place(self, index: int) -> tuple[int, int]:
+        """The number of the file, and of the record in it."""
+        file = bisect_right(self.ends, index)
+        return file, index - (self.ends[file - 1] if file else 0)
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        file, record = self._place(index)
         try:
-            features = decode_example(self.records[index])
+            features = decode_example(self.files[file][record])
             encoded, label = features["image"], features["label"]
         except Exception as error:  # of the reader, or of what is no Example
             raise Unreadable(f"not an Example with `image` and `label` ({error})") from error
@@ -51,8 +54,18 @@ class ArrayRecordSource:
         return open_image(io.BytesIO(encoded)), label
 
     def name(self, index: int) -> str:
-        """`FOLDER/train-00000-of-00002.array_record, record 12`; counted over all its files."""
-        return f"{self.paths[0]}, record {index}"
+        """`FOLDER/train-00000-of-00002.array_record, record 12`."""
+        file, record = self._place(index)
+        return f"{self.paths[file]}, record {record}"
+
+
+def _opened(path: str) -> Any:
+    try:
+        file: Any = grain.sources.ArrayRecordDataSource(path)
+        len(file)
+    except Exception as error:  # of a reader in C++
+        raise ValueError(f"{path} is no ArrayRecord file: {error}") from error
+    return file
 
 
 def open_array_records(root: Path, num_classes: int | None) -> Dataset:
