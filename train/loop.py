@@ -178,8 +178,7 @@ class Run:
         )
         if not self.best or held_out["top1"] > self.best["top1"]:
             self.best = {"step": self.done, "top1": held_out["top1"]}
-        where = jax.tree.map(lambda array: array.sharding, self.state.sums)
-        self.state = replace(self.state, sums=jax.device_put(Sums.zero(), where))
+        self.state = replace(self.state, sums=self.plan.zero_sums())
         return {
             "epoch": epoch + 1,
             "step": self.done,

@@ -23,7 +23,7 @@ from train.mesh import batch_sharding, check_batch, make_mesh, shardings, share_
 from train.model import Network
 from train.optimiser import make_optimiser
 from train.schedule import Schedule, learning_rate
-from train.state import TrainState, initial_state
+from train.state import Sums, TrainState, initial_state
 from train.step import StepSettings, train_step
 
 __all__ = ["Plan", "make_plan"]
@@ -44,6 +44,7 @@ class Plan:
         steps_per_epoch: steps of an epoch.
         start: makes the state before the first step, on its devices.
         abstract_state: shapes, dtypes and shardings of a state.
+        zero_sums: makes the sums at the beginning of an epoch, where the state has them.
         step: compiled; takes over the state that it is given.
         evaluate: measures on the held-out images.
     """
@@ -58,6 +59,7 @@ class Plan:
     steps_per_epoch: int
     start: Callable[[], TrainState]
     abstract_state: TrainState
+    zero_sums: Callable[[], Sums]
     step: Callable[[TrainState, dict[str, jax.Array]], TrainState]
     evaluate: Evaluator
 
@@ -152,7 +154,8 @@ def make_plan(config: Config) -> Plan:
     begin = partial(
         initial_state, network, optimiser, seed=config.seed, average=config.ema is not None
     )
-    where = shardings(mesh, jax.eval_shape(begin))
+    shapes = jax.eval_shape(begin)
+    where = shardings(mesh, shapes)
     return Plan(
         config=config,
         mesh=mesh,
@@ -165,9 +168,11 @@ def make_plan(config: Config) -> Plan:
         start=lambda: jax.device_put(begin(), where),
         abstract_state=jax.tree.map(
             lambda a, sharding: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding),
-            jax.eval_shape(begin),
+            shapes,
             where,
         ),
+        # Not by `device_put`: over several processes Orbax cannot take apart what that gives.
+        zero_sums=jax.jit(Sums.zero, out_shardings=where.sums),
         step=jax.jit(
             train_step(network, optimiser, settings),
             donate_argnums=0,
