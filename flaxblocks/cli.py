@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from flaxblocks.cli_options import Example, model_options
+from flaxblocks.cli_options import MISTAKES, Example, model_options, sentence_of
 from flaxblocks.progress import working
 from flaxblocks.registry import ModelEntry, find_model
 
@@ -27,23 +27,12 @@ def main(arguments: list[str] | None = None) -> None:
     """
     try:
         status = commands(arguments, prog_name="flaxblocks", standalone_mode=False)
-    except click.ClickException as error:
-        _refuse(error.format_message())
-    except OSError as error:
-        _refuse(f"{error.filename}: {error.strerror}" if error.filename else str(error))
-    except ValueError as error:
-        describe = getattr(error, "describe", None)
-        _refuse(describe(most=3) if describe else str(error))
-    except MemoryError as error:
-        _refuse(f"there is not enough memory: {error}")
+    except MISTAKES as error:
+        click.echo(f"flaxblocks: {sentence_of(error)}", err=True)
+        sys.exit(REFUSED)
     except (click.Abort, KeyboardInterrupt):
         sys.exit(INTERRUPTED)
     sys.exit(status if isinstance(status, int) else 0)
-
-
-def _refuse(sentence: str) -> None:
-    click.echo(f"flaxblocks: {' '.join(sentence.split())}", err=True)
-    sys.exit(REFUSED)
 
 
 def _print_json(data: Any) -> None:

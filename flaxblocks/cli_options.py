@@ -1,5 +1,5 @@
-"""What the subcommands of `flaxblocks` share: help with an example, and the options that say which
-model is meant.
+"""What commands share: help with an example, the options that say which model is meant, and what
+is said of a mistake.
 """
 
 import functools
@@ -10,7 +10,7 @@ import click
 
 from flaxblocks.registry import find_model
 
-__all__ = ["Example", "model_options"]
+__all__ = ["MISTAKES", "Example", "model_options", "sentence_of"]
 
 
 class Example(click.Command):
@@ -24,6 +24,24 @@ class Example(click.Command):
         """Write the example."""
         with formatter.section("Example"):
             formatter.write_text(f"$ {self.example}")
+
+
+# What becomes one sentence and exit status 2; anything else is a bug and shows its traceback.
+MISTAKES = (click.ClickException, OSError, ValueError, MemoryError)
+
+
+def sentence_of(mistake: Exception) -> str:
+    """One of `MISTAKES` as one line for a person."""
+    if isinstance(mistake, click.ClickException):
+        text = mistake.format_message()
+    elif isinstance(mistake, MemoryError):
+        text = f"there is not enough memory: {mistake}"
+    elif isinstance(mistake, OSError) and mistake.filename:
+        text = f"{mistake.filename}: {mistake.strerror}"
+    else:
+        describe = getattr(mistake, "describe", None)
+        text = describe(most=3) if describe else str(mistake)
+    return " ".join(text.split())
 
 
 def model_options(command: Callable) -> Callable:

@@ -9,6 +9,7 @@ from train.flags import command_of
 
 REFUSED = 2  # a setting, the data or the folder does not fit, or the disk does not take more
 DIVERGED = 1
+INTERRUPTED = 130
 
 
 def _train(config: Config) -> None:
@@ -33,31 +34,18 @@ def guarded(command: click.Command, arguments: list[str] | None, name: str = "tr
     try:
         module = "train" if name == "train" else f"train.{name}"
         command.main(arguments, prog_name=f"python -m {module}", standalone_mode=False)
-    except click.ClickException as error:
-        return _refuse(name, error.format_message(), REFUSED)
-    except OSError as error:
-        named = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        return _refuse(name, named, REFUSED)
-    except ValueError as error:
-        describe = getattr(error, "describe", None)
-        return _refuse(name, describe(most=3) if describe else str(error), REFUSED)
     except (click.Abort, KeyboardInterrupt):
-        return 130
+        return INTERRUPTED
     except Exception as error:
+        from flaxblocks.cli_options import MISTAKES, sentence_of  # imports JAX, as do these
         from train.loop import Diverged
         from train.stop import Stopped
 
-        if isinstance(error, Stopped):
-            return _refuse(name, str(error), error.code)
-        if isinstance(error, Diverged):
-            return _refuse(name, str(error), DIVERGED)
-        raise
+        if not isinstance(error, (*MISTAKES, Diverged, Stopped)):
+            raise
+        click.echo(f"{name}: {sentence_of(error)}", err=True)
+        return {Diverged: DIVERGED, Stopped: getattr(error, "code", 0)}.get(type(error), REFUSED)
     return 0
-
-
-def _refuse(name: str, sentence: str, status: int) -> int:
-    click.echo(f"{name}: {' '.join(sentence.split())}", err=True)
-    return status
 
 
 if __name__ == "__main__":
