@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from flaxblocks.preprocess import Transforms
-from train.data.pipeline import held_out_batches
+from train.data.pipeline import held_out_batches, take_unreadable
 from train.data.source import Source
 from train.mesh import batch_sharding, put_batch, share_of_process
 from train.model import Network
@@ -66,9 +66,8 @@ class Evaluator:
             workers=self.workers,
         )
         for batch in batches:
-            for index in batch.pop("unreadable"):
-                if index >= 0:
-                    unreadable(self.source, int(index))
+            for index in take_unreadable(batch):
+                unreadable(self.source, index)
             sums = self.step(params, frozen, buffers, put_batch(batch, self.rows))
             totals = sums if totals is None else jax.tree.map(jnp.add, totals, sums)
             seen(self.batch_size)

@@ -16,6 +16,7 @@ import flaxblocks as fb
 from flaxblocks.convert.atomic_file import replacing
 from train.checkpoints import Checkpoints
 from train.config import Config
+from train.data.pipeline import take_unreadable
 from train.data.source import Source, Unreadable
 from train.defaults import filled
 from train.flags import to_toml
@@ -134,9 +135,8 @@ class Run:
         looked = time.perf_counter()
         while self.done < (epoch + 1) * plan.steps_per_epoch:
             batch = next(batches)
-            for index in batch.pop("unreadable"):
-                if index >= 0:
-                    self._note_unreadable(plan.data.train, int(index))
+            for index in take_unreadable(batch):
+                self._note_unreadable(plan.data.train, index)
             self.state = plan.step(self.state, put_batch(batch, rows))
             self.done += 1
             if not self.progress.steps_began:

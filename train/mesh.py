@@ -38,18 +38,16 @@ def start_processes(config: Config) -> None:
 
     Raises: ValueError if only some of the three flags are given.
     """
-    given = (config.coordinator, config.num_processes, config.process_id)
-    if any(value is not None for value in given):
-        if any(value is None for value in given):
-            raise ValueError("--coordinator, --num-processes and --process-id go together")
-        if config.process_id >= config.num_processes:  # type: ignore[operator]
-            raise ValueError(
-                f"--process-id {config.process_id} must be below --num-processes "
-                f"{config.num_processes}"
-            )
-        jax.distributed.initialize(*given)
-    elif _many_processes():
-        jax.distributed.initialize()
+    where, count, number = config.coordinator, config.num_processes, config.process_id
+    if where is None and count is None and number is None:
+        if _many_processes():
+            jax.distributed.initialize()
+        return
+    if where is None or count is None or number is None:
+        raise ValueError("--coordinator, --num-processes and --process-id go together")
+    if number >= count:
+        raise ValueError(f"--process-id {number} must be below --num-processes {count}")
+    jax.distributed.initialize(where, count, number)
 
 
 def _many_processes() -> bool:
@@ -95,9 +93,9 @@ def shardings(mesh: Mesh, tree: Any) -> Any:
 
     def one(array: Any) -> NamedSharding:
         axes = [axis for axis, length in enumerate(array.shape) if length % size == 0]
-        spec = [None] * len(array.shape)
+        spec: list[str | None] = [None] * len(array.shape)
         if size > 1 and axes and array.size >= SMALLEST:
-            spec[max(axes, key=lambda axis: array.shape[axis])] = FSDP  # type: ignore[call-overload]
+            spec[max(axes, key=lambda axis: array.shape[axis])] = FSDP
         return NamedSharding(mesh, PartitionSpec(*spec))
 
     return jax.tree.map(one, tree)

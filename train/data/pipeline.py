@@ -18,7 +18,7 @@ from flaxblocks.preprocess import Transforms, resize_and_crop
 from train.data.augment import Augmentation
 from train.data.source import Source, Unreadable
 
-__all__ = ["Share", "held_out_batches", "train_batches", "train_steps"]
+__all__ = ["Share", "held_out_batches", "take_unreadable", "train_batches", "train_steps"]
 
 Batch = dict[str, np.ndarray]
 Record = dict[str, Any]  # a row of a batch
@@ -99,6 +99,12 @@ def held_out_batches(
     images = grain.MapDataset.range(count).map(_HeldOutReader(source, transforms))
     batches = images.batch(batch_size // share.processes)
     return _read(batches[share.process :: share.processes], workers)
+
+
+def take_unreadable(batch: Batch) -> list[int]:
+    """Take the marks out of a batch: the indices of the images that could not be read."""
+    marks = batch.pop("unreadable")
+    return marks[marks != READABLE].tolist()
 
 
 def _read(batches: grain.MapDataset, workers: int) -> Iterator[Batch]:
