@@ -40,6 +40,11 @@ def transforms_for(config: Config, data: Dataset) -> Transforms:
 
     `--image-size` scales both the crop and what it is cut from; `--resize-size` sets the latter.
     """
+    if config.augment == "none" and config.train_size is not None:
+        raise ValueError(
+            f"--train-size {config.train_size} needs --augment basic or trivial: with none, images "
+            "are as in evaluation"
+        )
     transforms = data.transforms
     if config.weights is not None:
         published = published_weights(find_model(config.model).name, config.weights)

@@ -14,6 +14,7 @@ from flaxblocks.cli import commands
 from flaxblocks.models import resnet
 from flaxblocks.oracle import import_torchvision
 from flaxblocks.summary import count_parameters
+from train.evaluate import FLAGS
 from train.flags import command_of, recipes
 
 README = Path(__file__).parents[2] / "README.md"
@@ -56,6 +57,15 @@ def test_the_training_commands_of_the_readme_are_understood(line):
     command_of(seen.append, help="").main(shlex.split(line), standalone_mode=False)
     (config,) = seen
     assert fb.list_models(config.model) == [config.model]
+
+
+@pytest.mark.parametrize(
+    "line", re.findall(r"^\$ python -m train\.evaluate ([^\n]+)", TEXT, re.MULTILINE)
+)
+def test_the_evaluations_of_the_readme_are_understood(line):
+    seen = []
+    command_of(seen.append, only=FLAGS, help="").main(shlex.split(line), standalone_mode=False)
+    assert seen[0].weights
 
 
 def test_the_recipes_of_the_readme_are_all_there_are():

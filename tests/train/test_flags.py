@@ -115,6 +115,7 @@ def test_what_is_wrong_with_a_file_is_one_sentence(
         (["--weights", "none.pth"], "none.pth"),
         (["--batch-size", "2000"], "train: --batch-size 2000 must be at most 1437"),
         (["--warmup-epochs", "20"], "train: --warmup-epochs 20 must be below --epochs 20"),
+        (["--train-size", "24", "--augment", "none"], "train: --train-size 24 needs --augment"),
         (["--resize-size", "16"], "train: --resize-size 16 must be at least 36"),
     ],
 )
