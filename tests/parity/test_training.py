@@ -221,9 +221,11 @@ def test_ten_steps_are_pytorchs(name: str, optimiser: str) -> None:
 
 @OF_SEQUENTIAL_LR_ITSELF
 def test_ten_steps_of_accumulated_gradients_are_pytorchs() -> None:
-    """Each part updates the running statistics in turn; decay of norms and clipping as well."""
+    """Each part updates the running statistics in turn; norms decay too. Without clipping, which
+    would hide a gradient that is a multiple of PyTorch's.
+    """
     settings, make = OPTIMISERS["sgd"]
-    config = replace(RUN, ema=0.8, decay_norms=True, clip_grad_norm=0.5, **settings)
+    config = replace(RUN, ema=0.8, decay_norms=True, **settings)
     config = resolved(config, open_digits())
     trained, averaged = errors("mobilenet_v2", config, make, parts=2, dropout=0.0, width_mult=0.25)
     assert trained <= BOUND
