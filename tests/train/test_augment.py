@@ -73,7 +73,7 @@ COUNT = 20_000  # crops, to see a tenth more or less of area
 
 
 @pytest.mark.parametrize(
-    ("size", "min_crop"), [((96, 64), 0.08), ((40, 200), 0.9), ((300, 8), 0.5)]
+    ("size", "min_crop"), [((70, 64), 0.08), ((96, 64), 0.08), ((40, 200), 0.9), ((300, 8), 0.5)]
 )
 def test_crops_have_torchvisions_distribution(size: tuple[int, int], min_crop: float) -> None:
     width, height = size
