@@ -58,6 +58,40 @@ def jax_step(name: str, batch: int) -> Callable[[], object]:
     return run
 
 
+def jax_tutorial(name: str, batch: int) -> Callable[[], object]:
+    """The step as tutorials show it: `nnx.jit`, `nnx.Optimizer`, XLA's own convolutions."""
+    import jax
+    import jax.numpy as jnp
+    import optax
+    from flax import nnx
+
+    import flaxblocks as fb
+    from flaxblocks.nn import conv
+
+    conv._cpu_formulation = lambda *_, **__: None
+    dtype = None if os.environ[DTYPE] == "float32" else jnp.bfloat16
+    model = fb.create_model(name, num_classes=CLASSES, dtype=dtype)
+    model.train()
+    decay = optax.add_decayed_weights(1e-4, mask=lambda ps: jax.tree.map(lambda p: p.ndim > 1, ps))
+    chain = optax.chain(decay, optax.sgd(0.01, momentum=0.9, nesterov=True))
+    optimiser = nnx.Optimizer(model, chain, wrt=nnx.Param)
+
+    @nnx.jit
+    def step(model: nnx.Module, optimiser: nnx.Optimizer, pixels: Any, labels: Any) -> Any:
+        def loss_of(model: Any) -> Any:
+            images = (pixels.astype(jnp.float32) / 255 - jnp.asarray(MEAN)) / jnp.asarray(STD)
+            targets = optax.smooth_labels(jax.nn.one_hot(labels, CLASSES), 0.1)
+            logits = model(images).astype(jnp.float32)
+            return optax.softmax_cross_entropy(logits, targets).mean()
+
+        loss, gradients = nnx.value_and_grad(loss_of)(model)
+        optimiser.update(model, gradients)
+        return loss
+
+    images, labels = map(jnp.asarray, _batch(batch))
+    return lambda: step(model, optimiser, images, labels).block_until_ready()
+
+
 def torch_eager(name: str, batch: int, compiled: bool = False) -> Callable[[], object]:
     """PyTorch with channels last."""
     import torch
@@ -98,7 +132,9 @@ def torch_compile(name: str, batch: int) -> Callable[[], object]:
     return torch_eager(name, batch, compiled=True)
 
 
-WAYS: dict[str, Way] = {way.__name__: way for way in (jax_step, torch_eager, torch_compile)}
+WAYS: dict[str, Way] = {
+    way.__name__: way for way in (jax_step, jax_tutorial, torch_eager, torch_compile)
+}
 
 
 def main() -> None:

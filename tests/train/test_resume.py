@@ -1,0 +1,163 @@
+"""How whole runs of the tiny network are ended, and how they go on."""
+
+import re
+import shutil
+import signal
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+import train.plan
+from tests.train.runs import in_, interrupted_after, rows_of, same_end, steps_of
+from train.lock import alone_in
+from train.loop import Diverged, run
+from train.stop import Stopped
+
+pytestmark = pytest.mark.usefixtures("tiny")
+
+
+@pytest.mark.parametrize(
+    ("step", "number"), [(3, signal.SIGTERM), (7, signal.SIGINT), (9, signal.SIGTERM)]
+)
+def test_a_signal_saves_and_leaves_and_the_run_goes_on(
+    alone: Path, tmp_path: Path, step: int, number: int, capsys: pytest.CaptureFixture
+) -> None:
+    with interrupted_after(step, number), pytest.raises(Stopped) as stopped:
+        run(in_(tmp_path))
+    # The step that was prepared is taken; the tenth ends an epoch, which is measured first.
+    assert f"saved after step {step + 1} of 15; the same command goes on" in str(stopped.value)
+    assert stopped.value.code == 128 + number
+    assert step + 1 in steps_of(tmp_path)
+    capsys.readouterr()
+    run(in_(tmp_path))
+    assert f"going on in {tmp_path} after step {step + 1} of 15" in capsys.readouterr().out
+    assert same_end(tmp_path, alone)
+
+
+def test_a_finished_run_is_finished(alone: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(alone, out)
+    (out / "final.safetensors").unlink()
+    run(in_(out))
+    assert same_end(out, alone)
+
+
+def copy_of(alone: Path, tmp_path: Path) -> Path:
+    """As if the run had died before its end."""
+    out = tmp_path / "run"
+    shutil.copytree(alone, out)
+    (out / "final.safetensors").unlink()
+    return out
+
+
+@pytest.mark.parametrize("damage", ["a flipped bit", "a file cut short", "notes", "gone"])
+def test_a_damaged_checkpoint_is_left_out_for_the_one_before(
+    alone: Path, tmp_path: Path, damage: str, capsys: pytest.CaptureFixture
+) -> None:
+    out = copy_of(alone, tmp_path)
+    newest = out / "checkpoints" / "15"
+    if damage == "notes":
+        path = newest / "notes" / "metadata"
+        path.write_text(path.read_text().replace('"lr": 0.01', '"lr": 0.02'))
+    elif damage == "gone":
+        shutil.rmtree(newest / "state")
+    else:
+        for path in (newest / "state").glob("**/d/*"):
+            data = bytearray(path.read_bytes())
+            data[len(data) // 2] ^= 1
+            path.write_bytes(data[: len(data) // 2] if "short" in damage else data)
+    run(in_(out))
+    told = capsys.readouterr()
+    assert re.search(r"warning: checkpoint .*/15 is damaged and left out: ", told.err)
+    assert "after step 10 of 15" in told.out
+    assert (out / "damaged" / "15").is_dir()
+    assert same_end(out, alone)
+
+
+def test_of_only_damaged_checkpoints_the_run_begins_anew(alone: Path, tmp_path: Path) -> None:
+    out = copy_of(alone, tmp_path)
+    for step in (10, 15):
+        shutil.rmtree(out / "checkpoints" / str(step) / "state")
+    run(in_(out))
+    assert sorted(path.name for path in (out / "damaged").iterdir()) == ["10", "15"]
+    assert same_end(out, alone)
+
+
+def test_another_config_is_refused_and_nothing_lost(alone: Path, tmp_path: Path) -> None:
+    out = copy_of(alone, tmp_path)
+    with pytest.raises(ValueError, match=r"^--out .*run holds a run with other settings") as error:
+        run(in_(out, lr=0.02, epochs=4))
+    assert "--epochs 4 (was 3), --lr 0.02 (was 0.01)" in str(error.value)
+    assert "\n" not in str(error.value)
+    assert steps_of(out) == [10, 15]
+    assert rows_of(out) == rows_of(alone)
+    run(in_(out, keep=1, save_every=2))  # what changes no number may change
+    assert same_end(out, alone)
+
+
+def test_other_data_is_refused(
+    alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = copy_of(alone, tmp_path)
+    monkeypatch.setattr("train.data.digits.DigitSource.__len__", lambda self: len(self.scans) - 1)
+    with pytest.raises(ValueError, match=r"1,437 training and 360 held-out .* now has 1,436"):
+        run(in_(out))
+
+
+def test_divergence_ends_the_run_and_keeps_the_last_good_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the eighth step on, in the second epoch, nothing is finite."""
+    real = train.plan.learning_rate
+
+    def broken(*args: Any) -> Any:
+        rate = real(*args)
+        return lambda step: rate(step) * (step < 6) + 1e38 * (step >= 6)
+
+    monkeypatch.setattr(train.plan, "learning_rate", broken)
+    with pytest.raises(Diverged, match=r"no finite number in step 8: .* of step 5 stays; a lower"):
+        run(in_(tmp_path, save_every=4))
+    assert steps_of(tmp_path) == [4, 5]
+    assert [row["step"] for row in rows_of(tmp_path)] == [5]
+
+
+def test_divergence_at_once_says_that_nothing_was_saved(tmp_path: Path) -> None:
+    with pytest.raises(Diverged, match="and nothing was saved; a lower --lr"):
+        run(in_(tmp_path, lr=1e38, optimizer="sgd", ema=None, warmup_epochs=0.0))
+    assert steps_of(tmp_path) == []
+
+
+def test_a_disk_that_is_full_is_one_sentence_and_what_was_saved_stays(
+    alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with interrupted_after(3), pytest.raises(Stopped):
+        run(in_(tmp_path))
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1_000_000))
+        with pytest.raises(OSError) as error:
+            run(in_(tmp_path))
+    assert re.fullmatch(
+        r"the disk of .*/checkpoints is full: a checkpoint takes 1\.1 MB, and 1\.0 MB are free; "
+        "the checkpoints that are whole stay",
+        str(error.value),
+    )
+    assert steps_of(tmp_path) == [4]
+    run(in_(tmp_path))
+    assert same_end(tmp_path, alone)
+
+
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises((OSError, ValueError)) as error:
+        run(in_(tmp_path / "file" / "run"))
+    assert "file" in str(error.value)
+
+
+def test_two_runs_in_one_folder_are_refused(tmp_path: Path) -> None:
+    with alone_in(tmp_path / "run"):
+        with pytest.raises(ValueError, match=r"run is in use by another run, process \d+: give"):
+            run(in_(tmp_path / "run"))
+        run(in_(tmp_path / "other", epochs=1))
+    run(in_(tmp_path / "run", epochs=1))
