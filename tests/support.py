@@ -216,3 +216,10 @@ def _train_torch(oracle, x, optimiser, steps: int) -> dict[str, np.ndarray]:
         ((y - torch.from_numpy(_target(y.shape))) ** 2).mean().backward()
         optimise.step()
     return {key: value.numpy() for key, value in oracle.state_dict().items()}
+
+
+def memory_of(function: Callable[..., object], *arguments: jax.Array) -> int:
+    """Bytes that the compiled function needs beside its arguments and its results."""
+    used = jax.jit(function).lower(*arguments).compile().memory_analysis()
+    assert used is not None
+    return used.temp_size_in_bytes

@@ -96,7 +96,8 @@ def _by_rows(x: jax.Array, taps: jax.Array, geometry: Geometry) -> jax.Array:
             total += window(line, 0, j, (1, columns), geometry)[..., None] * tap
         return None, total[:, 0]
 
-    _, y = lax.scan(row, None, jnp.arange(rows))
+    # Else the windows that rows meet would be kept for the transpose: the image, once for each tap.
+    _, y = lax.scan(jax.checkpoint(row, prevent_cse=False), None, jnp.arange(rows))
     return jnp.moveaxis(y, 0, 1)
 
 

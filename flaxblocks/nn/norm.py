@@ -18,6 +18,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from flaxblocks.nn.arguments import check_divisible, check_factor, check_positive, check_rate
+from flaxblocks.nn.batch_statistics import normalise_by_batch
 from flaxblocks.nn.init import full
 
 __all__ = [
@@ -118,32 +119,28 @@ class BatchNorm(nnx.Module):
         dtype = self.dtype or jnp.result_type(x, *params)
         wide = jnp.promote_types(dtype, jnp.float32)
         x = x.astype(wide)
+        scale = jnp.ones((), wide) if self.scale is None else self.scale[...].astype(wide)
         if self.use_running_average and self.mean is not None and self.var is not None:
             mean, var = self.mean[...].astype(wide), self.var[...].astype(wide)
+            y = (x - mean) * (lax.rsqrt(var + self.eps) * scale)
         else:
-            mean, var = self._batch_statistics(x)
-        gain = lax.rsqrt(var + self.eps)
-        if self.scale is not None:
-            gain *= self.scale[...].astype(wide)
-        y = (x - mean) * gain
+            y = self._by_batch(x, scale)
         if self.bias is not None:
             y += self.bias[...].astype(wide)
         return y.astype(dtype)
 
-    def _batch_statistics(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Mean and biased variance of the batch, after folding them into the running statistics."""
+    def _by_batch(self, x: jax.Array, scale: jax.Array) -> jax.Array:
+        """Normalise by the batch's own statistics, and fold them into the running ones."""
         count = x.size // self.num_features
         if count < 2:
             raise ValueError(
                 f"`x` (shape {x.shape}) has {count} value per channel; batch norm in training mode "
                 "needs more than 1 (use a larger batch or image, or `eval()`)"
             )
-        axes = tuple(range(x.ndim - 1))
-        mean = x.mean(axes)
-        var = jnp.square(x - mean).mean(axes)
+        y, mean, var = normalise_by_batch(x, jnp.broadcast_to(scale, x.shape[-1:]), self.eps)
         if not self.use_running_average:
             self._update(lax.stop_gradient(mean), lax.stop_gradient(var) * (count / (count - 1)))
-        return mean, var
+        return y
 
     def _update(self, mean: jax.Array, unbiased_var: jax.Array) -> None:
         if self.mean is None or self.var is None or self.num_batches_tracked is None:

@@ -9,6 +9,7 @@ from flaxblocks.nn.conv import conv2d
 from flaxblocks.nn.depthwise import depthwise
 from flaxblocks.nn.grouped import grouped, separate_groups
 from flaxblocks.nn.windows import Geometry, plain_conv
+from tests.support import memory_of
 
 GEOMETRY = Geometry((2, 1), ((2, 2), (1, 1)), (2, 3))
 
@@ -111,3 +112,27 @@ def test_bfloat16_gradients_are_added_up_in_float32():
     gradient = jax.grad(lambda k: conv2d(x, k, groups=2).astype(jnp.float32).sum())(kernel)
     assert gradient.dtype == jnp.bfloat16
     np.testing.assert_array_equal(np.asarray(gradient, np.float32).ravel(), [1024, 1024])
+
+
+def test_depthwise_gradients_keep_no_image_for_each_tap():
+    x, kernel = jnp.ones((4, 32, 32, 16)), jnp.ones((3, 3, 1, 16))
+    geometry = Geometry((1, 1), ((1, 1), (1, 1)), (1, 1))
+
+    def gradient(x, kernel, cotangent):
+        y, back = jax.vjp(lambda x, w: depthwise_form(x, w, geometry, 16), x, kernel)
+        return y, back(cotangent)
+
+    assert (
+        memory_of(gradient, x, kernel, x) < 6 * x.nbytes
+    )  # nine at least, if the taps' windows were kept
+
+
+def test_pointwise_gradients_transpose_no_image():
+    """XLA's product over three axes at once would lay the image out anew."""
+    x, kernel = jnp.ones((4, 32, 32, 16)), jnp.ones((1, 1, 16, 32))
+
+    def gradient(x, kernel, cotangent):
+        return jax.vjp(lambda w: conv2d(x, w), kernel)[1](cotangent)
+
+    cotangent = jnp.ones((4, 32, 32, 32))
+    assert memory_of(gradient, x, kernel, cotangent) < x.nbytes / 4

@@ -9,6 +9,8 @@ import pytest
 from flax import nnx
 
 from flaxblocks.nn import NORMS, BatchNorm, GroupNorm, make_norm
+from flaxblocks.nn.batch_statistics import normalise_by_batch
+from tests.support import memory_of
 
 
 def images(shape=(4, 5, 3, 6), seed=0):
@@ -243,3 +245,53 @@ def test_make_norm_by_callable_and_none():
         ValueError, match=r"`norm` \(='layer'\) must be one of \['batch_norm', 'group_norm'\]"
     ):
         make_norm("layer", 8, **types)
+
+
+def _plainly(x, scale):
+    """`normalise_by_batch`, to be differentiated as it stands."""
+    mean = x.mean((0, 1, 2))
+    var = ((x - mean) ** 2).mean((0, 1, 2))
+    return (x - mean) * (scale / jnp.sqrt(var + 0.1)), mean, var
+
+
+@pytest.mark.parametrize("differentiated", [(0, 1), (0,), (1,)])
+def test_the_written_derivative_is_the_formulas(differentiated):
+    """Forward, backward and second derivatives, also through the statistics themselves."""
+    with jax.enable_x64(True):
+        rng = np.random.default_rng(0)
+        arguments = jnp.asarray(rng.normal(3, 2, (2, 3, 4, 5))), jnp.asarray(rng.normal(1, 2, 5))
+
+        def outputs(normalise):
+            def loss(*arguments):
+                y, mean, var = normalise(*arguments)
+                return jnp.sin(y).sum() + jnp.cos(mean * var).sum()
+
+            tangents = tuple(a * 0.3 + 1 for a in arguments)
+            partial_tangents = tuple(
+                t if i in differentiated else jnp.zeros_like(t) for i, t in enumerate(tangents)
+            )
+            slope = jax.grad(loss, differentiated)
+            second = jax.grad(lambda *a: sum(jnp.sum(g**2) for g in slope(*a)), differentiated)
+            return (
+                jax.jvp(normalise, arguments, partial_tangents),
+                slope(*arguments),
+                second(*arguments),
+            )
+
+        ours = outputs(lambda x, scale: normalise_by_batch(x, scale, 0.1))
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12),
+            ours,
+            outputs(_plainly),
+        )
+
+
+def test_the_gradient_keeps_one_image_from_the_forward_pass():
+    """The formula's own derivative would keep another."""
+    x, scale = jnp.ones((8, 32, 32, 16)), jnp.ones(16)
+
+    def gradient(x, scale, cotangent):
+        y, back = jax.vjp(lambda x: normalise_by_batch(x, scale, 1e-5)[0], x)
+        return y, back(cotangent)
+
+    assert memory_of(gradient, x, scale, x) < x.nbytes / 2

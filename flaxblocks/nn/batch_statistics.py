@@ -1,0 +1,66 @@
+"""Normalisation by the statistics of the batch, with the derivative that PyTorch's kernels use.
+
+Differentiated as it stands, the formula would pass over the image some ten times: through the mean,
+the variance and the normalised value each. Written out, its derivative needs two sums over the
+batch, of the cotangent and of its product with the centred image, and one pass more. On CPU, where
+a training step is bound by memory, that is a third of the step.
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.custom_derivatives import SymbolicZero
+
+__all__ = ["normalise_by_batch"]
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
+def normalise_by_batch(
+    x: jax.Array, scale: jax.Array, eps: float
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Normalise each channel by the mean and the biased variance of the batch, and scale it.
+
+    Args:
+        x: `(..., C)`.
+        scale: `(C,)`.
+        eps: added to the variance.
+
+    Returns: the normalised image `(..., C)`, mean and variance `(C,)`.
+    """
+    mean, centred, var = _moments(x)
+    return centred * (lax.rsqrt(var + eps) * scale), mean, var
+
+
+def _moments(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Mean, `x` about the mean, and the variance about the mean."""
+    mean = _batch_mean(x)
+    centred = x - mean
+    return mean, centred, _batch_mean(jnp.square(centred))
+
+
+def _batch_mean(x: jax.Array) -> jax.Array:
+    return x.mean(tuple(range(x.ndim - 1)))
+
+
+@partial(normalise_by_batch.defjvp, symbolic_zeros=True)
+def _normalise_by_batch_jvp(eps: float, primals: Any, tangents: Any):
+    x, scale = primals
+    x_tangent, scale_tangent = tangents
+    mean, centred, var = _moments(x)
+    root = lax.rsqrt(var + eps)
+    gain = root * scale
+    y_tangent = jnp.zeros_like(x)
+    mean_tangent, var_tangent = jnp.zeros_like(mean), jnp.zeros_like(var)
+    if not isinstance(x_tangent, SymbolicZero):
+        # No product of a whole image with a channel's number stands inside a mean, here or in the
+        # transpose: XLA would write it out before adding it up.
+        mean_tangent = _batch_mean(x_tangent)
+        var_tangent = 2 * _batch_mean(centred * x_tangent)
+        through_var = jnp.square(root) * var_tangent / -2
+        y_tangent = x_tangent * gain + (-gain * mean_tangent) + centred * (gain * through_var)
+    if not isinstance(scale_tangent, SymbolicZero):
+        y_tangent += centred * (root * scale_tangent)
+    return (centred * gain, mean, var), (y_tangent, mean_tangent, var_tangent)
