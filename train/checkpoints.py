@@ -8,8 +8,8 @@ import hashlib
 import json
 import shutil
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
+from train.disk import first_line, writing
 from train.quiet import quiet_orbax
 
-__all__ = ["Checkpoints", "Damaged"]
+__all__ = ["Checkpoints", "Damaged", "everywhere"]
 
 SPARE = 1_000_000  # bytes of metadata and directories
 
@@ -126,7 +127,7 @@ class Checkpoints:
             noted = restored["notes"]
             whole = noted["sha256"] == _digest(noted["notes"])
         except Exception as error:  # Orbax raises many kinds
-            raise Damaged(_first_line(error)) from error
+            raise Damaged(first_line(error)) from error
         if not whole:
             raise Damaged("its notes are not those that were saved")
         return noted["notes"]
@@ -150,7 +151,7 @@ class Checkpoints:
                 ),
             )
         except Exception as error:
-            raise Damaged(_first_line(error)) from error
+            raise Damaged(first_line(error)) from error
         state = restored["state"]
         found = _checksums(state)
         for name, sum in found.items():
@@ -176,14 +177,14 @@ class Checkpoints:
                 notes = self.notes(step)
             except Damaged as error:
                 damage = error
-            if _everywhere(notes is not None):
+            if everywhere(notes is not None):
                 assert notes is not None
                 accept(notes)
                 try:
                     state = self.restore(step, abstract)
                 except Damaged as error:
                     damage = error
-                if _everywhere(state is not None):
+                if everywhere(state is not None):
                     self.policy.best = notes.get("best", {}).get("step")
                     return state, notes
             warn(f"checkpoint {self.folder / str(step)} is damaged and left out: {damage}")
@@ -199,20 +200,13 @@ class Checkpoints:
                 number += 1
                 target = aside / f"{step}.{number}"
             (self.folder / str(step)).rename(target)
-        _everywhere(True)
+        everywhere(True)
         self.manager.reload()
 
 
-@contextmanager
-def _telling(folder: Path) -> Iterator[None]:
+def _telling(folder: Path) -> AbstractContextManager[None]:
     """What Orbax and TensorStore raise where nothing can be written, as one OSError."""
-    try:
-        yield
-    except Exception as error:
-        reason = getattr(error, "strerror", None) or _first_line(error)
-        raise OSError(
-            f"{folder} cannot be written: {reason}; the checkpoints that are whole stay"
-        ) from error
+    return writing(folder, Exception, "; the checkpoints that are whole stay")
 
 
 def _checksums(state: Any) -> dict[str, str]:
@@ -234,13 +228,8 @@ def _digest(notes: Any) -> str:
     return hashlib.sha256(json.dumps(notes, sort_keys=True).encode()).hexdigest()
 
 
-def _everywhere(condition: bool) -> bool:
+def everywhere(condition: bool) -> bool:
     """Whether it holds in every process."""
     if jax.process_count() == 1:
         return condition
     return bool(np.all(multihost_utils.process_allgather(np.asarray(condition))))
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:200]

@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,15 @@ import numpy as np
 
 import flaxblocks as fb
 from flaxblocks.convert.atomic_file import replacing
-from train.checkpoints import Checkpoints
+from train.checkpoints import Checkpoints, Damaged, everywhere
 from train.config import Config
 from train.data.pipeline import take_unreadable
 from train.data.source import Source, Unreadable
 from train.defaults import filled
+from train.disk import writing
 from train.flags import to_toml
 from train.lock import alone_in
-from train.mesh import batch_sharding, gathered, put_batch, start_processes
+from train.mesh import batch_sharding, gathered, put_batch, start_processes, united
 from train.plan import Plan, make_plan
 from train.progress import Progress, sentence
 from train.records import Records
@@ -30,12 +31,13 @@ from train.stop import Stopped, StopRequest
 
 __all__ = ["Diverged", "run"]
 
+FINAL, BEST = "final.safetensors", "best.safetensors"
 LOOK_EVERY = 0.5  # seconds; each look at the device makes the host wait for it
 LOOK_STEPS = 50  # the same with several processes, which must see the same state
 
 
 class Diverged(Exception):
-    """The loss or a gradient is no longer a finite number."""
+    """The loss, a gradient or the state is no longer a finite number."""
 
 
 def run(config: Config) -> dict[str, Any]:
@@ -50,14 +52,8 @@ def run(config: Config) -> dict[str, Any]:
     start_processes(config)
     with StopRequest() as stop:
         plan = make_plan(config)
-        try:
-            with alone_in(Path(config.out)):
-                return Run(plan, stop).go()
-        except OSError as error:
-            if error.strerror is None:  # it is a sentence already
-                raise
-            named = error.filename or f"--out {config.out}"
-            raise OSError(f"{named} cannot be written: {error.strerror}") from error
+        with alone_in(Path(config.out)):
+            return Run(plan, stop).go()
 
 
 class Run:
@@ -67,6 +63,7 @@ class Run:
         """Go on from the newest whole checkpoint in `--out`, if there is one."""
         self.plan = plan
         self.config = plan.config
+        self.out = Path(plan.config.out)
         self.stop = stop
         self.main = jax.process_index() == 0
         self.done = 0  # steps
@@ -74,8 +71,10 @@ class Run:
         self.seconds = 0.0  # of earlier processes
         self.best: dict[str, Any] = {}
         self.unreadable: dict[str, str] = {}  # name -> reason
-        self.checkpoints = Checkpoints(Path(self.config.out) / "checkpoints", self.config.keep)
+        self.checkpoints = Checkpoints(self.out / "checkpoints", self.config.keep)
         self.state = self._go_on() or plan.start()
+        # An epoch whose sums are still there is not measured, be it that all its steps are done.
+        self.epochs_done = (self.done - bool(self.state.sums.images)) // plan.steps_per_epoch
         self.progress = Progress(
             plan.steps_per_epoch,
             self.config.epochs,
@@ -107,21 +106,29 @@ class Run:
         if not self.main:
             self._train(None)
             return {}
-        out = Path(self.config.out)
-        with replacing(out / "config.toml") as file:
-            file.write(to_toml(self.config).encode())
-        with closing(Records(out, self.done)) as records:
-            self._train(records)
-            records.draw()
-            return records.rows[-1]
+        with writing(self.out):
+            with replacing(self.out / "config.toml") as file:
+                file.write(to_toml(self.config).encode())
+            records = Records(self.out, self.epochs_done * self.plan.steps_per_epoch)
+        with closing(records):
+            try:
+                self._train(records)
+            except (Stopped, Diverged):
+                with suppress(OSError):
+                    records.draw()
+                raise
+            with writing(self.out):
+                records.draw()
+            return records.rows[-1] if records.rows else {}
 
     def _train(self, records: Records | None) -> None:
         batches = self.plan.batches(self.done)
-        for epoch in range(self.done // self.plan.steps_per_epoch, self.config.epochs):
+        for epoch in range(self.epochs_done, self.config.epochs):
             self._train_epoch(epoch, batches)
             row = self._measure(epoch)
             if records is not None:
-                records.add(row)
+                with writing(self.out):
+                    records.add(row)
                 left = self.progress.seconds_left(self.done)
                 self._say(sentence(row, self.config.epochs, left))
             self._save()
@@ -139,9 +146,9 @@ class Run:
                 self._note_unreadable(plan.data.train, index)
             self.state = plan.step(self.state, put_batch(batch, rows))
             self.done += 1
-            if not self.progress.steps_began:
+            if not self.progress.compiled:
                 self._look()
-                self.progress.first_step_done()
+                self.progress.first_step_done(self.done)
             if self._is_time_to_look(looked):
                 self._look()
                 looked = time.perf_counter()
@@ -151,7 +158,7 @@ class Run:
 
     def _stop_or_save(self) -> None:
         """Leave if the run is asked to; save where it is time."""
-        if self.stop.reached(self.done):
+        if self.stop.reached():
             self._leave()
         if self.config.save_every and self.done % self.config.save_every == 0:
             self._save()
@@ -174,10 +181,16 @@ class Run:
         loss, top1 = _means(self.state.sums)
         params, buffers = self.state.evaluated()
         held_out = self.plan.evaluate(
-            params, self.state.frozen, buffers, unreadable=self._note_unreadable
+            params,
+            self.state.frozen,
+            buffers,
+            unreadable=self._note_unreadable,
+            seen=self._stop_while_measuring,
         )
+        self.unreadable = united(self.unreadable)
         if not self.best or held_out["top1"] > self.best["top1"]:
             self.best = {"step": self.done, "top1": held_out["top1"]}
+            self._write(self.state, BEST)
         self.state = replace(self.state, sums=self.plan.zero_sums())
         return {
             "epoch": epoch + 1,
@@ -193,18 +206,23 @@ class Run:
             "unreadable": len(self.unreadable),
         }
 
+    def _stop_while_measuring(self, _: int) -> None:
+        """The epoch is measured when the run goes on."""
+        if self.stop.reached():
+            self._leave()
+
     def _check_finite(self) -> None:
         step = int(self.state.diverged)
         if not step:
             return
         self.checkpoints.close()
         kept = (
-            "nothing was saved"
+            "and nothing was saved"
             if self.saved < 0
-            else f"the checkpoint of step {self.saved:,} stays"
+            else f"and the checkpoint of step {self.saved:,} stays"
         )
         raise Diverged(
-            f"the loss or a gradient is no finite number in step {step:,}: the run ends here and "
+            f"loss, gradients or state are no finite numbers in step {step:,}: the run ends here "
             f"{kept}; a lower --lr, more --warmup-epochs or --clip-grad-norm may help"
         )
 
@@ -233,13 +251,17 @@ class Run:
         )
 
     def _export(self) -> None:
-        """Write `final.safetensors` and `best.safetensors`, in PyTorch's layout."""
+        """Write `final.safetensors`, and `best.safetensors` if it is no longer there."""
         self.checkpoints.wait()
-        self._write(self.state, "final.safetensors")
-        best = self.state
-        if self.best["step"] != self.done:
+        self._write(self.state, FINAL)
+        if everywhere(not self.main or (self.out / BEST).exists()):
+            return
+        try:
             best = self.checkpoints.restore(self.best["step"], self.plan.abstract_state)
-        self._write(best, "best.safetensors")
+        except Damaged as damage:
+            _warn(f"{BEST} is gone, and its checkpoint cannot be read: {damage}")
+        else:
+            self._write(best, BEST)
 
     def _write(self, state: TrainState, name: str) -> None:
         """Write what a state evaluates by; every process brings its part, the main one writes."""
@@ -247,7 +269,8 @@ class Run:
         whole = gathered(self.plan.mesh, (params, state.frozen, buffers))
         if self.main:
             model = self.plan.network.with_arrays(*whole)
-            fb.write_checkpoint(fb.to_torch(model), Path(self.config.out) / name)
+            with writing(self.out):
+                fb.write_checkpoint(fb.to_torch(model), self.out / name)
 
     def _note_unreadable(self, source: Source, index: int) -> None:
         """Name an image that cannot be read, the first time that it is met."""
@@ -256,9 +279,11 @@ class Run:
             return
         try:
             source[index]
+            reason = "it failed, and could be read when it was tried again"
         except Unreadable as error:
-            self.unreadable[name] = str(error)
-            _warn(f"{name} cannot be read: {error} ({len(self.unreadable)} so far)")
+            reason = str(error)
+        self.unreadable[name] = reason
+        _warn(f"{name} cannot be read: {reason} ({len(self.unreadable)} so far)")
 
     def _say(self, text: str) -> None:
         if self.main:

@@ -5,15 +5,18 @@ its moments over its devices. Batch statistics are those of the whole batch, sin
 program over all devices.
 """
 
+import json
 import os
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from train.config import Config
 from train.data.pipeline import Share
+from train.disk import first_line
 
 __all__ = [
     "batch_sharding",
@@ -24,6 +27,7 @@ __all__ = [
     "shardings",
     "share_of_process",
     "start_processes",
+    "united",
 ]
 
 DATA, FSDP = "data", "fsdp"
@@ -36,23 +40,31 @@ def start_processes(config: Config) -> None:
     They are those of `--coordinator`, `--num-processes`, `--process-id`, or of the Slurm job, the
     Open MPI job or the TPU pod that this process is a part of.
 
-    Raises: ValueError if only some of the three flags are given.
+    Raises: ValueError if only some of the three flags are given, or the others cannot be joined.
     """
     where, count, number = config.coordinator, config.num_processes, config.process_id
     if where is None and count is None and number is None:
         if _many_processes():
-            jax.distributed.initialize()
+            _join()
         return
     if where is None or count is None or number is None:
         raise ValueError("--coordinator, --num-processes and --process-id go together")
     if number >= count:
         raise ValueError(f"--process-id {number} must be below --num-processes {count}")
-    jax.distributed.initialize(where, count, number)
+    _join(where, count, number)
+
+
+def _join(*which: Any) -> None:
+    try:
+        jax.distributed.initialize(*which)
+    except RuntimeError as error:
+        raise ValueError(f"the other processes cannot be joined: {first_line(error)}") from error
 
 
 def _many_processes() -> bool:
     """Whether a launcher started several processes of this job, by the variables that it sets."""
-    if int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in os.environ:
+    # What only `srun` sets: a plain `python` in a batch script has the others too.
+    if int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_STEP_NODELIST" in os.environ:
         return True
     if int(os.environ.get("OMPI_COMM_WORLD_SIZE", "1")) > 1:
         return True
@@ -128,3 +140,16 @@ def put_batch(batch: dict[str, np.ndarray], sharding: NamedSharding) -> dict[str
     return {
         name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()
     }
+
+
+def united(found: dict[str, str]) -> dict[str, str]:
+    """What all processes found, in the order of the processes. Every process must call it."""
+    if jax.process_count() == 1:
+        return found
+    data = np.frombuffer(json.dumps(found).encode(), np.uint8)
+    longest = multihost_utils.process_allgather(np.asarray(data.size)).max()
+    padded = np.pad(data, (0, longest - data.size), constant_values=ord(" "))
+    together: dict[str, str] = {}
+    for row in multihost_utils.process_allgather(padded):
+        together |= json.loads(row.tobytes())
+    return together

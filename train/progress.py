@@ -29,11 +29,13 @@ class Progress:
         self.before = before
         self.show = show
         self.began = time.perf_counter()
-        self.steps_began = 0.0  # when the first step was over: compiling is no measure of speed
+        self.compiled = False  # until the first step is over, which is no measure of speed
+        self.mark = (start, self.began)  # the step and the time since which speed is measured
         self.bar: tqdm | None = None
 
     def begin_epoch(self, epoch: int, step: int) -> None:
         """Open the bar of `epoch`, counted from 0, with `step` steps taken in all."""
+        self.mark = (step, time.perf_counter())
         self.bar = tqdm(
             total=self.steps_per_epoch,
             initial=step - epoch * self.steps_per_epoch,
@@ -63,15 +65,18 @@ class Progress:
             self.bar.close()
             self.bar = None
 
-    def first_step_done(self) -> None:
-        """From here on speed is measured."""
-        self.steps_began = self.steps_began or time.perf_counter()
+    def first_step_done(self, step: int) -> None:
+        """From `step` on speed is measured."""
+        self.compiled = True
+        self.mark = (step, time.perf_counter())
 
     def images_per_second(self, step: int) -> float:
-        """Since the first step, evaluation and saving included; 0 before there is a measure."""
-        taken = step - self.start - 1
-        passed = time.perf_counter() - self.steps_began
-        return taken * self.batch_size / passed if self.steps_began and taken > 0 else 0.0
+        """Of this epoch's steps, without evaluation and what compiles; 0 before there is a
+        measure.
+        """
+        since, began = self.mark
+        passed = time.perf_counter() - began
+        return (step - since) * self.batch_size / passed if self.compiled else 0.0
 
     @property
     def seconds(self) -> float:

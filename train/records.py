@@ -43,7 +43,9 @@ class Records:
         self.board.flush()
 
     def draw(self) -> None:
-        """Write `curves.png`."""
+        """Write `curves.png`, if there is anything to draw."""
+        if not self.rows:
+            return
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(12, 3.5), layout="constrained")

@@ -48,7 +48,7 @@ class TrainState:
         optimiser: its moments and counts.
         average: of params and buffers; None without `--ema`.
         sums: of this epoch.
-        diverged: the first step whose loss or gradient was not finite; 0 while there is none.
+        diverged: the first step that gave a number which is not finite; 0 while there is none.
     """
 
     step: jax.Array

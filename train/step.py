@@ -115,7 +115,7 @@ def train_step(
                 due=state.step % settings.ema_every == 0,
                 anew=state.step < settings.warmup_steps,
             )
-        finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(gradients))
+        finite = _all_finite((loss, gradients, params, buffers))
         number = state.step + 1
         count = batch["label"].shape[0]
         return replace(
@@ -134,6 +134,11 @@ def train_step(
         )
 
     return step
+
+
+def _all_finite(tree: Any) -> jax.Array:
+    leaves = (jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree))
+    return jnp.stack(list(leaves)).all()
 
 
 def _accumulated(

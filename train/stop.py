@@ -1,5 +1,6 @@
 """Being asked to stop: SIGTERM and Ctrl-C become a question that the loop asks between steps."""
 
+import os
 import signal
 from types import FrameType
 
@@ -21,14 +22,15 @@ class Stopped(Exception):
 class StopRequest:
     """While the block runs, a signal is noted and not obeyed at once; a second one is.
 
-    With several processes JAX itself listens for SIGTERM, so that all of them stop after the same
-    step, whichever got it.
+    With several processes JAX itself listens for SIGTERM, so that all of them stop at the same
+    place, whichever got it; Ctrl-C is passed on to it.
     """
 
     def __enter__(self) -> "StopRequest":
         self.signal = 0
-        many = jax.process_count() > 1
-        numbers = (signal.SIGINT,) if many else (signal.SIGINT, signal.SIGTERM)
+        self.asked = 0  # times that the loop asked, the same in all processes
+        self.many = jax.process_count() > 1
+        numbers = (signal.SIGINT,) if self.many else (signal.SIGINT, signal.SIGTERM)
         self.before = {number: signal.signal(number, self._note) for number in numbers}
         return self
 
@@ -38,6 +40,8 @@ class StopRequest:
     def _note(self, number: int, _: FrameType | None) -> None:
         self.signal = number
         self._obey()
+        if self.many:
+            os.kill(os.getpid(), signal.SIGTERM)
 
     def _obey(self) -> None:
         for number, handler in self.before.items():
@@ -48,8 +52,9 @@ class StopRequest:
         """Of a process that the signal ended."""
         return 128 + (self.signal or signal.SIGTERM)
 
-    def reached(self, step: int) -> bool:
-        """Whether to stop after `step`, the same in all processes."""
-        if jax.process_count() == 1:
-            return bool(self.signal)
-        return multihost_utils.reached_preemption_sync_point(step)
+    def reached(self) -> bool:
+        """Whether to stop here, the same in all processes."""
+        self.asked += 1
+        if self.many:
+            return multihost_utils.reached_preemption_sync_point(self.asked)
+        return bool(self.signal)

@@ -60,6 +60,7 @@ def test_killed_at_the_worst_moments_it_ends_to_the_bit_the_same(
     moments = {
         "save 1 0": "",  # while the very first checkpoint is written
         "step 4": "",  # between two checkpoints
+        "measure 3": "",  # all steps of an epoch are taken
         "row 1": "",  # measured and told, its checkpoint not begun
         "save 3 0.002": "after step",
         "save 1 0.02": "after step",

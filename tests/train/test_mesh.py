@@ -102,7 +102,8 @@ def test_two_processes_end_where_one_does(one: Path, tmp_path: Path) -> None:
     """Though one of them is asked to stop, when both save and leave; and later each goes on with
     half of every parameter.
     """
-    outputs = finish(*start_two(tmp_path, moments=("never", "term 4")), code=143)
+    first, second = start_two(tmp_path, moments=("never", "int 4"))
+    outputs = finish(first, code=143) + finish(second, code=130)
     saved = {re.search(r"asked to stop: saved after step (\d+) of 10", text) for text in outputs}
     assert None not in saved
     assert len({match[1] for match in saved if match}) == 1
@@ -179,8 +180,9 @@ def test_what_is_wrong_with_the_processes_is_one_sentence(settings: dict, messag
     ("variables", "many"),
     [
         ({}, False),
-        ({"SLURM_NTASKS": "1", "SLURM_PROCID": "0"}, False),
-        ({"SLURM_NTASKS": "4", "SLURM_PROCID": "2"}, True),
+        ({"SLURM_NTASKS": "1", "SLURM_STEP_NODELIST": "node[1-2]"}, False),
+        ({"SLURM_NTASKS": "4", "SLURM_PROCID": "0"}, False),  # in a batch script, without srun
+        ({"SLURM_NTASKS": "4", "SLURM_STEP_NODELIST": "node[1-2]"}, True),
         ({"OMPI_COMM_WORLD_SIZE": "2"}, True),
         ({"TPU_WORKER_HOSTNAMES": "localhost"}, False),
         ({"TPU_WORKER_HOSTNAMES": "host-0,host-1"}, True),
@@ -190,7 +192,12 @@ def test_a_launchers_processes_find_each_other(
     variables: dict[str, str], many: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """JAX knows how, when it is asked to."""
-    for name in ("SLURM_NTASKS", "SLURM_PROCID", "OMPI_COMM_WORLD_SIZE", "TPU_WORKER_HOSTNAMES"):
+    for name in (
+        "SLURM_NTASKS",
+        "SLURM_STEP_NODELIST",
+        "OMPI_COMM_WORLD_SIZE",
+        "TPU_WORKER_HOSTNAMES",
+    ):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)

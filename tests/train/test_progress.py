@@ -2,10 +2,15 @@
 
 import io
 import sys
+import time
 
 import pytest
 
 from train.progress import Progress, duration, sentence
+
+
+class Clock:
+    seconds = 100.0
 
 
 class Terminal(io.StringIO):
@@ -13,24 +18,35 @@ class Terminal(io.StringIO):
         return True
 
 
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Stands still until it is set."""
+    clock = Clock()
+    monkeypatch.setattr(time, "perf_counter", lambda: clock.seconds)
+    return clock
+
+
 def progress(*, start: int = 0, show: bool = True) -> Progress:
-    made = Progress(10, 3, batch_size=64, start=start, before=0.0, show=show)
-    made.steps_began = made.began = made.began - 2.0  # as if two seconds had passed
-    return made
+    return Progress(10, 3, batch_size=64, start=start, before=0.0, show=show)
 
 
-def test_the_bar_has_loss_accuracy_speed_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_bar_has_loss_accuracy_speed_and_time_left(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sys, "stderr", Terminal())
     shown = progress()
+    shown.first_step_done(1)
+    clock.seconds += 60  # evaluation and saving are no steps
     shown.begin_epoch(1, 10)
+    clock.seconds += 1
     shown.advance(15, 1.234, 56.78)
     assert shown.bar is not None
     assert shown.bar.n == 5
     text = str(shown.bar)
     shown.end_epoch()
     assert "epoch 2/3" in text
-    # Fourteen steps of 64 images in two seconds; fifteen more to go.
-    assert "loss 1.234, top-1 56.8%, 448 images/s, 2 s left" in text
+    # Five steps of 64 images in a second; fifteen more to go.
+    assert "loss 1.234, top-1 56.8%, 320 images/s, 3 s left" in text
 
 
 @pytest.mark.parametrize("show", [True, False])
@@ -46,11 +62,16 @@ def test_without_a_terminal_or_in_another_process_there_is_no_bar(
     assert stream.getvalue() == ""
 
 
-def test_what_was_done_before_is_no_measure_of_speed() -> None:
+def test_what_was_done_before_and_what_compiles_are_no_measure_of_speed(clock: Clock) -> None:
     resumed = progress(start=20)
+    resumed.begin_epoch(2, 20)
+    clock.seconds += 30
     assert resumed.images_per_second(21) == 0  # one step, which compiled
-    assert resumed.images_per_second(25) == pytest.approx(4 * 64 / 2, rel=0.05)
-    assert resumed.seconds_left(25) == pytest.approx(2.0, rel=0.05)
+    resumed.first_step_done(21)
+    clock.seconds += 2
+    assert resumed.images_per_second(25) == 4 * 64 / 2
+    assert resumed.seconds_left(25) == 32
+    assert resumed.seconds == 32
 
 
 def test_a_line_of_metrics_reads_well() -> None:

@@ -1,8 +1,11 @@
 """How whole runs of the tiny network are ended, and how they go on."""
 
+import os
 import re
 import shutil
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +14,7 @@ import pytest
 
 import train.plan
 from tests.train.runs import in_, interrupted_after, rows_of, same_end, steps_of
+from train import evaluation
 from train.lock import alone_in
 from train.loop import Diverged, run
 from train.stop import Stopped
@@ -64,16 +68,91 @@ def test_a_damaged_checkpoint_is_left_out_for_the_one_before(
     elif damage == "gone":
         shutil.rmtree(newest / "state")
     else:
-        for path in (newest / "state").glob("**/d/*"):
-            data = bytearray(path.read_bytes())
-            data[len(data) // 2] ^= 1
-            path.write_bytes(data[: len(data) // 2] if "short" in damage else data)
+        flip_bits(newest)
+        for path in (newest / "state").glob("**/d/*") if "short" in damage else ():
+            path.write_bytes(path.read_bytes()[:-100])
     run(in_(out))
     told = capsys.readouterr()
     assert re.search(r"warning: checkpoint .*/15 is damaged and left out: ", told.err)
     assert "after step 10 of 15" in told.out
     assert (out / "damaged" / "15").is_dir()
     assert same_end(out, alone)
+
+
+def flip_bits(checkpoint: Path) -> None:
+    for path in (checkpoint / "state").glob("**/d/*"):
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+
+
+@pytest.mark.parametrize("harm", ["damaged", "gone"])
+def test_the_best_is_written_at_once_and_its_checkpoint_not_needed(
+    alone: Path, tmp_path: Path, harm: str, capsys: pytest.CaptureFixture
+) -> None:
+    """The last epoch, by chance the best, is made worse than the first."""
+    out = tmp_path / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluation.Evaluator, "__call__", worse_and_worse)
+        run(in_(out))
+    assert steps_of(out) == [5, 10, 15]
+    best = (out / "best.safetensors").read_bytes()
+    assert best != (alone / "best.safetensors").read_bytes()
+    (out / "best.safetensors").unlink()
+    shutil.copytree(out, tmp_path / "whole")
+    run(in_(tmp_path / "whole"))  # what is gone comes from the checkpoint
+    assert (tmp_path / "whole" / "best.safetensors").read_bytes() == best
+    if harm == "gone":
+        shutil.rmtree(out / "checkpoints" / "5")
+    else:
+        flip_bits(out / "checkpoints" / "5")
+    run(in_(out))
+    assert "warning: best.safetensors is gone, and its checkpoint" in capsys.readouterr().err
+    assert (out / "final.safetensors").exists()
+
+
+def worse_and_worse(self: Any, *_: Any, **__: Any) -> dict[str, float]:
+    """In the place of an evaluation: 50% at first, then 49%."""
+    self.calls = getattr(self, "calls", 0) + 1
+    return {"loss": 1.0, "top1": 51.0 - self.calls, "top5": 60.0, "images": 360.0}
+
+
+@contextmanager
+def asked_while_measuring() -> Iterator[None]:
+    real = evaluation.put_batch
+
+    def put(*given: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return real(*given)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluation, "put_batch", put)
+        yield
+
+
+def test_a_signal_while_it_measures_saves_and_the_epoch_is_measured_later(
+    alone: Path, tmp_path: Path
+) -> None:
+    for epoch in (1, 2, 3):
+        with asked_while_measuring(), pytest.raises(Stopped) as stopped:
+            run(in_(tmp_path))
+        assert f"saved after step {5 * epoch} of 15" in str(stopped.value)
+        assert len(rows_of(tmp_path)) == epoch - 1
+        assert (tmp_path / "curves.png").exists() == (epoch > 1)
+        assert (tmp_path / "best.safetensors").exists() == (epoch > 1)
+        if epoch < 3:
+            with interrupted_after(0), pytest.raises(Stopped):
+                run(in_(tmp_path))  # measures, and takes one step
+    run(in_(tmp_path))
+    assert same_end(tmp_path, alone)
+
+
+def test_a_finished_run_without_its_metrics_stays_finished(alone: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(alone, out)
+    (out / "metrics.jsonl").unlink()
+    assert run(in_(out)) == {}
+    assert (out / "final.safetensors").read_bytes() == (alone / "final.safetensors").read_bytes()
 
 
 def test_of_only_damaged_checkpoints_the_run_begins_anew(alone: Path, tmp_path: Path) -> None:
@@ -117,7 +196,7 @@ def test_divergence_ends_the_run_and_keeps_the_last_good_checkpoint(
         return lambda step: rate(step) * (step < 6) + 1e38 * (step >= 6)
 
     monkeypatch.setattr(train.plan, "learning_rate", broken)
-    with pytest.raises(Diverged, match=r"no finite number in step 8: .* of step 5 stays; a lower"):
+    with pytest.raises(Diverged, match=r"no finite numbers in step 8: .* of step 5 stays; a lower"):
         run(in_(tmp_path, save_every=4))
     assert steps_of(tmp_path) == [4, 5]
     assert [row["step"] for row in rows_of(tmp_path)] == [5]
@@ -126,6 +205,13 @@ def test_divergence_ends_the_run_and_keeps_the_last_good_checkpoint(
 def test_divergence_at_once_says_that_nothing_was_saved(tmp_path: Path) -> None:
     with pytest.raises(Diverged, match="and nothing was saved; a lower --lr"):
         run(in_(tmp_path, lr=1e38, optimizer="sgd", ema=None, warmup_epochs=0.0))
+    assert steps_of(tmp_path) == []
+
+
+def test_running_statistics_that_overflow_are_divergence_too(tmp_path: Path) -> None:
+    """In training mode nothing else depends on them."""
+    with pytest.raises(Diverged, match="no finite numbers in step"):
+        run(in_(tmp_path, lr=1e12, optimizer="sgd", ema=None, warmup_epochs=0.0, mixup=0.0))
     assert steps_of(tmp_path) == []
 
 

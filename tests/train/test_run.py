@@ -106,11 +106,14 @@ def test_unreadable_images_are_named_and_counted(
 ) -> None:
     from train.data.digits import DigitSource
 
-    read = DigitSource.__getitem__
+    read, failed = DigitSource.__getitem__, []
 
     def damaged(self: DigitSource, index: int) -> Any:
         if (self.part, index) in (("train", 7), ("held_out", 9)):
             raise Unreadable("the scan is torn")
+        if (self.part, index) == ("train", 20) and not failed:
+            failed.append(index)
+            raise Unreadable("stale file handle")
         return read(self, index)
 
     monkeypatch.setattr(DigitSource, "__getitem__", damaged)
@@ -118,7 +121,9 @@ def test_unreadable_images_are_named_and_counted(
     told = capsys.readouterr().err
     assert told.count("digits/train/7 cannot be read: the scan is torn") == 1
     assert told.count("digits/held_out/9 cannot be read: the scan is torn") == 1
-    assert rows_of(tmp_path)[-1]["unreadable"] == 2
+    again = "digits/train/20 cannot be read: it failed, and could be read when it was tried again"
+    assert told.count(again) == 1
+    assert rows_of(tmp_path)[-1]["unreadable"] == 3
 
 
 def test_bfloat16_keeps_parameters_in_float32_and_learns(tmp_path: Path, alone: Path) -> None:

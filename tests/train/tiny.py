@@ -74,13 +74,14 @@ def _die_at(moment: str) -> None:
     """Prepare the end of this process.
 
     Moments: `step N`, before step N; `save N SECONDS`, that long after the Nth checkpoint began to
-    be written; `row N`, when the Nth line of metrics is written and its checkpoint not begun;
-    `export`, when all is trained and nothing exported; `never`.
+    be written; `measure N`, before the Nth batch of evaluation; `row N`, when the Nth line of
+    metrics is written and its checkpoint not begun; `export`, when all is trained and nothing
+    exported; `never`.
 
-    No death are `term N`, which asks to stop before step N, and `full N BYTES`: from the Nth
-    checkpoint on no file may be larger.
+    No death are `term N` and `int N`, which ask to stop before step N, and `full N BYTES`: from the
+    Nth checkpoint on no file may be larger.
     """
-    from train import checkpoints, loop, records
+    from train import checkpoints, evaluation, loop, records
 
     kind, *numbers = moment.split()
 
@@ -108,8 +109,11 @@ def _die_at(moment: str) -> None:
         counted(checkpoints.Checkpoints, "save", start, after=True)
     elif kind == "row":
         counted(records.Records, "add", _die, after=True)
-    elif kind == "term":
-        counted(loop, "put_batch", partial(os.kill, os.getpid(), signal.SIGTERM), after=False)
+    elif kind in ("term", "int"):
+        ask = partial(os.kill, os.getpid(), getattr(signal, f"SIG{kind.upper()}"))
+        counted(loop, "put_batch", ask, after=False)
+    elif kind == "measure":
+        counted(evaluation, "put_batch", _die, after=False)
     elif kind == "full":
         limit = (int(numbers[1]), resource.RLIM_INFINITY)
         fill = partial(resource.setrlimit, resource.RLIMIT_FSIZE, limit)
