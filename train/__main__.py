@@ -1,5 +1,6 @@
 """`python -m train`: see `python -m train --help`."""
 
+import signal
 import sys
 
 import click
@@ -49,4 +50,5 @@ def guarded(command: click.Command, arguments: list[str] | None, name: str = "tr
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # while it imports there is nothing to save
     main()

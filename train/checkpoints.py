@@ -187,21 +187,27 @@ class Checkpoints:
                 if everywhere(state is not None):
                     self.policy.best = notes.get("best", {}).get("step")
                     return state, notes
-            warn(f"checkpoint {self.folder / str(step)} is damaged and left out: {damage}")
-            self._put_aside(step)
+            aside = self._put_aside(step)
+            warn(
+                f"checkpoint {self.folder / str(step)} is damaged and left out, it lies in {aside} "
+                f"now: {damage}"
+            )
         return None
 
-    def _put_aside(self, step: int) -> None:
+    def _put_aside(self, step: int) -> Path:
+        """Move a checkpoint to where none of its number is. Returns its new place."""
         aside = self.folder.parent / "damaged"
+        target, number = aside / str(step), 1
+        while target.exists():
+            number += 1
+            target = aside / f"{step}.{number}"
+        everywhere(True)
         if jax.process_index() == 0:
             aside.mkdir(exist_ok=True)
-            target, number = aside / str(step), 1
-            while target.exists():
-                number += 1
-                target = aside / f"{step}.{number}"
             (self.folder / str(step)).rename(target)
         everywhere(True)
         self.manager.reload()
+        return target
 
 
 def _telling(folder: Path) -> AbstractContextManager[None]:

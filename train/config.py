@@ -51,7 +51,7 @@ class Config:
     held_out: float | None = setting(
         None,
         "Share of each class to hold out where the data has no `val`; by default 0.1, and in "
-        "evaluation all.",
+        "evaluation without --config all.",
         above=0,
         most=1,
     )
@@ -68,6 +68,21 @@ class Config:
         "Pixels that the shorter side is resized to before evaluation cuts out the centre.",
         least=8,
     )
+    interpolation: str | None = setting(
+        None,
+        "Filter of resizing; by default that of the published weights, else bilinear.",
+        choices=("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos"),
+    )
+    crop_mode: str | None = setting(
+        None,
+        "How evaluation fits an image into the square: `center` cuts, `squash` distorts, `border` "
+        "pads; by default as the published weights, else center.",
+        choices=("center", "squash", "border"),
+    )
+    mean: str | None = setting(
+        None, "Of R, G, B on the scale 0 to 1; by default as the published weights or the data."
+    )
+    std: str | None = setting(None, "Likewise.")
     augment: str = setting(
         "basic",
         "`basic`: random-resized-crop and flip; `trivial`: and TrivialAugment; `none`: as in "
@@ -148,7 +163,9 @@ class Config:
     schedule_every: str = setting(
         "step", "When the learning rate changes.", choices=("step", "epoch")
     )
-    warmup_epochs: float = setting(1.0, "Epochs of linear warm-up.", least=0)
+    warmup_epochs: float | None = setting(
+        None, "Epochs of linear warm-up; by default 1, or 0.1 of a single epoch.", least=0
+    )
     warmup_start: float = setting(0.01, "Where it starts, as a factor.", above=0, most=1)
     min_lr: float = setting(0.0, "Where cosine ends.", least=0)
     decay_epochs: float = setting(30.0, "Epochs between the drops of `step`.", above=0)
@@ -200,7 +217,14 @@ def changed(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """What a run may not change on its way, each as `--lr 0.1 (was 0.2)`."""
     bound: list[Field] = [field for field in fields(Config) if not field.metadata["free"]]
     return [
-        f"{flag(field.name)} {new[field.name]} (was {old.get(field.name)})"
+        f"{flag(field.name)} {_told(new[field.name])} (was {_told(old.get(field.name))})"
         for field in bound
         if field.name not in old or old[field.name] != new[field.name]
     ]
+
+
+def _told(value: Any) -> Any:
+    """A value as its flag takes it."""
+    if isinstance(value, list | tuple):
+        return " ".join(value) or "none"
+    return "none" if value is None else value

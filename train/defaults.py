@@ -29,6 +29,7 @@ def resolved(config: Config, data: Dataset) -> Config:
     usual = config.optimizer == Config.optimizer
     suits |= {name: value for name, value in data.suits.items() if usual or name != "lr"}
     suits["num_classes"] = len(data.classes)
+    suits["warmup_epochs"] = 1.0 if config.epochs > 1 else 0.1
     suits["batch_size"] = min(suits["batch_size"], len(data.train) or suits["batch_size"])
     missing = [field.name for field in fields(config) if getattr(config, field.name) is None]
     return replace(config, **{name: suits[name] for name in missing if name in suits})

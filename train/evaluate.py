@@ -18,6 +18,10 @@ FLAGS = (
     "held_out",
     "image_size",
     "resize_size",
+    "interpolation",
+    "crop_mode",
+    "mean",
+    "std",
     "batch_size",
     "workers",
     "model",
@@ -41,6 +45,7 @@ def evaluate(config: Config) -> dict[str, Any]:
     from train.data.open import open_data
     from train.defaults import filled, resolved
     from train.evaluation import Evaluator
+    from train.memory import enough_memory
     from train.mesh import make_mesh
     from train.model import Network
     from train.step import StepSettings
@@ -49,6 +54,12 @@ def evaluate(config: Config) -> dict[str, Any]:
         raise ValueError("--weights must name what to evaluate: a file or published weights")
     mesh = make_mesh(config.mesh)
     data = open_data(config, training=False)
+    if not len(data.train):
+        click.echo(
+            f"evaluate: {data.name} has no `val`, so all its images are measured, those that a "
+            "run trained on too; --config of the run leaves them out",
+            err=True,
+        )
     config = resolved(config, data)
     transforms = transforms_for(config, data)
     model = build_model(config, None)
@@ -69,7 +80,8 @@ def evaluate(config: Config) -> dict[str, Any]:
         workers=config.workers,
     )
     unreadable: list[str] = []
-    with tqdm(total=len(data.held_out), unit="image", leave=False, disable=None) as bar:
+    enough = enough_memory(filled(config.batch_size), "a smaller one takes less memory")
+    with enough, tqdm(total=len(data.held_out), unit="image", leave=False, disable=None) as bar:
         result = measure(
             network.params,
             network.frozen,
@@ -87,7 +99,10 @@ def main(arguments: list[str] | None = None) -> None:
         click.echo(json.dumps(evaluate(config), indent=2))
 
     command = command_of(
-        run, only=FLAGS, help="Measure a model with --weights on the held-out images of --data."
+        run,
+        only=FLAGS,
+        help="Measure a model with --weights on the held-out images of --data. With --config "
+        "of a run, on those that it held out, prepared as it prepared them.",
     )
     sys.exit(guarded(command, arguments, "evaluate"))
 

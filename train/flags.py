@@ -6,7 +6,7 @@ A flag beats the config file, the file beats the recipe, the recipe beats the de
 import math
 import tomllib
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -17,6 +17,7 @@ from train.config import SECTIONS, Config, flag
 
 __all__ = ["command_of", "read_config_file", "recipes", "to_toml"]
 
+NONE = "none"
 RECIPES = Path(__file__).with_name("recipes")
 
 
@@ -27,21 +28,29 @@ def command_of(
 
     Args:
         run: takes the finished `Config`.
-        only: fields to offer; all, with `--config` and `--recipe`, by default.
+        only: fields to offer beside `--config`; by default all, and `--recipe`.
         help: what the command does.
     """
     hints = get_type_hints(Config)
     offered = [field for field in fields(Config) if only is None or field.name in only]
     options: list[click.Parameter] = [_option(field, hints[field.name]) for field in offered]
-    if only is None:
-        options += _config_options()
+    options += _config_options(only)
     return _Sectioned(
         "train", params=options, callback=lambda **values: run(Config(**values)), help=help
     )
 
 
+class _Open(click.Option):
+    """An option that `none` leaves open, where a recipe sets it."""
+
+    def type_cast_value(self, ctx, value):
+        return None if value == NONE else super().type_cast_value(ctx, value)
+
+
 class _Finite(click.FloatRange):
     """A number; neither infinity nor NaN."""
+
+    name = "number"
 
     def convert(self, value, param, ctx):
         number = super().convert(value, param, ctx)
@@ -62,6 +71,7 @@ def _option(field: Field, hint: Any) -> click.Option:
             show_default=True,
         )
     if get_origin(kinds[0]) is tuple:
+        settings["callback"] = _beside_the_recipes if field.name == "set" else None
         return click.Option([flag(field.name)], **settings, multiple=True, metavar="TEXT")
     if rule["choices"]:
         settings["type"] = click.Choice(rule["choices"])
@@ -71,7 +81,8 @@ def _option(field: Field, hint: Any) -> click.Option:
         least = rule["least"] if rule["above"] is None else rule["above"]
         settings["type"] = _Finite(least, rule["most"], min_open=rule["above"] is not None)
     assert field.default is not MISSING
-    return click.Option(
+    option = _Open if field.default is None else click.Option
+    return option(
         [flag(field.name)],
         **settings,
         default=field.default,
@@ -88,33 +99,63 @@ def recipes() -> list[str]:
     return sorted(path.stem for path in RECIPES.glob("*.toml"))
 
 
-def _config_options() -> list[click.Parameter]:
+def _config_options(only: Sequence[str] | None) -> list[click.Parameter]:
     def from_file(ctx: click.Context, _: click.Parameter, path: Path | None) -> None:
-        if path is not None:
-            ctx.default_map = {**(ctx.default_map or {}), **read_config_file(path)}
+        if path is None:
+            return
+        told = read_config_file(path)
+        if only is not None:  # neither where the run began nor the devices that it had
+            left_out = {
+                "weights",
+                *(field.name for field in fields(Config) if field.metadata["free"]),
+            }
+            told = {name: value for name, value in told.items() if name not in left_out}
+        ctx.default_map = _over(ctx.default_map or {}, told)
 
     def from_recipe(ctx: click.Context, _: click.Parameter, name: str | None) -> None:
         if name is not None:  # what a file says stays, whichever came first
             recipe = read_config_file(RECIPES / f"{name}.toml")
-            ctx.default_map = {**recipe, **(ctx.default_map or {})}
+            ctx.default_map = _over(recipe, ctx.default_map or {})
 
     shared: dict[str, Any] = {"is_eager": True, "expose_value": False}
-    return [
-        click.Option(
-            ["--config"],
-            type=click.Path(exists=True, dir_okay=False, path_type=Path),
-            callback=from_file,
-            help="TOML file of the flags above, such as `batch-size = 64`.",
-            **shared,
-        ),
-        click.Option(
-            ["--recipe"],
-            type=click.Choice(recipes()),
-            callback=from_recipe,
-            help="Settings of a paper or of torchvision; see train/recipes.",
-            **shared,
-        ),
-    ]
+    config = click.Option(
+        ["--config"],
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        callback=from_file,
+        help="TOML file of the flags above, such as `batch-size = 64`."
+        if only is None
+        else "The `config.toml` of a run; of it, the flags above but --weights.",
+        **shared,
+    )
+    recipe = click.Option(
+        ["--recipe"],
+        type=click.Choice(recipes()),
+        callback=from_recipe,
+        help="Settings of a paper or of torchvision; see train/recipes. `none` leaves one of its "
+        "numbers open.",
+        **shared,
+    )
+    return [config, recipe] if only is None else [config]
+
+
+def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings over others; of `set`, each by its own name."""
+    both = {**below, **above}
+    if "set" in below and "set" in above:
+        both["set"] = _merged(below["set"], above["set"])
+    return both
+
+
+def _merged(below: Sequence[str], above: Sequence[str]) -> list[str]:
+    names = {setting.partition("=")[0] for setting in above}
+    return [s for s in below if s.partition("=")[0] not in names] + list(above)
+
+
+def _beside_the_recipes(
+    ctx: click.Context, param: click.Parameter, given: tuple[str, ...]
+) -> tuple[str, ...]:
+    """`--set` beside those of a recipe or a file that have other names."""
+    return tuple(_merged((ctx.default_map or {}).get(param.name or "", ()), given))
 
 
 def read_config_file(path: Path) -> dict[str, Any]:
@@ -140,10 +181,10 @@ def read_config_file(path: Path) -> dict[str, Any]:
 
 
 def _as_flag(value: Any) -> Any:
-    """Numbers as text, so that 3.7 epochs are refused as on the command line, and not rounded."""
-    if isinstance(value, bool | list | str):
+    """As text, so that 3.7 epochs are refused as on the command line, and not rounded."""
+    if isinstance(value, list | str):
         return value
-    return str(value)
+    return str(value).lower()
 
 
 def to_toml(config: Config) -> str:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import jax
 
+from train.disk import writing
+
 __all__ = ["alone_in"]
 
 LOCK = ".lock"
@@ -22,7 +24,8 @@ def alone_in(folder: Path) -> Iterator[None]:
 
     Raises: ValueError if another run is in there.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     if jax.process_index() > 0 or os.name != "posix":
         yield
         return

@@ -22,6 +22,7 @@ from train.defaults import filled
 from train.disk import writing
 from train.flags import to_toml
 from train.lock import alone_in
+from train.memory import enough_memory
 from train.mesh import batch_sharding, gathered, put_batch, start_processes, united
 from train.plan import Plan, make_plan
 from train.progress import Progress, sentence
@@ -31,6 +32,7 @@ from train.stop import Stopped, StopRequest
 
 __all__ = ["Diverged", "run"]
 
+LESS = "a smaller one takes less memory, and so does --grad-accum; what was saved stays"
 FINAL, BEST = "final.safetensors", "best.safetensors"
 LOOK_EVERY = 0.5  # seconds; each look at the device makes the host wait for it
 LOOK_STEPS = 50  # the same with several processes, which must see the same state
@@ -48,11 +50,12 @@ def run(config: Config) -> dict[str, Any]:
         Stopped: asked to stop; what was done is saved.
         Diverged: the loss is no number; the last good checkpoint stays.
         OSError: the disk is full or the folder cannot be written.
+        MemoryError: a step does not fit into the device.
     """
     start_processes(config)
     with StopRequest() as stop:
         plan = make_plan(config)
-        with alone_in(Path(config.out)):
+        with alone_in(Path(config.out)), enough_memory(filled(plan.config.batch_size), LESS):
             return Run(plan, stop).go()
 
 
@@ -72,7 +75,8 @@ class Run:
         self.best: dict[str, Any] = {}
         self.unreadable: dict[str, str] = {}  # name -> reason
         self.checkpoints = Checkpoints(self.out / "checkpoints", self.config.keep)
-        self.state = self._go_on() or plan.start()
+        self._say(plan.sentence())
+        self.state = self._go_on() or self._begin()
         # An epoch whose sums are still there is not measured, be it that all its steps are done.
         self.epochs_done = (self.done - bool(self.state.sums.images)) // plan.steps_per_epoch
         self.progress = Progress(
@@ -99,6 +103,15 @@ class Run:
         )
         return state
 
+    def _begin(self) -> TrainState:
+        """Before the first step, unless the end of another run would be written over."""
+        if (self.out / FINAL).exists() and not (self.out / "damaged").exists():
+            raise ValueError(
+                f"--out {self.out} holds {FINAL} and no checkpoint to go on from: give this run "
+                "another --out"
+            )
+        return self.plan.start()
+
     def go(self) -> dict[str, Any]:
         """Train to the end. Returns the last line of `metrics.jsonl`; of another process than the
         main one, nothing.
@@ -109,6 +122,8 @@ class Run:
         with writing(self.out):
             with replacing(self.out / "config.toml") as file:
                 file.write(to_toml(self.config).encode())
+            with replacing(self.out / "classes.txt") as file:
+                file.write("".join(f"{name}\n" for name in self.plan.data.classes).encode())
             records = Records(self.out, self.epochs_done * self.plan.steps_per_epoch)
         with closing(records):
             try:
@@ -119,6 +134,10 @@ class Run:
                 raise
             with writing(self.out):
                 records.draw()
+            self._say(
+                f"the best is step {self.best['step']:,}, held-out top-1 {self.best['top1']:.2f}%: "
+                f"{self.out / BEST}; the last is {self.out / FINAL}"
+            )
             return records.rows[-1] if records.rows else {}
 
     def _train(self, records: Records | None) -> None:
@@ -154,7 +173,8 @@ class Run:
                 looked = time.perf_counter()
             if self.done % plan.steps_per_epoch:  # at its end the epoch is measured first
                 self._stop_or_save()
-        self.progress.end_epoch()
+        self._check_finite()  # which waits for the last step
+        self.progress.end_epoch(self.done)
 
     def _stop_or_save(self) -> None:
         """Leave if the run is asked to; save where it is time."""
@@ -176,17 +196,16 @@ class Run:
 
     def _measure(self, epoch: int) -> dict[str, Any]:
         """Evaluate; one line of metrics."""
-        self._check_finite()
-        images_per_second = self.progress.images_per_second(self.done)
         loss, top1 = _means(self.state.sums)
         params, buffers = self.state.evaluated()
-        held_out = self.plan.evaluate(
-            params,
-            self.state.frozen,
-            buffers,
-            unreadable=self._note_unreadable,
-            seen=self._stop_while_measuring,
-        )
+        with self.progress.evaluation():
+            held_out = self.plan.evaluate(
+                params,
+                self.state.frozen,
+                buffers,
+                unreadable=self._note_unreadable,
+                seen=self._stop_while_measuring,
+            )
         self.unreadable = united(self.unreadable)
         if not self.best or held_out["top1"] > self.best["top1"]:
             self.best = {"step": self.done, "top1": held_out["top1"]}
@@ -201,7 +220,7 @@ class Run:
             "held_out_loss": held_out["loss"],
             "held_out_top1": held_out["top1"],
             "held_out_top5": held_out["top5"],
-            "images_per_second": images_per_second,
+            "images_per_second": self.progress.images_per_second,
             "seconds": self.progress.seconds,
             "unreadable": len(self.unreadable),
         }

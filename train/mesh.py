@@ -31,6 +31,7 @@ __all__ = [
 ]
 
 DATA, FSDP = "data", "fsdp"
+OF_CPU = " (of a CPU, XLA_FLAGS=--xla_force_host_platform_device_count=8 makes eight)"
 SMALLEST = 1024  # values; a smaller array is on every device
 
 
@@ -86,6 +87,7 @@ def make_mesh(text: str) -> Mesh:
     if sizes[DATA] * sizes[FSDP] != len(devices):
         raise ValueError(
             f"--mesh {text} has {sizes[DATA] * sizes[FSDP]} devices, and there are {len(devices)}"
+            + OF_CPU * (devices[0].platform == "cpu")
         )
     grid = np.asarray(devices).reshape(sizes[DATA], sizes[FSDP])
     return Mesh(grid, (DATA, FSDP))

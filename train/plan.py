@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from flaxblocks.preprocess import Transforms
-from train.build import build_model, transforms_for
+from train.build import build_model, settings_of, transforms_for
 from train.config import Config, changed
 from train.data.augment import Augmentation
 from train.data.open import open_data
@@ -96,6 +96,18 @@ class Plan:
             workers=self.config.workers,
         )
 
+    def sentence(self) -> str:
+        """What is about to be trained, on what, for a person."""
+        config, classes = self.config, self.data.classes
+        count = sum(p.size for p in jax.tree.leaves((self.network.params, self.network.frozen)))
+        names = ", ".join(classes[:3]) + ", ..." * (len(classes) > 3)
+        devices = f"{self.mesh.size} {jax.devices()[0].device_kind}"
+        return (
+            f"{config.model} of {count:,} parameters on {devices}; {self.data.name}: "
+            f"{len(self.data.train):,} images to train on, {len(self.data.held_out):,} held out, "
+            f"{len(classes):,} classes ({names})"
+        )
+
     def describe_data(self) -> str:
         """What must be the same when a run goes on."""
         return (
@@ -114,7 +126,8 @@ class Plan:
         if differing:
             raise ValueError(
                 f"--out {out} holds a run with other settings, this one has "
-                f"{', '.join(differing)}: give it another --out, or go on with the old settings"
+                f"{', '.join(differing)}: give it another --out, or go on with the old settings "
+                f"(--weights {out}/best.safetensors starts from what it learnt)"
             )
         if notes["data"]["images"] != self.describe_data():
             raise ValueError(
@@ -137,6 +150,7 @@ def make_plan(config: Config) -> Plan:
     rate = learning_rate(config, filled(config.lr), steps)
     optimiser = make_optimiser(config, rate)
     transforms = transforms_for(config, data)
+    config = replace(config, **settings_of(transforms))
     network = Network.of(build_model(config, len(data.classes)), config.freeze)
     settings = StepSettings(
         num_classes=len(data.classes),
@@ -149,7 +163,7 @@ def make_plan(config: Config) -> Plan:
         grad_accum=config.grad_accum,
         ema=config.ema or 0.0,
         ema_every=config.ema_every,
-        warmup_steps=round(config.warmup_epochs * steps),
+        warmup_steps=round(filled(config.warmup_epochs) * steps),
     )
     begin = partial(
         initial_state, network, optimiser, seed=config.seed, average=config.ema is not None

@@ -1,15 +1,23 @@
 """What a run shows while it runs: a bar where someone looks, one line an epoch in any case."""
 
+import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from tqdm import tqdm
 
 __all__ = ["Progress", "sentence"]
 
+TELL_EVERY = 60.0  # seconds between lines, where there is no terminal
+
 
 class Progress:
-    """How far, how fast, how long yet. Only the main process shows it."""
+    """How far, how fast, how long yet. Only the main process shows it.
+
+    A terminal has a bar; a file gets a line a minute.
+    """
 
     def __init__(
         self,
@@ -31,15 +39,19 @@ class Progress:
         self.began = time.perf_counter()
         self.compiled = False  # until the first step is over, which is no measure of speed
         self.mark = (start, self.began)  # the step and the time since which speed is measured
+        self.images_per_second = 0.0  # of this epoch's steps, without what compiles
+        self.measuring = math.inf  # seconds of the shortest evaluation, without what compiles
+        self.told = self.began  # when the last line was printed
         self.bar: tqdm | None = None
 
     def begin_epoch(self, epoch: int, step: int) -> None:
         """Open the bar of `epoch`, counted from 0, with `step` steps taken in all."""
         self.mark = (step, time.perf_counter())
+        self.title = f"epoch {epoch + 1}/{self.epochs}"
         self.bar = tqdm(
             total=self.steps_per_epoch,
             initial=step - epoch * self.steps_per_epoch,
-            desc=f"epoch {epoch + 1}/{self.epochs}",
+            desc=self.title,
             unit="step",
             leave=False,
             disable=None if self.show else True,
@@ -48,32 +60,41 @@ class Progress:
     def advance(self, step: int, loss: float, top1: float) -> None:
         """Show where the run is after `step` steps."""
         bar = self.bar
-        if bar is None or bar.disable:
+        self.images_per_second = self._measured(step)
+        if bar is None or not self.show:
             return
-        images = self.images_per_second(step)
-        left = (self.steps_per_epoch * self.epochs - step) * self.batch_size
-        bar.set_postfix_str(
-            f"loss {loss:.3f}, top-1 {top1:.1f}%"
-            + (f", {images:,.0f} images/s, {duration(left / images)} left" if images else ""),
-            refresh=False,
-        )
-        bar.update((step - 1) % self.steps_per_epoch + 1 - bar.n)
+        text = f"loss {loss:.3f}, top-1 {top1:.1f}%"
+        if self.images_per_second:
+            left = duration(self.seconds_left(step))
+            text += f", {self.images_per_second:,.0f} images/s, {left} left"
+        taken = (step - 1) % self.steps_per_epoch + 1
+        if not bar.disable:
+            bar.set_postfix_str(text, refresh=False)
+            bar.update(taken - bar.n)
+        elif time.perf_counter() - self.told > TELL_EVERY:
+            print(f"{self.title}, step {taken:,} of {self.steps_per_epoch:,}: {text}", flush=True)
+            self.told = time.perf_counter()
 
-    def end_epoch(self) -> None:
-        """Remove the bar."""
+    def end_epoch(self, step: int) -> None:
+        """Remove the bar; the device has done all steps."""
+        self.images_per_second = self._measured(step)
         if self.bar is not None:
             self.bar.close()
             self.bar = None
+
+    @contextmanager
+    def evaluation(self) -> Iterator[None]:
+        """Time the block."""
+        began = time.perf_counter()
+        yield
+        self.measuring = min(self.measuring, time.perf_counter() - began)
 
     def first_step_done(self, step: int) -> None:
         """From `step` on speed is measured."""
         self.compiled = True
         self.mark = (step, time.perf_counter())
 
-    def images_per_second(self, step: int) -> float:
-        """Of this epoch's steps, without evaluation and what compiles; 0 before there is a
-        measure.
-        """
+    def _measured(self, step: int) -> float:
         since, began = self.mark
         passed = time.perf_counter() - began
         return (step - since) * self.batch_size / passed if self.compiled else 0.0
@@ -84,9 +105,12 @@ class Progress:
         return self.before + time.perf_counter() - self.began
 
     def seconds_left(self, step: int) -> float:
-        """If the rest goes as what this process has done."""
+        """If the steps that remain go as this epoch's, and evaluations as the shortest so far."""
         rest = self.steps_per_epoch * self.epochs - step
-        return rest * (time.perf_counter() - self.began) / max(step - self.start, 1)
+        evaluations = -(-rest // self.steps_per_epoch)
+        measuring = evaluations * self.measuring if math.isfinite(self.measuring) else 0.0
+        speed = self.images_per_second
+        return rest * self.batch_size / speed + measuring if speed else 0.0
 
 
 def sentence(row: dict[str, Any], epochs: int, left: float) -> str:

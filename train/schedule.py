@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from train.config import Config
+from train.defaults import filled
 
 __all__ = ["Schedule", "learning_rate"]
 
@@ -35,7 +36,7 @@ def learning_rate(config: Config, peak: float, steps_per_epoch: int) -> Schedule
     Source: Loshchilov and Hutter 2017, https://arxiv.org/abs/1608.03983 (cosine); Goyal et al.
         2017, https://arxiv.org/abs/1706.02677, section 2.2 (warm-up).
     """
-    warmup = config.warmup_epochs
+    warmup = filled(config.warmup_epochs)
     if warmup and warmup >= config.epochs:
         raise ValueError(f"--warmup-epochs {warmup:g} must be below --epochs {config.epochs}")
     if config.min_lr > peak:

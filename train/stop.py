@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from types import FrameType
 
 import jax
@@ -40,6 +41,7 @@ class StopRequest:
     def _note(self, number: int, _: FrameType | None) -> None:
         self.signal = number
         self._obey()
+        print("train: stopping; again leaves at once, without saving", file=sys.stderr, flush=True)
         if self.many:
             os.kill(os.getpid(), signal.SIGTERM)
 

@@ -122,7 +122,7 @@ def run_torch(
             {"params": others, "weight_decay": decay if config.decay_norms else 0.0},
         ]
     )
-    warmup = int(config.warmup_epochs)
+    warmup = int(filled(config.warmup_epochs))
     scheduler = lr_scheduler.SequentialLR(
         optimiser,
         [
@@ -169,7 +169,7 @@ def run_ours(
         label_smoothing=config.label_smoothing,
         grad_accum=parts,
         ema=config.ema or 0.0,
-        warmup_steps=int(config.warmup_epochs),
+        warmup_steps=int(filled(config.warmup_epochs)),
     )
     state: TrainState = initial_state(network, optimiser, seed=0, average=True)
     step = jax.jit(

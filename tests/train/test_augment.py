@@ -11,7 +11,7 @@ from torchvision.transforms import InterpolationMode, RandomResizedCrop, Trivial
 from torchvision.transforms.autoaugment import _apply_op
 
 from train.data.augment import Augmentation, random_crop_box
-from train.data.trivial import OPERATIONS, trivial_augment
+from train.data.trivial import OPERATIONS, Operation, trivial_augment
 
 TORCHVISION = {
     name: "".join(word.capitalize() for word in name.split("_")) for name in OPERATIONS
@@ -111,3 +111,22 @@ def test_a_flip_mirrors(photograph: Any) -> None:
     one, other = (augment(photograph, np.random.default_rng(0)) for augment in (plain, flipped))
     assert one.dtype == np.uint8
     np.testing.assert_array_equal(one[:, ::-1], other)
+
+
+def test_a_flip_is_done_with_its_probability() -> None:
+    image = Image.fromarray(np.arange(64, dtype=np.uint8).reshape(1, 64).repeat(64, 0))
+    rng = np.random.default_rng(0)
+    augment = Augmentation((8, 8), "bilinear", min_crop=1.0, flip=0.25, trivial=False)
+    pixels = [augment(image.convert("RGB"), rng)[0, :, 0].astype(int) for _ in range(1000)]
+    assert 0.2 < np.mean([row[0] > row[-1] for row in pixels]) < 0.3
+
+
+def test_trivial_augment_draws_signs_by_even_odds(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[float] = []
+    one = Operation(lambda image, strength: seen.append(strength) or image, (1.0,), signed=True)
+    monkeypatch.setattr("train.data.trivial.OPERATIONS", {"one": one})
+    rng = np.random.default_rng(0)
+    for _ in range(2000):
+        trivial_augment(Image.new("RGB", (1, 1)), rng)
+    assert set(seen) == {1.0, -1.0}
+    assert abs(np.mean(seen)) < 0.1

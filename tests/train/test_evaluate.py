@@ -10,6 +10,7 @@ from PIL import Image
 from flaxblocks.demo import digits
 from train import evaluate
 from train.config import Config
+from train.data.open import open_data
 
 BUNDLED = Config(weights=str(digits.checkpoint_path()), width_mult="0.25", image_size=32)
 
@@ -17,8 +18,6 @@ BUNDLED = Config(weights=str(digits.checkpoint_path()), width_mult="0.25", image
 def write_digits(folder: Path, count: int) -> None:
     """The demo's first digits as PNG files by class, as large as the network takes them."""
     demo = digits.load_digits()
-    from train.data.open import open_data
-
     source = open_data(Config()).held_out
     for i in range(count):
         for part in ("train", "val"):
@@ -66,6 +65,47 @@ def test_the_command_prints_json(
     # ImageNet's mean and deviation are not the digits', and still most are right.
     assert 50 < printed["top1"] <= printed["top5"] <= 100
     assert set(printed) == set(result)
+
+
+def test_with_a_runs_config_it_measures_as_the_run_did(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Of data without `val`: the same images, prepared alike."""
+    from train.__main__ import main
+
+    source = open_data(Config()).held_out
+    for i in range(80):
+        image, label = source[i]
+        (tmp_path / "data" / str(label)).mkdir(parents=True, exist_ok=True)
+        image.save(tmp_path / "data" / str(label) / f"{i}.png")
+    out = tmp_path / "run"
+    train_on = ["--data", str(tmp_path / "data"), "--width-mult", "0.25", "--image-size", "32"]
+    with pytest.raises(SystemExit) as exit:
+        main(
+            [
+                *(*train_on, "--weights", str(digits.checkpoint_path()), "--epochs", "1"),
+                *("--interpolation", "nearest", "--mean", "0.5,0.5,0.5", "--seed", "1"),
+                *("--held-out", "0.3", "--out", str(out)),
+            ]
+        )
+    assert exit.value.code == 0
+    row = json.loads((out / "metrics.jsonl").read_text())
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as exit:
+        evaluate.main(
+            ["--config", str(out / "config.toml"), "--weights", str(out / "final.safetensors")]
+        )
+    assert exit.value.code == 0
+    told = capsys.readouterr()
+    measured = json.loads(told.out)
+    assert measured["images"] < 40
+    assert measured["loss"] == pytest.approx(row["held_out_loss"], rel=1e-6)
+    assert "no `val`" not in told.err
+    with pytest.raises(SystemExit):
+        evaluate.main([*train_on, "--weights", str(out / "final.safetensors")])
+    told = capsys.readouterr()
+    assert json.loads(told.out)["images"] == 80
+    assert "has no `val`, so all its images are measured" in told.err
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,24 @@ def test_a_flag_beats_the_file_and_the_file_the_recipe(tmp_path: Path) -> None:
         assert config.momentum == 0.9  # the default
 
 
+def test_each_set_is_beside_the_recipes(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text('set = ["stochastic_depth=0.1"]\n')
+    config = parsed(
+        *("--recipe", "efficientnet", "--config", str(file), "--set", "norm_eps=1e-3"),
+        *("--set", "dropout=0.4"),
+    )
+    assert config.set == ("stochastic_depth=0.1", "norm_eps=1e-3", "dropout=0.4")
+
+
+def test_none_leaves_open_what_a_recipe_sets() -> None:
+    assert parsed("--recipe", "resnet-v2").ema is not None
+    config = parsed(
+        "--recipe", "resnet-v2", "--ema", "none", "--train-size", "none", "--lr", "none"
+    )
+    assert (config.ema, config.train_size, config.lr) == (None, None, None)
+
+
 def test_a_config_survives_its_file(tmp_path: Path) -> None:
     config = parsed("--freeze", "a*", "--lr", "1e-3", "--set", 'x="y"', "--nesterov", "--seed", "7")
     (tmp_path / "config.toml").write_text(to_toml(config))
@@ -92,6 +110,7 @@ def test_a_config_survives_its_file(tmp_path: Path) -> None:
         ('optimizer = "adam"', "Invalid value for '--optimizer': 'adam' is not one of"),
         ("lr = nan", "Invalid value for '--lr': nan is not a finite number"),
         ("lr = ", "cannot be read: "),
+        ("lr = true", "Invalid value for '--lr': 'true' is not a valid number"),
         ("epochs = 0", "'--epochs': 0 is not in the range x>=1"),
     ],
 )
@@ -116,6 +135,9 @@ def test_what_is_wrong_with_a_file_is_one_sentence(
         (["--batch-size", "2000"], "train: --batch-size 2000 must be at most 1437"),
         (["--warmup-epochs", "20"], "train: --warmup-epochs 20 must be below --epochs 20"),
         (["--train-size", "24", "--augment", "none"], "train: --train-size 24 needs --augment"),
+        (["--mean", "0.5,0.5"], "train: --mean 0.5,0.5 must be three numbers from 0 to 1"),
+        (["--std", "0,1,1"], "train: --std 0,1,1 must be three numbers from 0 to 1"),
+        (["--set", "in_channels=1"], "train: --set in_channels=1: images are RGB here"),
         (["--resize-size", "16"], "train: --resize-size 16 must be at least 36"),
     ],
 )

@@ -112,3 +112,14 @@ def test_an_image_is_erased_with_the_probability() -> None:
     erased = np.asarray(mix.erase(ones, 0.25, jax.random.key(1)) == 0).any((1, 2, 3))
     assert 0.21 < erased.mean() < 0.29
     assert not (mix.erase(ones, 0.0, jax.random.key(1)) == 0).any()
+
+
+def test_an_image_that_no_rectangle_fits_in_stays() -> None:
+    flat = jnp.ones((64, 1, 64, 3))
+    assert (mix.erase(flat, 1.0, jax.random.key(0)) == 1).all()
+
+
+def test_every_pixel_may_be_erased() -> None:
+    ones = jnp.ones((2000, 12, 8, 1))
+    erased = np.asarray(mix.erase(ones, 1.0, jax.random.key(0)) == 0)[..., 0]
+    assert erased.any(0).all()

@@ -1,5 +1,6 @@
 """How whole runs of the tiny network are ended, and how they go on."""
 
+import json
 import os
 import re
 import shutil
@@ -10,11 +11,16 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import jax
 import pytest
+from safetensors.numpy import load_file
 
 import train.plan
 from tests.train.runs import in_, interrupted_after, rows_of, same_end, steps_of
-from train import evaluation
+from train import evaluation, loop, progress
+from train.data.digits import DigitSource
+from train.data.source import Unreadable
+from train.evaluation import Evaluator
 from train.lock import alone_in
 from train.loop import Diverged, run
 from train.stop import Stopped
@@ -73,7 +79,10 @@ def test_a_damaged_checkpoint_is_left_out_for_the_one_before(
             path.write_bytes(path.read_bytes()[:-100])
     run(in_(out))
     told = capsys.readouterr()
-    assert re.search(r"warning: checkpoint .*/15 is damaged and left out: ", told.err)
+    assert re.search(
+        r"warning: checkpoint .*/15 is damaged and left out, it lies in .*/damaged/15 now: ",
+        told.err,
+    )
     assert "after step 10 of 15" in told.out
     assert (out / "damaged" / "15").is_dir()
     assert same_end(out, alone)
@@ -145,6 +154,26 @@ def test_a_signal_while_it_measures_saves_and_the_epoch_is_measured_later(
                 run(in_(tmp_path))  # measures, and takes one step
     run(in_(tmp_path))
     assert same_end(tmp_path, alone)
+
+
+def test_the_end_of_another_run_is_not_written_over(alone: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(alone, out)
+    shutil.rmtree(out / "checkpoints")
+    with pytest.raises(ValueError, match=r"run holds final.safetensors and no checkpoint to go"):
+        run(in_(out))
+    assert same_end(out, alone)
+
+
+def test_a_step_that_does_not_fit_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def put(*_: Any) -> Any:
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes.")
+
+    monkeypatch.setattr(loop, "put_batch", put)
+    with pytest.raises(MemoryError, match=r"^--batch-size 256 does not fit; a smaller one takes"):
+        run(in_(tmp_path))
 
 
 def test_a_finished_run_without_its_metrics_stays_finished(alone: Path, tmp_path: Path) -> None:
@@ -247,3 +276,65 @@ def test_two_runs_in_one_folder_are_refused(tmp_path: Path) -> None:
             run(in_(tmp_path / "run"))
         run(in_(tmp_path / "other", epochs=1))
     run(in_(tmp_path / "run", epochs=1))
+
+
+def test_the_best_is_the_first_of_the_highest_top1_also_over_an_interruption(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = Evaluator.__call__
+    top1 = iter([50.0, 90.0, 90.0])
+
+    def scripted(self: Evaluator, *args: Any, **rest: Any) -> dict[str, float]:
+        return measured(self, *args, **rest) | {"top1": next(top1)}
+
+    monkeypatch.setattr(Evaluator, "__call__", scripted)
+    with interrupted_after(11), pytest.raises(Stopped):
+        run(in_(tmp_path, keep=1))
+    run(in_(tmp_path, keep=1))
+    assert steps_of(tmp_path) == [10, 15]
+    steps = [
+        int(load_file(tmp_path / f"{name}.safetensors")["norm.num_batches_tracked"])
+        for name in ("best", "final")
+    ]
+    assert steps == [10, 15]
+
+
+def test_a_run_that_goes_on_remembers_time_and_what_could_not_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    read, clock = DigitSource.__getitem__, progress.time.perf_counter
+
+    def damaged(self: DigitSource, index: int) -> Any:
+        if (self.part, index) == ("held_out", 9):
+            raise Unreadable("the scan is torn")
+        return read(self, index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(progress, "time", SimpleNamespace(perf_counter=lambda: 1000 * clock()))
+        patch.setattr(DigitSource, "__getitem__", damaged)
+        with interrupted_after(7), pytest.raises(Stopped):
+            run(in_(tmp_path))
+    (before,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(before)["unreadable"] == 1
+    run(in_(tmp_path))
+    last = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["unreadable"] == 1
+    assert last["seconds"] > json.loads(before)["seconds"]
+
+
+def test_a_line_of_metrics_that_was_cut_off_comes_again(alone: Path, tmp_path: Path) -> None:
+    with interrupted_after(7), pytest.raises(Stopped):
+        run(in_(tmp_path))
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"epoch": 2, "st')
+    run(in_(tmp_path))
+    assert same_end(tmp_path, alone)
+
+
+def test_of_a_checkpoint_damaged_twice_both_are_kept(alone: Path, tmp_path: Path) -> None:
+    out = copy_of(alone, tmp_path)
+    for _ in range(2):
+        (out / "checkpoints" / "15" / "notes" / "metadata").write_text("{}")
+        run(in_(out))
+    assert sorted(path.name for path in (out / "damaged").iterdir()) == ["15", "15.2"]
+    assert same_end(out, alone)

@@ -15,6 +15,8 @@ import flaxblocks as fb
 import train.plan
 from tests.train.runs import CONFIG, STEPS, in_, rows_of, same_end, steps_of
 from tests.train.tiny import TinyTorch, build_tiny
+from train import loop
+from train.checkpoints import Checkpoints
 from train.config import Config
 from train.data.source import Unreadable
 from train.flags import command_of, read_config_file
@@ -29,12 +31,14 @@ def test_a_run_writes_all_that_is_promised(alone: Path) -> None:
         ".lock",
         "best.safetensors",
         "checkpoints",
+        "classes.txt",
         "config.toml",
         "curves.png",
         "final.safetensors",
         "metrics.jsonl",
         "tensorboard",
     }
+    assert (alone / "classes.txt").read_text() == "0\n1\n2\n3\n4\n5\n6\n7\n8\n9\n"
     rows = [json.loads(line) for line in (alone / "metrics.jsonl").read_text().splitlines()]
     assert [(row["epoch"], row["step"]) for row in rows] == [(1, 5), (2, 10), (3, 15)]
     assert rows[-1]["held_out_top1"] > rows[0]["held_out_top1"]
@@ -158,3 +162,42 @@ def test_what_is_wrong_with_freeze_is_one_sentence(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         run(in_(tmp_path, freeze=freeze))
+
+
+def test_the_average_is_what_is_measured_and_exported(alone: Path) -> None:
+    plan = train.plan.make_plan(in_(alone))
+    checkpoints = Checkpoints(alone / "checkpoints", keep=2)
+    state = checkpoints.restore(15, plan.abstract_state)
+    checkpoints.close()
+    written = load_file(alone / "final.safetensors")
+    for params, buffers, same in (
+        (state.average.params, state.average.buffers, True),
+        (state.params, state.buffers, False),
+    ):
+        kernel = np.transpose(params["stem"]["conv"]["kernel"], (3, 2, 0, 1))
+        assert np.array_equal(written["conv.weight"], kernel) == same
+        assert np.array_equal(written["norm.running_mean"], buffers["stem"]["norm"]["mean"]) == same
+        measured = plan.evaluate(params, state.frozen, buffers, unreadable=print)
+        assert (measured["loss"] == rows_of(alone)[-1]["held_out_loss"]) == same
+
+
+def test_the_learning_rate_of_a_row_is_that_of_its_last_step(tmp_path: Path) -> None:
+    run(in_(tmp_path, warmup_epochs=0.0, schedule="exponential", schedule_every="epoch", gamma=0.5))
+    rates = [row["learning_rate"] for row in rows_of(tmp_path)]
+    assert rates == pytest.approx([0.01, 0.005, 0.0025])
+
+
+def test_what_training_measured_is_of_one_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = []
+    means = loop._means
+
+    def counted(sums: Any) -> Any:
+        counts.append(int(sums.images))
+        return means(sums)
+
+    monkeypatch.setattr(loop, "_means", counted)
+    run(in_(tmp_path))
+    assert max(counts) == 5 * 256
+    assert counts.count(5 * 256) >= 3
