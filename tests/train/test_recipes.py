@@ -49,7 +49,8 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "model": "efficientnet_b0", "set": ("dropout=0.2", "stochastic_depth=0.2"), "epochs": 450,
         "batch_size": 768, "optimizer": "rmsprop-tf", "lr": 0.048, "momentum": 0.9, "alpha": 0.9,
         "eps": 1e-3, "weight_decay": 1e-5, "schedule": "step", "schedule_every": "epoch",
-        "decay_epochs": 2.4, "gamma": 0.97, "warmup_epochs": 5.0, "label_smoothing": 0.1,
+        "decay_epochs": 2.4, "gamma": 0.97, "warmup_epochs": 5.0,
+        "warmup_start": pytest.approx(1e-6 / 0.048, rel=1e-6), "label_smoothing": 0.1,
         "augment": "trivial", "random_erasing": 0.2, "ema": 0.9999,
     },
 }  # fmt: skip
