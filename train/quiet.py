@@ -14,7 +14,7 @@ __all__ = ["quiet_orbax"]
 @cache
 def quiet_orbax() -> None:
     """Keep what Orbax's threads print from standard error. What it raises is as before."""
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     thread_died, unraisable = threading.excepthook, sys.unraisablehook
 

@@ -14,8 +14,9 @@ from flaxblocks.cli import commands
 from flaxblocks.models import resnet
 from flaxblocks.oracle import import_torchvision
 from flaxblocks.summary import count_parameters
+from train.config import Config
 from train.evaluate import FLAGS
-from train.flags import command_of, recipes
+from train.flags import command_of, recipes, to_toml
 
 README = Path(__file__).parents[2] / "README.md"
 TEXT = README.read_text(encoding="utf-8")
@@ -51,7 +52,9 @@ def test_the_commands_of_the_readme_are_understood(line):
     commands.commands[name].make_context(name, arguments)  # parses, and runs nothing
 
 
-@pytest.mark.parametrize("line", re.findall(r"^\$ python -m train ([^\n]+)", TEXT, re.MULTILINE))
+@pytest.mark.parametrize(
+    "line", re.findall(r"^\$ (?:\w+=\S+ )?python -m train ([^\n&]+)", TEXT, re.MULTILINE)
+)
 def test_the_training_commands_of_the_readme_are_understood(line):
     seen = []
     command_of(seen.append, help="").main(shlex.split(line), standalone_mode=False)
@@ -62,7 +65,11 @@ def test_the_training_commands_of_the_readme_are_understood(line):
 @pytest.mark.parametrize(
     "line", re.findall(r"^\$ python -m train\.evaluate ([^\n]+)", TEXT, re.MULTILINE)
 )
-def test_the_evaluations_of_the_readme_are_understood(line):
+def test_the_evaluations_of_the_readme_are_understood(line, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = tmp_path / "runs" / "train"
+    run.mkdir(parents=True)
+    (run / "config.toml").write_text(to_toml(Config()))
     seen = []
     command_of(seen.append, only=FLAGS, help="").main(shlex.split(line), standalone_mode=False)
     assert seen[0].weights
