@@ -8,5 +8,6 @@ hugging_face.py  Hugging Face datasets
 open.py          which of them `--data` means
 augment.py       random-resized-crop and flip
 trivial.py       TrivialAugment
-pipeline.py      Grain: order, batches, this process's share of them
+rows.py          this process's share of the batches
+pipeline.py      Grain: order, reading ahead, batches
 """
