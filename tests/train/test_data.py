@@ -1,13 +1,15 @@
 """The data sets: digits, folders, ArrayRecord, Hugging Face; and what is wrong with them."""
 
+import errno
 import io
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
 import datasets
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from flaxblocks.demo import digits
 from flaxblocks.preprocess import resize_and_crop
@@ -16,7 +18,7 @@ from train.build import transforms_for
 from train.config import Config
 from train.data.array_record import decode_example, encode_example
 from train.data.open import open_data
-from train.data.source import Dataset, Unreadable
+from train.data.source import Dataset, Unreadable, open_image
 
 COLOURS = {"blue": (0, 0, 255), "green": (0, 255, 0), "red": (255, 0, 0)}
 
@@ -140,6 +142,77 @@ def test_a_damaged_file_is_unreadable(folder: Path) -> None:
     Path(data.train.name(4)).unlink()
     with pytest.raises(Unreadable, match="No such file"):
         data.train[4]
+
+
+class Flaky:
+    """In the place of `Image.open`: it fails as often as there are errors."""
+
+    def __init__(self, *errors: Exception):
+        self.errors = list(errors)
+        self.open = Image.open
+
+    def __call__(self, file: Path) -> Image.Image:
+        if self.errors:
+            raise self.errors.pop(0)
+        return self.open(file)
+
+
+@pytest.fixture
+def waited(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The waits that were asked for, none of which takes place."""
+    waits: list[float] = []
+    monkeypatch.setattr("train.data.source.time.sleep", waits.append)
+    return waits
+
+
+def test_a_disk_that_fails_is_asked_again(
+    folder: Path, waited: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = folder / "red" / "0.png"
+    stale = [OSError(errno.ESTALE, "Stale file handle"), OSError(errno.EIO, "Input/output error")]
+    monkeypatch.setattr(Image, "open", Flaky(*stale))
+    assert open_image(path).getpixel((0, 0)) == COLOURS["red"]
+    assert waited == [0.1, 1.0]
+    monkeypatch.setattr(Image, "open", Flaky(*stale, stale[0]))
+    with pytest.raises(Unreadable, match=r"^Stale file handle$"):
+        open_image(path)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        FileNotFoundError(errno.ENOENT, "No such file"),
+        PermissionError(errno.EACCES, "Permission denied"),
+        OSError("image file is truncated"),
+        UnidentifiedImageError("cannot identify image file"),
+        SyntaxError("broken PNG file"),
+    ],
+)
+def test_what_will_not_pass_is_not_waited_for(
+    folder: Path, waited: list[float], monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    monkeypatch.setattr(Image, "open", Flaky(error))
+    with pytest.raises(Unreadable):
+        open_image(folder / "red" / "0.png")
+    assert waited == []
+
+
+def test_a_palette_with_transparency_is_read_without_a_word(tmp_path: Path) -> None:
+    """As `preprocess` reads it: the colour stays, the alpha goes."""
+    image = Image.new("P", (8, 8), 3)
+    image.putpalette([value for i in range(256) for value in (i, 2 * i % 256, 0)])
+    image.save(tmp_path / "p.png", transparency=bytes(range(256)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert open_image(tmp_path / "p.png").getpixel((0, 0)) == (3, 6, 0)
+
+
+def test_a_photograph_is_not_turned(tmp_path: Path) -> None:
+    """torchvision's ImageFolder does not heed EXIF's orientation, nor does `preprocess`."""
+    exif = Image.Exif()
+    exif[0x0112] = 6  # orientation: a quarter turn
+    Image.new("RGB", (8, 4)).save(tmp_path / "turned.jpg", exif=exif)
+    assert open_image(tmp_path / "turned.jpg").size == (8, 4)
 
 
 def test_an_example_is_tensorflows() -> None:

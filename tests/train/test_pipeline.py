@@ -13,7 +13,13 @@ from PIL import Image
 from flaxblocks.preprocess import Transforms
 from train.data import pipeline
 from train.data.augment import Augmentation
-from train.data.pipeline import Share, held_out_batches, train_batches, train_steps
+from train.data.pipeline import (
+    Share,
+    held_out_batches,
+    take_unreadable,
+    train_batches,
+    train_steps,
+)
 from train.data.source import Unreadable
 
 SMALL = Transforms(resize_size=(8, 8), crop_size=(8, 8), crop_mode="squash")
@@ -170,8 +176,48 @@ def test_another_image_stands_in_for_one_that_cannot_be_read() -> None:
 
 def test_many_that_cannot_be_read_end_the_run() -> None:
     source = Numbered(24, unreadable=tuple(range(24)))
-    with pytest.raises(ValueError, match=r"number \d+ and the 9 images after it cannot be read"):
+    message = r"number \d+ and the 9 images after it cannot be read: damaged"
+    with pytest.raises(ValueError, match=message):
         list(batches_of(source))
+
+
+class Slivers(Numbered):
+    """Two of the images are too long and narrow to be resized."""
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        image, label = super().__getitem__(index)
+        return (Image.new("RGB", (1, 40000)) if index in (2, 3) else image), label
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_image_that_cannot_be_prepared_is_unreadable_with_the_reason(workers: int) -> None:
+    how = Transforms(resize_size=300, crop_size=(8, 8))
+    reason = (
+        r"image 'Image' is too long and narrow: its width and height (1, 40000) would be "
+        r"resized to (300, 12000000)"
+    )
+    seen: dict[int, str] = {}
+    every: list[int] = []
+    for batch in batches_of(Slivers(12), how, batch_size=4, epochs=1, workers=workers):
+        seen |= take_unreadable(batch)
+        every += batch["label"].tolist()
+    assert seen == {2: reason, 3: reason}
+    assert sorted(every) == [0, 1, 4, 4, 4, *range(5, 12)]
+    (batch,) = held_out_batches(Slivers(12), how, batch_size=12, workers=workers)
+    assert take_unreadable(batch) == {2: reason, 3: reason}
+    assert batch["weight"].tolist() == [1, 1, 0, 0, *[1] * 8]
+
+
+class Imageless(Numbered):
+    """A mistake of the program, not of an image."""
+
+    def __getitem__(self, index: int) -> Any:
+        return None, index
+
+
+def test_a_mistake_of_the_program_is_no_unreadable_image() -> None:
+    with pytest.raises(AttributeError):
+        list(batches_of(Imageless(12), RANDOM))
 
 
 @pytest.mark.parametrize("processes", [1, 2])

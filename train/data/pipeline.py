@@ -7,11 +7,13 @@ goes on from there sees what it would have seen.
 
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import grain
 import numpy as np
 from absl import flags
+from PIL import Image
 
 from flaxblocks.preprocess import Transforms, resize_and_crop
 from train.data.augment import Augmentation
@@ -22,6 +24,7 @@ __all__ = ["Share", "held_out_batches", "take_unreadable", "train_batches", "tra
 
 Batch = dict[str, np.ndarray]
 Record = dict[str, Any]  # a row of a batch
+Prepare = Callable[[Image.Image], np.ndarray]
 READABLE = -1
 TRIES = 10  # images in a row that cannot be read before the run stops
 # Batches read before they are needed: one waits while the other is read. Of 1,024 images of
@@ -62,7 +65,8 @@ def train_batches(
     """Batches from number `start` on, each epoch in an order of its own.
 
     A batch is `image` `(B, H, W, 3)` uint8, `label` `(B,)` int32, and `unreadable` `(B,)` int32:
-    the index of an image that could not be read and that the next one stands in for, else -1.
+    the index of an image that could not be read and that the next one stands in for, else -1, with
+    the `reason` `(B,)`, a text.
 
     Args:
         source: the images.
@@ -96,10 +100,11 @@ def held_out_batches(
     return _read(Rows(images, range(steps), batch_size, share), workers)
 
 
-def take_unreadable(batch: Batch) -> list[int]:
-    """Take the marks out of a batch: the indices of the images that could not be read."""
-    marks = batch.pop("unreadable")
-    return marks[marks != READABLE].tolist()
+def take_unreadable(batch: Batch) -> dict[int, str]:
+    """Take the marks out of a batch: the images that could not be read, by index, and why."""
+    marks, reasons = batch.pop("unreadable"), batch.pop("reason")
+    marked = marks != READABLE
+    return dict(zip(marks[marked].tolist(), reasons[marked].tolist(), strict=True))
 
 
 def _read(rows: Rows, workers: int) -> grain.DatasetIterator[Batch]:
@@ -114,10 +119,13 @@ def _read(rows: Rows, workers: int) -> grain.DatasetIterator[Batch]:
     return iter(batches)
 
 
-def _prepare(how: Augmentation | Transforms) -> Callable[[Any, np.random.Generator], np.ndarray]:
-    if isinstance(how, Augmentation):
-        return how
-    return lambda image, _: resize_and_crop(image, how)
+def _prepared(source: Source, index: int, prepare: Prepare) -> tuple[np.ndarray, int]:
+    """An image's pixels and its label. Raises: Unreadable."""
+    image, label = source[index]
+    try:
+        return prepare(image), label
+    except (OSError, ValueError) as error:  # such as of 1x40000 pixels, too long to be resized
+        raise Unreadable(str(error)) from error
 
 
 class _Reader(grain.transforms.RandomMap):
@@ -128,18 +136,22 @@ class _Reader(grain.transforms.RandomMap):
         self.how = how
 
     def random_map(self, element: int, rng: np.random.Generator) -> Record:
-        prepare = _prepare(self.how)
-        unreadable = READABLE
+        if isinstance(self.how, Augmentation):
+            prepare: Prepare = partial(self.how, rng=rng)
+        else:
+            prepare = partial(resize_and_crop, transforms=self.how)
+        reason = ""
         for shift in range(TRIES):
             index = (element + shift) % len(self.source)
             try:
-                image, label = self.source[index]
-            except Unreadable:
-                unreadable = element
+                pixels, label = _prepared(self.source, index, prepare)
+            except Unreadable as error:
+                reason = reason or str(error)
                 continue
-            return _record(prepare(image, rng), label, unreadable)
+            return _record(pixels, label, element if shift else READABLE, reason)
         raise ValueError(
-            f"{self.source.name(element)} and the {TRIES - 1} images after it cannot be read"
+            f"{self.source.name(element)} and the {TRIES - 1} images after it cannot be read: "
+            f"{reason}"
         )
 
 
@@ -153,18 +165,19 @@ class _HeldOutReader(grain.transforms.Map):
     def map(self, element: int) -> Record:
         blank = np.zeros((*self.transforms.crop_size, 3), np.uint8)
         if element >= len(self.source):
-            return {**_record(blank, 0, READABLE), "weight": np.float32(0)}
+            return {**_record(blank, 0), "weight": np.float32(0)}
+        prepare = partial(resize_and_crop, transforms=self.transforms)
         try:
-            image, label = self.source[element]
-        except Unreadable:
-            return {**_record(blank, 0, element), "weight": np.float32(0)}
-        pixels = resize_and_crop(image, self.transforms)
-        return {**_record(pixels, label, READABLE), "weight": np.float32(1)}
+            pixels, label = _prepared(self.source, element, prepare)
+        except Unreadable as error:
+            return {**_record(blank, 0, element, str(error)), "weight": np.float32(0)}
+        return {**_record(pixels, label), "weight": np.float32(1)}
 
 
-def _record(pixels: np.ndarray, label: int, unreadable: int) -> Record:
+def _record(pixels: np.ndarray, label: int, unreadable: int = READABLE, reason: str = "") -> Record:
     return {
         "image": pixels,
         "label": np.int32(label),
         "unreadable": np.int32(unreadable),
+        "reason": np.str_(reason),
     }

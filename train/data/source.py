@@ -1,15 +1,19 @@
 """What a data set is: images and labels by index."""
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from os import PathLike
+from typing import Any, BinaryIO, Protocol
 
 from PIL import Image
 
-from flaxblocks.preprocess import Transforms
+from flaxblocks.preprocess import Transforms, to_rgb
 
 TRAIN = "train"
 HELD_OUT = ("val", "validation", "test")  # the first of them that there is
+WAITS = (0.1, 1.0)  # seconds, before a disk that failed is asked again
+LASTING = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
 
 __all__ = ["HELD_OUT", "TRAIN", "Dataset", "Source", "Unreadable", "check_label", "open_image"]
 
@@ -53,14 +57,26 @@ class Dataset:
     suits: Mapping[str, Any] = field(default_factory=dict)
 
 
-def open_image(file) -> Image.Image:
-    """The image in a file or a path, decoded and in RGB. Raises: Unreadable."""
+def open_image(file: str | PathLike[str] | BinaryIO, waits: Sequence[float] = WAITS) -> Image.Image:
+    """The image in a file or a path, decoded and in RGB; a disk that fails is asked again.
+
+    Raises: Unreadable.
+    """
     try:
         with Image.open(file) as image:
-            return image.convert("RGB")
+            return to_rgb(image)
     except Exception as error:  # a damaged file can raise anything inside a decoder
+        if waits and _may_pass(error):
+            time.sleep(waits[0])
+            return open_image(file, waits[1:])
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise Unreadable(" ".join(reason.split())) from error
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether it is a disk's, such as "Stale file handle"; Pillow's own have no number."""
+    is_numbered = isinstance(error, OSError) and error.errno is not None
+    return is_numbered and not isinstance(error, LASTING)
 
 
 def check_label(label: int, num_classes: int, name: str) -> None:
