@@ -8,6 +8,6 @@ hugging_face.py  Hugging Face datasets
 open.py          which of them `--data` means
 augment.py       random-resized-crop and flip
 trivial.py       TrivialAugment
-rows.py          this process's share of the batches
+parts.py         this process's share of the batches, in parts
 pipeline.py      Grain: order, reading ahead, batches
 """

@@ -6,6 +6,7 @@ goes on from there sees what it would have seen.
 """
 
 import os
+import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -17,15 +18,23 @@ from PIL import Image
 
 from flaxblocks.preprocess import Transforms, resize_and_crop
 from train.data.augment import Augmentation
-from train.data.rows import WHOLE, Rows, Share
+from train.data.parts import WHOLE, Parts, Share, stacked
 from train.data.source import Source, Unreadable
 
-__all__ = ["Share", "held_out_batches", "take_unreadable", "train_batches", "train_steps"]
+__all__ = [
+    "Share",
+    "held_out_batches",
+    "held_out_steps",
+    "take_unreadable",
+    "train_batches",
+    "train_steps",
+]
 
 Batch = dict[str, np.ndarray]
 Record = dict[str, Any]  # a row of a batch
 Prepare = Callable[[Image.Image], np.ndarray]
 READABLE = -1
+ENDLESS = sys.maxsize  # images
 TRIES = 10  # images in a row that cannot be read before the run stops
 # Batches read before they are needed: one waits while the other is read. Of 1,024 images of
 # 224x224 a batch has 154 MB, and these lie beside the one in use, for each process that reads.
@@ -81,7 +90,12 @@ def train_batches(
     steps = train_steps(source, batch_size)
     images = grain.MapDataset.range(len(source)).seed(seed).shuffle()
     images = images.random_map(_Reader(source, augmentation))[: steps * batch_size]
-    return _read(Rows(images, range(start, steps * epochs), batch_size, share), workers)
+    return _read(images, range(start, steps * epochs), batch_size, share, workers)
+
+
+def held_out_steps(source: Source, batch_size: int) -> int:
+    """Batches of a pass over all images; the last may be filled up."""
+    return -(-len(source) // batch_size)
 
 
 def held_out_batches(
@@ -89,15 +103,20 @@ def held_out_batches(
     transforms: Transforms,
     *,
     batch_size: int,
+    passes: int | None = 1,
     share: Share = WHOLE,
     workers: int = 0,
 ) -> grain.DatasetIterator[Batch]:
-    """Every image once, in order, with `weight` `(B,)` float32: 0 for one that could not be read
-    and for what fills the last batch, else 1.
+    """Every image once in a pass, in order, with `weight` `(B,)` float32: 0 for one that could not
+    be read and for what fills the last batch of a pass, else 1.
+
+    `passes` may be None, for no end: what reads the images then stays from one pass to the next, a
+    few batches ahead.
     """
-    steps = -(-len(source) // batch_size)
+    steps = held_out_steps(source, batch_size)
     images = grain.MapDataset.range(steps * batch_size).map(_HeldOutReader(source, transforms))
-    return _read(Rows(images, range(steps), batch_size, share), workers)
+    count = ENDLESS // batch_size if passes is None else passes * steps
+    return _read(images, range(count), batch_size, share, workers)
 
 
 def take_unreadable(batch: Batch) -> dict[int, str]:
@@ -107,15 +126,18 @@ def take_unreadable(batch: Batch) -> dict[int, str]:
     return dict(zip(marks[marked].tolist(), reasons[marked].tolist(), strict=True))
 
 
-def _read(rows: Rows, workers: int) -> grain.DatasetIterator[Batch]:
+def _read(
+    images: grain.MapDataset, numbers: range, batch_size: int, share: Share, workers: int
+) -> grain.DatasetIterator[Batch]:
     threads = reading_threads(workers)
-    options = grain.ReadOptions(threads, max(threads, AHEAD * rows.rows))
-    batches = rows.to_iter_dataset(options).batch(rows.rows)
+    parts = Parts(images, numbers, batch_size, share, threads)
+    options = grain.ReadOptions(threads, max(threads, AHEAD * parts.per_batch))
+    batches = parts.to_iter_dataset(options).batch(parts.per_batch, batch_fn=stacked)
     if workers:
         if not flags.FLAGS.is_parsed():  # Grain has some, and starts no process before they are
             flags.FLAGS.mark_as_parsed()
         processes = grain.MultiprocessingOptions(num_workers=workers)
-        batches = batches.mp_prefetch(processes, sequential_slice=True)  # calls Rows.set_slice
+        batches = batches.mp_prefetch(processes, sequential_slice=True)  # calls Parts.set_slice
     return iter(batches)
 
 
