@@ -2,6 +2,8 @@
 
 import errno
 import io
+import os
+import shutil
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -75,6 +77,16 @@ def test_a_folder_of_classes_is_split_for_each_class(folder: Path) -> None:
     again, other = open_(folder, held_out=0.2), open_(folder, held_out=0.2, seed=1)
     held_out = [[d.held_out.name(i) for i in range(6)] for d in (data, again, other)]
     assert held_out[0] == held_out[1] != held_out[2]
+    # Always the same ones: a run that goes on must not be judged by what it learnt from.
+    chosen = [Path(name).relative_to(folder).as_posix() for name in held_out[0]]
+    assert chosen == [
+        "blue/4.png",
+        "blue/6.png",
+        "green/1.png",
+        "green/9.png",
+        "red/2.png",
+        "red/8.png",
+    ]
 
 
 def test_without_training_all_is_held_out(folder: Path, on_disk: Path) -> None:
@@ -267,6 +279,80 @@ def test_what_is_wrong_with_array_records_is_one_sentence(tmp_path: Path, folder
     val.unlink()
     with pytest.raises(ValueError, match="has no ArrayRecord file with 'val' in its name"):
         open_(out, num_classes=3)
+
+
+@pytest.mark.parametrize(
+    ("names", "train", "held_out"),
+    [
+        (("train-00000-of-00002", "train-00001-of-00002", "val-00000-of-00001"), 2, 1),
+        (("retrieval-train", "retrieval-test"), 1, 1),
+        (("cats-test-train", "cats-test-val"), 1, 1),
+        (("my_train_data", "my_val_data", "my_evaluation_data"), 1, 1),
+        (("a-train", "a-validation", "a-test"), 1, 1),
+    ],
+)
+def test_the_part_is_a_word_of_the_name(
+    tmp_path: Path, folder: Path, names: tuple[str, ...], train: int, held_out: int
+) -> None:
+    """And not any letters of it: `retrieval` has `val` in it."""
+    record = pack_one(folder, tmp_path)
+    for name in names:
+        shutil.copy(record, tmp_path / f"{name}.array_record")
+    data = open_(tmp_path, num_classes=3)
+    count = len(data.train) // train
+    assert (len(data.train), len(data.held_out)) == (train * count, held_out * count)
+    assert data.held_out.name(0) == f"{tmp_path}/{names[train]}.array_record, record 0"
+
+
+def test_a_name_of_two_parts_is_one_sentence(tmp_path: Path, folder: Path) -> None:
+    shutil.copy(pack_one(folder, tmp_path), tmp_path / "train-or-val-00000-of-00001.array_record")
+    with pytest.raises(ValueError, match=r"has 'train' and 'val' in its name: which is it\?$"):
+        open_(tmp_path, num_classes=3)
+
+
+def test_tensorflow_datasets_names_are_known(tmp_path: Path, folder: Path) -> None:
+    record = pack_one(folder, tmp_path)
+    for split in ("train", "validation"):
+        shutil.copy(record, tmp_path / f"beans-{split}.array_record-00000-of-00001")
+    data = open_(tmp_path, num_classes=3)
+    assert len(data.train) == len(data.held_out) > 0
+
+
+def pack_one(folder: Path, beside: Path) -> Path:
+    """A file of records."""
+    with pytest.raises(SystemExit):
+        pack.main([str(folder), str(beside / "one")])
+    return beside / "one" / "train-00000-of-00001.array_record"
+
+
+def test_names_need_not_be_utf_8(tmp_path: Path, folder: Path) -> None:
+    odd = os.fsdecode(b"caf\xe9")
+    (folder / "red").rename(folder / odd)
+    (folder / odd / "0.png").rename(folder / odd / f"{odd}.png")
+    with pytest.raises(SystemExit) as exit:
+        pack.main([str(folder), str(tmp_path / "packed")])
+    assert exit.value.code == 0
+    data = open_(tmp_path / "packed")
+    assert list(data.classes) == list(open_(folder).classes) == ["blue", odd, "green"]
+
+
+def test_packing_that_fails_leaves_nothing(
+    tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    torn = folder / "red" / "0.png"
+    torn.unlink()
+    torn.symlink_to("nowhere")
+    out = tmp_path / "packed"
+    out.mkdir()
+    with pytest.raises(SystemExit) as exit:
+        pack.main([str(folder), str(out)])
+    assert exit.value.code == 2
+    assert "red/0.png: No such file" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "packed"]
+    torn.unlink()
+    with pytest.raises(SystemExit) as exit:
+        pack.main([str(folder), str(out)])
+    assert exit.value.code == 0
 
 
 @pytest.fixture
