@@ -1,4 +1,4 @@
-"""Which images a process reads, and in which parts, so that its batches are its share of each."""
+"""Which images a process reads, and in which pieces, so that its batches are its share of each."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from typing import Any
 import grain
 import numpy as np
 
-__all__ = ["WHOLE", "Parts", "Share", "stacked"]
+__all__ = ["WHOLE", "Pieces", "Share", "stacked"]
 
 Row = Mapping[str, Any]
 
@@ -24,11 +24,11 @@ class Share:
 WHOLE = Share()
 
 
-class Parts(grain.MapDataset):
-    """A share of some batches in equal parts, one after the other: lists of rows.
+class Pieces(grain.MapDataset):
+    """A share of some batches in equal pieces, one after the other: lists of rows.
 
-    Each thread reads a part, so that all of them work on one batch. A part is no single row, since
-    what Grain does for each would take as long as reading a small image.
+    Each thread reads a piece, so that all of them work on one batch. A piece has many rows where a
+    batch has: what Grain does for each element takes as long as reading a small image.
 
     Attributes:
         per_batch: as many as there are threads, or a few more to divide the rows.
@@ -53,8 +53,8 @@ class Parts(grain.MapDataset):
         return len(self.numbers) * self.per_batch
 
     def __getitem__(self, index: Any) -> Any:
-        place, part = divmod(index, self.per_batch)
-        first = self.numbers[place] * self.batch_size + self.first + part * self.size
+        place, piece = divmod(index, self.per_batch)
+        first = self.numbers[place] * self.batch_size + self.first + piece * self.size
         return [self.rows[i] for i in range(first, first + self.size)]
 
     def set_slice(self, batches: slice, sequential_slice: bool = False) -> None:
@@ -62,7 +62,7 @@ class Parts(grain.MapDataset):
         self.numbers = self.numbers[batches]
 
 
-def stacked(parts: Sequence[Sequence[Row]]) -> dict[str, np.ndarray]:
-    """The parts of a batch as one array for each name."""
-    rows = list(chain(*parts))
+def stacked(pieces: Sequence[Sequence[Row]]) -> dict[str, np.ndarray]:
+    """The pieces of a batch as one array for each name."""
+    rows = list(chain(*pieces))
     return {name: np.stack([row[name] for row in rows]) for name in rows[0]}

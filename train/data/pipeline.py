@@ -18,7 +18,7 @@ from PIL import Image
 
 from flaxblocks.preprocess import Transforms, resize_and_crop
 from train.data.augment import Augmentation
-from train.data.parts import WHOLE, Parts, Share, stacked
+from train.data.pieces import WHOLE, Pieces, Share, stacked
 from train.data.source import Source, Unreadable
 
 __all__ = [
@@ -130,14 +130,14 @@ def _read(
     images: grain.MapDataset, numbers: range, batch_size: int, share: Share, workers: int
 ) -> grain.DatasetIterator[Batch]:
     threads = reading_threads(workers)
-    parts = Parts(images, numbers, batch_size, share, threads)
-    options = grain.ReadOptions(threads, max(threads, AHEAD * parts.per_batch))
-    batches = parts.to_iter_dataset(options).batch(parts.per_batch, batch_fn=stacked)
+    pieces = Pieces(images, numbers, batch_size, share, threads)
+    options = grain.ReadOptions(threads, max(threads, AHEAD * pieces.per_batch))
+    batches = pieces.to_iter_dataset(options).batch(pieces.per_batch, batch_fn=stacked)
     if workers:
         if not flags.FLAGS.is_parsed():  # Grain has some, and starts no process before they are
             flags.FLAGS.mark_as_parsed()
         processes = grain.MultiprocessingOptions(num_workers=workers)
-        batches = batches.mp_prefetch(processes, sequential_slice=True)  # calls Parts.set_slice
+        batches = batches.mp_prefetch(processes, sequential_slice=True)  # calls Pieces.set_slice
     return iter(batches)
 
 

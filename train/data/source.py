@@ -1,7 +1,9 @@
 """What a data set is: images and labels by index."""
 
+import hashlib
+import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
 from typing import Any, BinaryIO, Protocol
@@ -15,7 +17,16 @@ HELD_OUT = ("val", "validation", "test")  # the first of them that there is
 WAITS = (0.1, 1.0)  # seconds, before a disk that failed is asked again
 LASTING = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
 
-__all__ = ["HELD_OUT", "TRAIN", "Dataset", "Source", "Unreadable", "check_label", "open_image"]
+__all__ = [
+    "HELD_OUT",
+    "TRAIN",
+    "Dataset",
+    "Part",
+    "Source",
+    "Unreadable",
+    "check_label",
+    "open_image",
+]
 
 
 class Unreadable(Exception):
@@ -36,6 +47,14 @@ class Source(Protocol):
         ...
 
 
+class Part(Source, Protocol):
+    """The images of one part of a data set."""
+
+    def identity(self) -> Iterable[str]:
+        """What tells it from others, read from no image and the same wherever it lies."""
+        ...
+
+
 @dataclass(frozen=True)
 class Dataset:
     """Images to learn from and images to be judged by.
@@ -50,11 +69,18 @@ class Dataset:
     """
 
     name: str
-    train: Source
-    held_out: Source
+    train: Part
+    held_out: Part
     classes: Sequence[str]
     transforms: Transforms = field(default_factory=Transforms)
     suits: Mapping[str, Any] = field(default_factory=dict)
+
+    def digest(self) -> str:
+        """A short text that differs where classes, images or labels do, as far as names tell."""
+        digest = hashlib.sha256()
+        for names in (self.classes, self.train.identity(), self.held_out.identity()):
+            digest.update(os.fsencode("\0".join(names)) + b"\0\0")
+        return digest.hexdigest()[:16]
 
 
 def open_image(file: str | PathLike[str] | BinaryIO, waits: Sequence[float] = WAITS) -> Image.Image:
