@@ -25,7 +25,14 @@ if TYPE_CHECKING:
 else:  # Pillow is imported when the first image is read, so runtime type checkers see `object`
     ImageSource: TypeAlias = object
 
-__all__ = ["ImageSource", "Transforms", "preprocess", "preprocess_batch", "resize_and_crop"]
+__all__ = [
+    "ImageSource",
+    "Transforms",
+    "preprocess",
+    "preprocess_batch",
+    "resize_and_crop",
+    "to_rgb",
+]
 
 _INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 _CROP_MODES = ("center", "squash", "border")
@@ -175,9 +182,9 @@ def _open_rgb(image: Any) -> Image.Image:
     try:
         if isinstance(image, str | os.PathLike):
             with Image.open(image) as opened:
-                return _to_rgb(opened)
+                return to_rgb(opened)
         if isinstance(image, Image.Image):
-            return _to_rgb(image)
+            return to_rgb(image)
     except Exception as error:  # a damaged file can raise anything inside a decoder
         raise ValueError(f"image {_describe(image)!r} cannot be read: {_reason(error)}") from error
     raise ValueError(
@@ -185,7 +192,8 @@ def _open_rgb(image: Any) -> Image.Image:
     )
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
+    """A Pillow image of any mode in RGB, as `preprocess` says; the given one is left unchanged."""
     if isinstance(image.info.get("transparency"), bytes):
         # A palette with an alpha for each colour: RGB drops it, about which Pillow would warn.
         image = image.copy()

@@ -1,14 +1,17 @@
 """Measuring a network on images: loss, top-1 and top-5."""
 
+import gc
 from collections.abc import Callable
+from itertools import islice
 from typing import Any
 
+import grain
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from flaxblocks.preprocess import Transforms
-from train.data.pipeline import held_out_batches, take_unreadable
+from train.data.pipeline import held_out_batches, held_out_steps, take_unreadable
 from train.data.source import Source
 from train.mesh import batch_sharding, put_batch, share_of_process
 from train.model import Network
@@ -18,7 +21,10 @@ __all__ = ["Evaluator"]
 
 
 class Evaluator:
-    """Measures a network on all images of a source."""
+    """Measures a network on all images of a source.
+
+    What reads them, worker processes too, stays from one measurement to the next, until `close`.
+    """
 
     def __init__(
         self,
@@ -38,6 +44,7 @@ class Evaluator:
         self.transforms = transforms
         self.batch_size = -(-batch_size // mesh.size) * mesh.size
         self.workers = workers
+        self.batches: grain.DatasetIterator | None = None  # between two measurements
 
     def __call__(
         self,
@@ -58,19 +65,15 @@ class Evaluator:
             seen: told the size of each batch.
         """
         totals: Any = None
-        batches = held_out_batches(
-            self.source,
-            self.transforms,
-            batch_size=self.batch_size,
-            share=share_of_process(),
-            workers=self.workers,
-        )
-        for batch in batches:
+        batches = self.batches or self._begin()
+        self.batches = None  # none are left if this is cut off, since they would be in its midst
+        for batch in islice(batches, held_out_steps(self.source, self.batch_size)):
             for index in take_unreadable(batch):
                 unreadable(self.source, index)
             sums = self.step(params, frozen, buffers, put_batch(batch, self.rows))
             totals = sums if totals is None else jax.tree.map(jnp.add, totals, sums)
             seen(self.batch_size)
+        self.batches = batches
         values = {name: float(total) for name, total in totals.items()}
         count = max(values["images"], 1.0)
         return {
@@ -79,3 +82,20 @@ class Evaluator:
             "top5": 100 * values["top5"] / count,
             "images": values["images"],
         }
+
+    def close(self) -> None:
+        """Stop reading ahead, and end the worker processes."""
+        if self.batches is not None:
+            self.batches.close()
+            self.batches = None
+            gc.collect()  # makes JAX let go of the last batch, which may lie in shared memory
+
+    def _begin(self) -> grain.DatasetIterator:
+        return held_out_batches(
+            self.source,
+            self.transforms,
+            batch_size=self.batch_size,
+            passes=None,
+            share=share_of_process(),
+            workers=self.workers,
+        )

@@ -4,7 +4,12 @@ Many small files are slow to read in random order over a network; ArrayRecord is
 image is stored as it lies in its file, not encoded anew.
 """
 
+import os
+import secrets
+import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -12,7 +17,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from tqdm import tqdm
 
 from train.__main__ import guarded
-from train.data.array_record import CLASSES, encode_example
+from train.data.array_record import CLASSES, TEXT, encode_example
 from train.data.folder import FolderSource, open_folder
 
 __all__ = ["main", "pack"]
@@ -30,10 +35,27 @@ def pack(source: FolderSource, out: Path, part: str, shards: int) -> None:
     for i, (path, label) in enumerate(
         tqdm(zip(source.paths, source.labels, strict=True), part, len(source), disable=None)
     ):
-        features = {"image": Path(path).read_bytes(), "label": label, "file_name": path.encode()}
+        name = os.fsencode(path)
+        features = {"image": Path(path).read_bytes(), "label": label, "file_name": name}
         writers[i % shards].write(encode_example(features))
     for writer in writers:
         writer.close()
+
+
+@contextmanager
+def _filling(out: Path) -> Iterator[Path]:
+    """A new folder beside `out` that takes its place when the block ends without an error; after
+    one it is gone.
+    """
+    out = Path(os.path.realpath(out))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = out.with_name(f".{secrets.token_hex(8)}.part")
+    try:
+        temporary.mkdir()
+        yield temporary
+        temporary.rename(out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 @click.command(help=(__doc__ or "").partition("\n\n")[2])
@@ -54,11 +76,11 @@ def _pack(folder: Path, out: Path, shards: int, held_out: float, seed: int) -> N
     data = open_folder(folder, held_out, seed)
     if out.exists() and any(out.iterdir()):
         raise ValueError(f"{out} is there and not empty: nothing was written")
-    out.mkdir(parents=True, exist_ok=True)
-    for part, source in (("train", data.train), ("val", data.held_out)):
-        assert isinstance(source, FolderSource)
-        pack(source, out, part, shards)
-    (out / CLASSES).write_text("".join(f"{name}\n" for name in data.classes))
+    with _filling(out) as new:
+        for part, source in (("train", data.train), ("val", data.held_out)):
+            assert isinstance(source, FolderSource)
+            pack(source, new, part, shards)
+        (new / CLASSES).write_text("".join(f"{name}\n" for name in data.classes), **TEXT)
 
 
 def main(arguments: list[str] | None = None) -> None:

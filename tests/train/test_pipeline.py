@@ -1,6 +1,8 @@
 """The order of the images: by the seed alone, whatever reads them, from any point on."""
 
-from collections.abc import Iterator
+import hashlib
+import threading
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import Any
 
@@ -9,8 +11,15 @@ import pytest
 from PIL import Image
 
 from flaxblocks.preprocess import Transforms
+from train.data import pipeline
 from train.data.augment import Augmentation
-from train.data.pipeline import Share, held_out_batches, train_batches, train_steps
+from train.data.pipeline import (
+    Share,
+    held_out_batches,
+    take_unreadable,
+    train_batches,
+    train_steps,
+)
 from train.data.source import Unreadable
 
 SMALL = Transforms(resize_size=(8, 8), crop_size=(8, 8), crop_mode="squash")
@@ -70,6 +79,60 @@ def test_what_fills_no_batch_is_left_out_another_each_time() -> None:
         train_steps(Numbered(27), 28)
 
 
+def digest_of(batches: Iterable[dict[str, np.ndarray]]) -> str:
+    names = ("image", "label", "unreadable")
+    values = b"".join(batch[name].tobytes() for batch in batches for name in names)
+    return hashlib.sha256(values).hexdigest()[:16]
+
+
+@pytest.mark.parametrize(
+    ("start", "share", "digest"),
+    [
+        (0, Share(), "893ff16c87e62222"),
+        (4, Share(), "1e5b2380df43508f"),
+        (0, Share(1, 2), "513142a34d4aeb5e"),
+        (7, Share(3, 4), "78309bd7b2d4be54"),
+    ],
+)
+def test_a_seed_gives_what_it_always_gave(start: int, share: Share, digest: str) -> None:
+    """Recorded when Grain itself put the batches together; no filter of Pillow's takes part."""
+    how = Augmentation((8, 8), "nearest", min_crop=0.5, flip=0.5, trivial=False)
+    source = Numbered(27, unreadable=(3, 4, 23))
+    assert digest_of(batches_of(source, how, start=start, share=share)) == digest
+
+
+def test_the_held_out_images_are_what_they_always_were() -> None:
+    how = Transforms((8, 8), (8, 8), interpolation="nearest", crop_mode="squash")
+    batches = held_out_batches(Numbered(13, unreadable=(5,)), how, batch_size=4)
+    assert digest_of(batches) == "809b4d313786def4"
+
+
+class Together(Numbered):
+    """Images of which the first come when so many are asked for at once, and not before."""
+
+    def __init__(self, count: int, readers: int):
+        super().__init__(count)
+        self.barrier = threading.Barrier(readers)
+        self.left = readers
+        self.lock = threading.Lock()
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        with self.lock:
+            first, self.left = self.left > 0, self.left - 1
+        if first:
+            self.barrier.wait(timeout=30)
+        return super().__getitem__(index)
+
+
+def test_all_threads_read_the_first_batch() -> None:
+    """And there is no other: one thread that builds it alone would wait for ever."""
+    readers = pipeline.reading_threads(workers=0)
+    source = Together(readers, readers)
+    assert len(list(batches_of(source, batch_size=readers, epochs=1))) == 1
+    source = Together(readers, readers)
+    assert len(list(held_out_batches(source, SMALL, batch_size=readers))) == 1
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_from_any_point_on_it_is_the_same(workers: int) -> None:
     """Pixels too: what is random for an image depends on the image's place in the run."""
@@ -113,8 +176,48 @@ def test_another_image_stands_in_for_one_that_cannot_be_read() -> None:
 
 def test_many_that_cannot_be_read_end_the_run() -> None:
     source = Numbered(24, unreadable=tuple(range(24)))
-    with pytest.raises(ValueError, match=r"number \d+ and the 9 images after it cannot be read"):
+    message = r"number \d+ and the 9 images after it cannot be read: damaged"
+    with pytest.raises(ValueError, match=message):
         list(batches_of(source))
+
+
+class Slivers(Numbered):
+    """Two of the images are too long and narrow to be resized."""
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        image, label = super().__getitem__(index)
+        return (Image.new("RGB", (1, 40000)) if index in (2, 3) else image), label
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_image_that_cannot_be_prepared_is_unreadable_with_the_reason(workers: int) -> None:
+    how = Transforms(resize_size=300, crop_size=(8, 8))
+    reason = (
+        r"image 'Image' is too long and narrow: its width and height (1, 40000) would be "
+        r"resized to (300, 12000000)"
+    )
+    seen: dict[int, str] = {}
+    every: list[int] = []
+    for batch in batches_of(Slivers(12), how, batch_size=4, epochs=1, workers=workers):
+        seen |= take_unreadable(batch)
+        every += batch["label"].tolist()
+    assert seen == {2: reason, 3: reason}
+    assert sorted(every) == [0, 1, 4, 4, 4, *range(5, 12)]
+    (batch,) = held_out_batches(Slivers(12), how, batch_size=12, workers=workers)
+    assert take_unreadable(batch) == {2: reason, 3: reason}
+    assert batch["weight"].tolist() == [1, 1, 0, 0, *[1] * 8]
+
+
+class Imageless(Numbered):
+    """A mistake of the program, not of an image."""
+
+    def __getitem__(self, index: int) -> Any:
+        return None, index
+
+
+def test_a_mistake_of_the_program_is_no_unreadable_image() -> None:
+    with pytest.raises(AttributeError):
+        list(batches_of(Imageless(12), RANDOM))
 
 
 @pytest.mark.parametrize("processes", [1, 2])

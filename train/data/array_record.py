@@ -1,13 +1,15 @@
 """ArrayRecord files of `tf.train.Example`s, as TensorFlow Datasets writes them.
 
 An Example has the features `image`, an encoded image file, and `label`, an integer. The files of a
-part have `train`, or `val` or `test`, in their names; `label.labels.txt` beside them names the
-classes, one a line. `python -m train.pack` makes such a folder of any other data.
+part have `train`, or `val` or `test`, as a word of their names, such as
+`cifar10-train.array_record-00000-of-00001`; `label.labels.txt` beside them names the classes, one a
+line. `python -m train.pack` makes such a folder of image files.
 """
 
 import io
+import re
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from itertools import accumulate
 from pathlib import Path
@@ -19,10 +21,18 @@ from PIL import Image
 
 from train.data.source import HELD_OUT, TRAIN, Dataset, Unreadable, check_label, open_image
 
-__all__ = ["CLASSES", "ArrayRecordSource", "decode_example", "encode_example", "open_array_records"]
+__all__ = [
+    "CLASSES",
+    "TEXT",
+    "ArrayRecordSource",
+    "decode_example",
+    "encode_example",
+    "open_array_records",
+]
 
 CLASSES = "label.labels.txt"
 PATTERN = "*.array_record*"
+TEXT: Any = {"encoding": "utf-8", "errors": "surrogateescape"}  # names as the file system has them
 
 
 class ArrayRecordSource:
@@ -58,6 +68,11 @@ class ArrayRecordSource:
         file, record = self._place(index)
         return f"{self.paths[file]}, record {record}"
 
+    def identity(self) -> Iterator[str]:
+        """The files' names, with the number of records."""
+        for path, file in zip(self.paths, self.files, strict=True):
+            yield f"{Path(path).name} {len(file)}"
+
 
 def _opened(path: str) -> Any:
     try:
@@ -77,13 +92,15 @@ def open_array_records(root: Path, num_classes: int | None) -> Dataset:
 
     Raises: ValueError if a part is missing, or nothing tells how many classes there are.
     """
-    train, held_out = _files(root, (TRAIN,)), _files(root, HELD_OUT)
+    files = _files_by_part(root)
+    train = files.get(TRAIN, [])
+    held_out = next((files[part] for part in HELD_OUT if part in files), [])
     for part, paths in ((TRAIN, train), (HELD_OUT[0], held_out)):
         if not paths:
             raise ValueError(f"--data {root} has no ArrayRecord file with {part!r} in its name")
     names = root / CLASSES
     if names.is_file():
-        classes = names.read_text().split("\n")
+        classes = names.read_text(**TEXT).split("\n")
         classes = classes[:-1] if classes[-1] == "" else classes
     elif num_classes is not None:
         classes = [str(i) for i in range(num_classes)]
@@ -97,11 +114,25 @@ def open_array_records(root: Path, num_classes: int | None) -> Dataset:
     )
 
 
-def _files(root: Path, words: Sequence[str]) -> list[Path]:
-    """The files of the first word that a name has."""
-    paths = sorted(root.glob(PATTERN))
-    found = ([path for path in paths if word in path.name] for word in words)
-    return next((group for group in found if group), [])
+def _files_by_part(root: Path) -> dict[str, list[Path]]:
+    files: dict[str, list[Path]] = {}
+    for path in sorted(root.glob(PATTERN)):
+        part = _part(path)
+        if part is not None:
+            files.setdefault(part, []).append(path)
+    return files
+
+
+def _part(path: Path) -> str | None:
+    """`train` for `NAME-train.array_record-00000-of-00002` and `train-00000-of-00002.array_record`.
+
+    Raises: ValueError if the name has several parts and the last word before the suffix is none.
+    """
+    words = re.split("[-_.]", path.name.partition(".array_record")[0])
+    parts = [word for word in words if word in (TRAIN, *HELD_OUT)]
+    if len(set(parts)) > 1 and words[-1] not in parts:
+        raise ValueError(f"{path} has {' and '.join(map(repr, parts))} in its name: which is it?")
+    return parts[-1] if parts else None
 
 
 def encode_example(features: Mapping[str, bytes | int]) -> bytes:

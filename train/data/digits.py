@@ -40,6 +40,10 @@ class DigitSource:
         """`digits/train/12`."""
         return f"digits/{self.part}/{index}"
 
+    def identity(self) -> list[str]:
+        """Its name: there are no others."""
+        return [f"digits/{self.part}"]
+
 
 def open_digits() -> Dataset:
     """The digits; the held-out ones are those of `flaxblocks demo`."""

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from train.data.source import HELD_OUT, TRAIN, Dataset, open_image
+from train.data.split import held_out_rows
 
 __all__ = ["FolderSource", "open_folder"]
 
@@ -17,13 +18,20 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".
 class FolderSource:
     """Image files and their labels."""
 
-    def __init__(self, paths: Sequence[str], labels: Sequence[int]):
-        """Take as many labels as paths."""
+    def __init__(self, root: Path, paths: Sequence[str], labels: Sequence[int]):
+        """Take the folder of all data, paths in it, and as many labels."""
+        self.root = str(root)
         self.paths = list(paths)
         self.labels = list(labels)
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def only(self, rows: np.ndarray) -> "FolderSource":
+        """Some of them."""
+        return FolderSource(
+            Path(self.root), [self.paths[i] for i in rows], [self.labels[i] for i in rows]
+        )
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
         return open_image(self.paths[index]), self.labels[index]
@@ -31,6 +39,11 @@ class FolderSource:
     def name(self, index: int) -> str:
         """The path."""
         return self.paths[index]
+
+    def identity(self) -> Iterator[str]:
+        """Each path within the folder of all data, with its label."""
+        for path, label in zip(self.paths, self.labels, strict=True):
+            yield f"{path.removeprefix(self.root)} {label}"
 
 
 def open_folder(root: Path, held_out: float, seed: int) -> Dataset:
@@ -63,47 +76,40 @@ def open_folder(root: Path, held_out: float, seed: int) -> Dataset:
         )
     return Dataset(
         name=str(root),
-        train=_source(root / TRAIN, classes),
-        held_out=_source(held_out_root, classes),
+        train=_source(root, TRAIN, classes),
+        held_out=_source(root, held_out_root.name, classes),
         classes=classes,
     )
 
 
 def _split(root: Path, share: float, seed: int) -> Dataset:
-    """Hold out `share` of each class, drawn anew for each so that one more class moves no other."""
     classes = _class_names(root)
-    kept: tuple[list, list] = ([], [])
-    held: tuple[list, list] = ([], [])
-    for label, name in enumerate(classes):
-        paths = _images(root / name)
-        if len(paths) < 2 and share < 1:
+    images = _source(root, "", classes)
+    held = held_out_rows(images.labels, share, seed)
+    for label, count in enumerate(np.bincount(images.labels)):
+        if count < 2 and share < 1:
             raise ValueError(
-                f"{root / name} has one image: without a folder 'val' a class needs two, one to "
-                "learn from and one to hold out"
+                f"{root / classes[label]} has one image: without a folder 'val' a class needs two, "
+                "one to learn from and one to hold out"
             )
-        order = np.random.default_rng([seed, label]).permutation(len(paths))
-        count = len(paths)
-        if share < 1:
-            count = min(max(1, round(share * count)), count - 1)
-        held_out = set(order[:count].tolist())
-        for i, path in enumerate(paths):
-            part = held if i in held_out else kept
-            part[0].append(path)
-            part[1].append(label)
     return Dataset(
-        name=str(root), train=FolderSource(*kept), held_out=FolderSource(*held), classes=classes
+        name=str(root),
+        train=images.only(np.flatnonzero(~held)),
+        held_out=images.only(np.flatnonzero(held)),
+        classes=classes,
     )
 
 
-def _source(root: Path, classes: Sequence[str]) -> FolderSource:
+def _source(root: Path, part: str, classes: Sequence[str]) -> FolderSource:
     paths: list[str] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
-        if (root / name).is_dir():
-            found = _images(root / name)
+        folder = root / part / name
+        if folder.is_dir():
+            found = _images(folder)
             paths += found
             labels += [label] * len(found)
-    return FolderSource(paths, labels)
+    return FolderSource(root, paths, labels)
 
 
 def _class_names(root: Path) -> list[str]:

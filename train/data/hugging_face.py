@@ -1,12 +1,15 @@
 """Hugging Face datasets: one of the hub, downloaded once, or a folder that `save_to_disk` wrote."""
 
 import io
+import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from train.data.source import HELD_OUT, TRAIN, Dataset, Unreadable, check_label, open_image
+from train.data.split import held_out_rows
 
 __all__ = ["HuggingFaceSource", "open_hugging_face"]
 
@@ -14,9 +17,14 @@ __all__ = ["HuggingFaceSource", "open_hugging_face"]
 class HuggingFaceSource:
     """The rows of one split."""
 
-    def __init__(self, name: str, rows: Any, image: str, label: str, num_classes: int):
-        """Take a `datasets.Dataset` whose column `image` is not decoded."""
+    def __init__(
+        self, name: str, rows: Any, image: str, label: str, num_classes: int, identity: list[str]
+    ):
+        """Take a `datasets.Dataset` whose column `image` is not decoded, and what tells it from
+        others.
+        """
         self.source = name
+        self._identity = identity
         self.rows = rows
         self.image = image
         self.label = label
@@ -40,6 +48,10 @@ class HuggingFaceSource:
         path = (self.rows[int(index)][self.image] or {}).get("path")
         return f"{self.source}, row {index}" + (f" ({path})" if path else "")
 
+    def identity(self) -> list[str]:
+        """The fingerprint and the features of the split, and how many rows of it these are."""
+        return [*self._identity, str(len(self))]
+
 
 def _bytes(stored: dict[str, Any]) -> io.BytesIO:
     return io.BytesIO(stored["bytes"])
@@ -50,7 +62,7 @@ def open_hugging_face(name: str, *, held_out: float, seed: int, num_classes: int
 
     Args:
         name: of a dataset on the hub, `NAME` or `NAME:CONFIG`, or of a folder.
-        held_out: share to hold out where there is but one split.
+        held_out: share of each class to hold out where there is but one split.
         seed: of the choice.
         num_classes: where the labels are plain integers.
 
@@ -71,29 +83,32 @@ def open_hugging_face(name: str, *, held_out: float, seed: int, num_classes: int
         classes = [str(i) for i in range(num_classes)]
     judged = next((part for part in HELD_OUT if part in splits), None)
     if judged is None:
-        train, test = _split(splits[TRAIN], held_out, seed)
+        train, test = _split(splits[TRAIN], label, len(classes), held_out, seed)
     else:
         train, test = splits[TRAIN], splits[judged]
 
-    def source(part: str, rows: Any) -> HuggingFaceSource:
+    def source(part: str, rows: Any, split: Any) -> HuggingFaceSource:
         from datasets import Image as ImageFeature
 
         undecoded = rows.cast_column(image, ImageFeature(decode=False))
-        return HuggingFaceSource(f"hf:{name}/{part}", undecoded, image, label, len(classes))
+        identity = [split._fingerprint, json.dumps(split.features.to_dict(), sort_keys=True)]
+        return HuggingFaceSource(
+            f"hf:{name}/{part}", undecoded, image, label, len(classes), identity
+        )
 
     return Dataset(
         name=f"hf:{name}",
-        train=source(TRAIN, train),
-        held_out=source(judged or "held out", test),
+        train=source(TRAIN, train, splits[TRAIN]),
+        held_out=source(judged or "held out", test, splits[judged or TRAIN]),
         classes=list(classes),
     )
 
 
-def _split(rows: Any, share: float, seed: int) -> tuple[Any, Any]:
-    if share == 1:
-        return rows.select([]), rows
-    parts = rows.train_test_split(test_size=share, seed=seed)
-    return parts["train"], parts["test"]
+def _split(rows: Any, label: str, num_classes: int, share: float, seed: int) -> tuple[Any, Any]:
+    """Rows to learn from, and those to hold out; rows without a label count as one class more."""
+    labels = [num_classes if of is None or of < 0 else of for of in rows[label][:]]
+    held = held_out_rows(labels, share, seed)
+    return rows.select(np.flatnonzero(~held)), rows.select(np.flatnonzero(held))
 
 
 def _load(name: str) -> dict[str, Any]:

@@ -6,34 +6,45 @@ goes on from there sees what it would have seen.
 """
 
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import sys
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import grain
 import numpy as np
 from absl import flags
+from PIL import Image
 
 from flaxblocks.preprocess import Transforms, resize_and_crop
 from train.data.augment import Augmentation
+from train.data.pieces import WHOLE, Pieces, Share, stacked
 from train.data.source import Source, Unreadable
 
-__all__ = ["Share", "held_out_batches", "take_unreadable", "train_batches", "train_steps"]
+__all__ = [
+    "Share",
+    "held_out_batches",
+    "held_out_steps",
+    "take_unreadable",
+    "train_batches",
+    "train_steps",
+]
 
 Batch = dict[str, np.ndarray]
 Record = dict[str, Any]  # a row of a batch
+Prepare = Callable[[Image.Image], np.ndarray]
 READABLE = -1
+ENDLESS = sys.maxsize  # images
 TRIES = 10  # images in a row that cannot be read before the run stops
-THREADS = min(16, max(4, os.cpu_count() or 1))  # that decode: Pillow lets go of the interpreter
-AHEAD = 4  # batches read before they are needed
+# Batches read before they are needed: one waits while the other is read. Of 1,024 images of
+# 224x224 a batch has 154 MB, and these lie beside the one in use, for each process that reads.
+AHEAD = 2
 
 
-@dataclass(frozen=True)
-class Share:
-    """Which rows of each batch this process reads: all of `process` in `processes` equal parts."""
-
-    process: int = 0
-    processes: int = 1
+def reading_threads(workers: int) -> int:
+    """Threads of each process that reads: Pillow lets go of the interpreter while it decodes."""
+    cores = (os.cpu_count() or 1) // max(workers, 1)
+    return min(16, max(4, cores))
 
 
 def train_steps(source: Source, batch_size: int) -> int:
@@ -57,13 +68,14 @@ def train_batches(
     seed: int,
     epochs: int,
     start: int = 0,
-    share: Share = Share(),
+    share: Share = WHOLE,
     workers: int = 0,
-) -> Iterator[Batch]:
+) -> grain.DatasetIterator[Batch]:
     """Batches from number `start` on, each epoch in an order of its own.
 
     A batch is `image` `(B, H, W, 3)` uint8, `label` `(B,)` int32, and `unreadable` `(B,)` int32:
-    the index of an image that could not be read and that the next one stands in for, else -1.
+    the index of an image that could not be read and that the next one stands in for, else -1, with
+    the `reason` `(B,)`, a text.
 
     Args:
         source: the images.
@@ -77,11 +89,13 @@ def train_batches(
     """
     steps = train_steps(source, batch_size)
     images = grain.MapDataset.range(len(source)).seed(seed).shuffle()
-    images = images.random_map(_Reader(source, augmentation))
-    images = images[: steps * batch_size]
-    batches = images.batch(batch_size // share.processes, drop_remainder=True)
-    batches = batches[share.process :: share.processes].repeat(epochs)
-    return _read(batches[start:], workers)
+    images = images.random_map(_Reader(source, augmentation))[: steps * batch_size]
+    return _read(images, range(start, steps * epochs), batch_size, share, workers)
+
+
+def held_out_steps(source: Source, batch_size: int) -> int:
+    """Batches of a pass over all images; the last may be filled up."""
+    return -(-len(source) // batch_size)
 
 
 def held_out_batches(
@@ -89,38 +103,51 @@ def held_out_batches(
     transforms: Transforms,
     *,
     batch_size: int,
-    share: Share = Share(),
+    passes: int | None = 1,
+    share: Share = WHOLE,
     workers: int = 0,
-) -> Iterator[Batch]:
-    """Every image once, in order, with `weight` `(B,)` float32: 0 for one that could not be read
-    and for what fills the last batch, else 1.
+) -> grain.DatasetIterator[Batch]:
+    """Every image once in a pass, in order, with `weight` `(B,)` float32: 0 for one that could not
+    be read and for what fills the last batch of a pass, else 1.
+
+    `passes` may be None, for no end: what reads the images then stays from one pass to the next, a
+    few batches ahead.
     """
-    count = -(-len(source) // batch_size) * batch_size
-    images = grain.MapDataset.range(count).map(_HeldOutReader(source, transforms))
-    batches = images.batch(batch_size // share.processes)
-    return _read(batches[share.process :: share.processes], workers)
+    steps = held_out_steps(source, batch_size)
+    images = grain.MapDataset.range(steps * batch_size).map(_HeldOutReader(source, transforms))
+    count = ENDLESS // batch_size if passes is None else passes * steps
+    return _read(images, range(count), batch_size, share, workers)
 
 
-def take_unreadable(batch: Batch) -> list[int]:
-    """Take the marks out of a batch: the indices of the images that could not be read."""
-    marks = batch.pop("unreadable")
-    return marks[marks != READABLE].tolist()
+def take_unreadable(batch: Batch) -> dict[int, str]:
+    """Take the marks out of a batch: the images that could not be read, by index, and why."""
+    marks, reasons = batch.pop("unreadable"), batch.pop("reason")
+    marked = marks != READABLE
+    return dict(zip(marks[marked].tolist(), reasons[marked].tolist(), strict=True))
 
 
-def _read(batches: grain.MapDataset, workers: int) -> Iterator[Batch]:
-    options = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=AHEAD)
-    dataset = batches.to_iter_dataset(options)
+def _read(
+    images: grain.MapDataset, numbers: range, batch_size: int, share: Share, workers: int
+) -> grain.DatasetIterator[Batch]:
+    threads = reading_threads(workers)
+    pieces = Pieces(images, numbers, batch_size, share, threads)
+    options = grain.ReadOptions(threads, max(threads, AHEAD * pieces.per_batch))
+    batches = pieces.to_iter_dataset(options).batch(pieces.per_batch, batch_fn=stacked)
     if workers:
         if not flags.FLAGS.is_parsed():  # Grain has some, and starts no process before they are
             flags.FLAGS.mark_as_parsed()
-        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
-    return iter(dataset)
+        processes = grain.MultiprocessingOptions(num_workers=workers)
+        batches = batches.mp_prefetch(processes, sequential_slice=True)  # calls Pieces.set_slice
+    return iter(batches)
 
 
-def _prepare(how: Augmentation | Transforms) -> Callable[[Any, np.random.Generator], np.ndarray]:
-    if isinstance(how, Augmentation):
-        return how
-    return lambda image, _: resize_and_crop(image, how)
+def _prepared(source: Source, index: int, prepare: Prepare) -> tuple[np.ndarray, int]:
+    """An image's pixels and its label. Raises: Unreadable."""
+    image, label = source[index]
+    try:
+        return prepare(image), label
+    except (OSError, ValueError) as error:  # such as of 1x40000 pixels, too long to be resized
+        raise Unreadable(str(error)) from error
 
 
 class _Reader(grain.transforms.RandomMap):
@@ -131,18 +158,22 @@ class _Reader(grain.transforms.RandomMap):
         self.how = how
 
     def random_map(self, element: int, rng: np.random.Generator) -> Record:
-        prepare = _prepare(self.how)
-        unreadable = READABLE
+        if isinstance(self.how, Augmentation):
+            prepare: Prepare = partial(self.how, rng=rng)
+        else:
+            prepare = partial(resize_and_crop, transforms=self.how)
+        reason = ""
         for shift in range(TRIES):
             index = (element + shift) % len(self.source)
             try:
-                image, label = self.source[index]
-            except Unreadable:
-                unreadable = element
+                pixels, label = _prepared(self.source, index, prepare)
+            except Unreadable as error:
+                reason = reason or str(error)
                 continue
-            return _record(prepare(image, rng), label, unreadable)
+            return _record(pixels, label, element if shift else READABLE, reason)
         raise ValueError(
-            f"{self.source.name(element)} and the {TRIES - 1} images after it cannot be read"
+            f"{self.source.name(element)} and the {TRIES - 1} images after it cannot be read: "
+            f"{reason}"
         )
 
 
@@ -156,18 +187,19 @@ class _HeldOutReader(grain.transforms.Map):
     def map(self, element: int) -> Record:
         blank = np.zeros((*self.transforms.crop_size, 3), np.uint8)
         if element >= len(self.source):
-            return {**_record(blank, 0, READABLE), "weight": np.float32(0)}
+            return {**_record(blank, 0), "weight": np.float32(0)}
+        prepare = partial(resize_and_crop, transforms=self.transforms)
         try:
-            image, label = self.source[element]
-        except Unreadable:
-            return {**_record(blank, 0, element), "weight": np.float32(0)}
-        pixels = resize_and_crop(image, self.transforms)
-        return {**_record(pixels, label, READABLE), "weight": np.float32(1)}
+            pixels, label = _prepared(self.source, element, prepare)
+        except Unreadable as error:
+            return {**_record(blank, 0, element, str(error)), "weight": np.float32(0)}
+        return {**_record(pixels, label), "weight": np.float32(1)}
 
 
-def _record(pixels: np.ndarray, label: int, unreadable: int) -> Record:
+def _record(pixels: np.ndarray, label: int, unreadable: int = READABLE, reason: str = "") -> Record:
     return {
         "image": pixels,
         "label": np.int32(label),
         "unreadable": np.int32(unreadable),
+        "reason": np.str_(reason),
     }

@@ -1,17 +1,32 @@
 """What a data set is: images and labels by index."""
 
-from collections.abc import Mapping, Sequence
+import hashlib
+import os
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from os import PathLike
+from typing import Any, BinaryIO, Protocol
 
 from PIL import Image
 
-from flaxblocks.preprocess import Transforms
+from flaxblocks.preprocess import Transforms, to_rgb
 
 TRAIN = "train"
 HELD_OUT = ("val", "validation", "test")  # the first of them that there is
+WAITS = (0.1, 1.0)  # seconds, before a disk that failed is asked again
+LASTING = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
 
-__all__ = ["HELD_OUT", "TRAIN", "Dataset", "Source", "Unreadable", "check_label", "open_image"]
+__all__ = [
+    "HELD_OUT",
+    "TRAIN",
+    "Dataset",
+    "Part",
+    "Source",
+    "Unreadable",
+    "check_label",
+    "open_image",
+]
 
 
 class Unreadable(Exception):
@@ -32,6 +47,14 @@ class Source(Protocol):
         ...
 
 
+class Part(Source, Protocol):
+    """The images of one part of a data set."""
+
+    def identity(self) -> Iterable[str]:
+        """What tells it from others, read from no image and the same wherever it lies."""
+        ...
+
+
 @dataclass(frozen=True)
 class Dataset:
     """Images to learn from and images to be judged by.
@@ -46,21 +69,40 @@ class Dataset:
     """
 
     name: str
-    train: Source
-    held_out: Source
+    train: Part
+    held_out: Part
     classes: Sequence[str]
     transforms: Transforms = field(default_factory=Transforms)
     suits: Mapping[str, Any] = field(default_factory=dict)
 
+    def digest(self) -> str:
+        """A short text that differs where classes, images or labels do, as far as names tell."""
+        digest = hashlib.sha256()
+        for names in (self.classes, self.train.identity(), self.held_out.identity()):
+            digest.update(os.fsencode("\0".join(names)) + b"\0\0")
+        return digest.hexdigest()[:16]
 
-def open_image(file) -> Image.Image:
-    """The image in a file or a path, decoded and in RGB. Raises: Unreadable."""
+
+def open_image(file: str | PathLike[str] | BinaryIO, waits: Sequence[float] = WAITS) -> Image.Image:
+    """The image in a file or a path, decoded and in RGB; a disk that fails is asked again.
+
+    Raises: Unreadable.
+    """
     try:
         with Image.open(file) as image:
-            return image.convert("RGB")
+            return to_rgb(image)
     except Exception as error:  # a damaged file can raise anything inside a decoder
+        if waits and _may_pass(error):
+            time.sleep(waits[0])
+            return open_image(file, waits[1:])
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise Unreadable(" ".join(reason.split())) from error
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether it is a disk's, such as "Stale file handle"; Pillow's own have no number."""
+    is_numbered = isinstance(error, OSError) and error.errno is not None
+    return is_numbered and not isinstance(error, LASTING)
 
 
 def check_label(label: int, num_classes: int, name: str) -> None:
