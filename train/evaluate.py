@@ -2,6 +2,7 @@
 
 import json
 import sys
+from contextlib import closing
 from typing import Any
 
 import click
@@ -81,12 +82,13 @@ def evaluate(config: Config) -> dict[str, Any]:
     )
     unreadable: list[str] = []
     enough = enough_memory(filled(config.batch_size), "a smaller one takes less memory")
-    with enough, tqdm(total=len(data.held_out), unit="image", leave=False, disable=None) as bar:
+    bar = tqdm(total=len(data.held_out), unit="image", leave=False, disable=None)
+    with enough, bar, closing(measure):
         result = measure(
             network.params,
             network.frozen,
             network.buffers,
-            unreadable=lambda source, index: unreadable.append(source.name(index)),
+            unreadable=lambda source, index, _: unreadable.append(source.name(index)),
             seen=bar.update,
         )
     return {**result, "images": int(result["images"]), "unreadable": unreadable}

@@ -52,7 +52,7 @@ class Evaluator:
         frozen: Any,
         buffers: Any,
         *,
-        unreadable: Callable[[Source, int], None],
+        unreadable: Callable[[Source, int, str], None],
         seen: Callable[[int], object] = lambda _: None,
     ) -> dict[str, float]:
         """`loss`, `top1` and `top5` in percent, and the number of `images` that they are of.
@@ -61,15 +61,15 @@ class Evaluator:
             params: the trained parameters.
             frozen: the others.
             buffers: running statistics.
-            unreadable: told the index of each image of this process that cannot be read.
+            unreadable: told the index of each image of this process that cannot be read, and why.
             seen: told the size of each batch.
         """
         totals: Any = None
         batches = self.batches or self._begin()
         self.batches = None  # none are left if this is cut off, since they would be in its midst
         for batch in islice(batches, held_out_steps(self.source, self.batch_size)):
-            for index in take_unreadable(batch):
-                unreadable(self.source, index)
+            for index, reason in take_unreadable(batch).items():
+                unreadable(self.source, index, reason)
             sums = self.step(params, frozen, buffers, put_batch(batch, self.rows))
             totals = sums if totals is None else jax.tree.map(jnp.add, totals, sums)
             seen(self.batch_size)

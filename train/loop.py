@@ -2,7 +2,6 @@
 
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -11,13 +10,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from grain import DatasetIterator
 
 import flaxblocks as fb
 from flaxblocks.convert.atomic_file import replacing
 from train.checkpoints import Checkpoints, Damaged, everywhere
 from train.config import Config
 from train.data.pipeline import take_unreadable
-from train.data.source import Source, Unreadable
+from train.data.source import Source
 from train.defaults import filled
 from train.disk import writing
 from train.flags import to_toml
@@ -32,6 +32,7 @@ from train.stop import Stopped, StopRequest
 
 __all__ = ["Diverged", "run"]
 
+Batches = DatasetIterator[dict[str, np.ndarray]]
 LESS = "a smaller one takes less memory, and so does --grad-accum; what was saved stays"
 FINAL, BEST = "final.safetensors", "best.safetensors"
 LOOK_EVERY = 0.5  # seconds; each look at the device makes the host wait for it
@@ -141,7 +142,12 @@ class Run:
             return records.rows[-1] if records.rows else {}
 
     def _train(self, records: Records | None) -> None:
-        batches = self.plan.batches(self.done)
+        with closing(self.plan.batches(self.done)) as batches, closing(self.plan.evaluate):
+            self._train_epochs(batches, records)
+        self._export()
+        self.checkpoints.close()
+
+    def _train_epochs(self, batches: Batches, records: Records | None) -> None:
         for epoch in range(self.epochs_done, self.config.epochs):
             self._train_epoch(epoch, batches)
             row = self._measure(epoch)
@@ -152,17 +158,15 @@ class Run:
                 self._say(sentence(row, self.config.epochs, left))
             self._save()
             self._stop_or_save()
-        self._export()
-        self.checkpoints.close()
 
-    def _train_epoch(self, epoch: int, batches: Iterator[dict[str, np.ndarray]]) -> None:
+    def _train_epoch(self, epoch: int, batches: Batches) -> None:
         plan, rows = self.plan, batch_sharding(self.plan.mesh)
         self.progress.begin_epoch(epoch, self.done)
         looked = time.perf_counter()
         while self.done < (epoch + 1) * plan.steps_per_epoch:
             batch = next(batches)
-            for index in take_unreadable(batch):
-                self._note_unreadable(plan.data.train, index)
+            for index, reason in take_unreadable(batch).items():
+                self._note_unreadable(plan.data.train, index, reason)
             self.state = plan.step(self.state, put_batch(batch, rows))
             self.done += 1
             if not self.progress.compiled:
@@ -252,7 +256,11 @@ class Run:
         self._check_finite()
         notes = {
             "config": self.plan.describe_config(),
-            "data": {"batches": self.done, "images": self.plan.describe_data()},
+            "data": {
+                "batches": self.done,
+                "images": self.plan.describe_data(),
+                "digest": self.plan.digest,
+            },
             "seconds": self.progress.seconds,
             "best": self.best,
             "unreadable": self.unreadable,
@@ -291,18 +299,12 @@ class Run:
             with writing(self.out):
                 fb.write_checkpoint(fb.to_torch(model), self.out / name)
 
-    def _note_unreadable(self, source: Source, index: int) -> None:
-        """Name an image that cannot be read, the first time that it is met."""
+    def _note_unreadable(self, source: Source, index: int, reason: str) -> None:
+        """Name an image that could not be read, the first time that it is met."""
         name = source.name(index)
-        if name in self.unreadable:
-            return
-        try:
-            source[index]
-            reason = "it failed, and could be read when it was tried again"
-        except Unreadable as error:
-            reason = str(error)
-        self.unreadable[name] = reason
-        _warn(f"{name} cannot be read: {reason} ({len(self.unreadable)} so far)")
+        if name not in self.unreadable:
+            self.unreadable[name] = reason
+            _warn(f"{name} cannot be read: {reason} ({len(self.unreadable)} so far)")
 
     def _say(self, text: str) -> None:
         if self.main:

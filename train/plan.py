@@ -1,13 +1,14 @@
 """All that a config fixes before the first step: devices, data, network, functions."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
 import jax
 import numpy as np
+from grain import DatasetIterator
 from jax.sharding import Mesh
 
 from flaxblocks.preprocess import Transforms
@@ -83,7 +84,12 @@ class Plan:
             trivial=config.augment == "trivial",
         )
 
-    def batches(self, start: int) -> Iterator[dict[str, np.ndarray]]:
+    @cached_property
+    def digest(self) -> str:
+        """What tells the data from other data of as many images."""
+        return self.data.digest()
+
+    def batches(self, start: int) -> DatasetIterator[dict[str, np.ndarray]]:
         """This process's rows of the training batches from number `start` on."""
         return train_batches(
             self.data.train,
@@ -133,6 +139,11 @@ class Plan:
             raise ValueError(
                 f"--out {out} holds a run on {notes['data']['images']}, and --data "
                 f"{config['data']} now has {self.describe_data()}: give this one another --out"
+            )
+        if notes["data"]["digest"] != self.digest:
+            raise ValueError(
+                f"--out {out} holds a run on other images or classes than --data {config['data']} "
+                "now has, though as many: give this one another --out"
             )
 
 

@@ -35,7 +35,7 @@ def evaluator(workers: int = 0) -> Evaluator:
 
 
 def measure(evaluate: Evaluator, **settings: Any) -> dict[str, float]:
-    def unreadable(source: Source, index: int) -> None:
+    def unreadable(source: Source, index: int, _: str) -> None:
         raise AssertionError(source.name(index))
 
     net = network()

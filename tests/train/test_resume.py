@@ -214,6 +214,16 @@ def test_other_data_is_refused(
         run(in_(out))
 
 
+def test_other_data_of_as_many_images_is_refused(
+    alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = copy_of(alone, tmp_path)
+    monkeypatch.setattr("train.data.digits.DigitSource.identity", lambda self: "another")
+    with pytest.raises(ValueError, match=r"a run on other images or classes than --data digits"):
+        run(in_(out))
+    assert steps_of(out) == [10, 15]
+
+
 def test_divergence_ends_the_run_and_keeps_the_last_good_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
