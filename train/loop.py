@@ -1,5 +1,6 @@
 """The run: go on from a checkpoint if there is one, then train, evaluate, save; at last export."""
 
+import os
 import sys
 import time
 from contextlib import closing, suppress
@@ -124,7 +125,7 @@ class Run:
             with replacing(self.out / "config.toml") as file:
                 file.write(to_toml(self.config).encode())
             with replacing(self.out / "classes.txt") as file:
-                file.write("".join(f"{name}\n" for name in self.plan.data.classes).encode())
+                file.write(os.fsencode("".join(f"{name}\n" for name in self.plan.data.classes)))
             records = Records(self.out, self.epochs_done * self.plan.steps_per_epoch)
         with closing(records):
             try:

@@ -154,6 +154,11 @@ def make_plan(config: Config) -> Plan:
     """
     mesh = make_mesh(config.mesh)
     data = open_data(config)
+    if len(data.classes) < 2:
+        raise ValueError(
+            f"--data {data.name} has the one class {data.classes[0]!r}, and there is nothing to "
+            "tell it from: images lie in a folder for each class"
+        )
     config = resolved(config, data)
     batch_size = filled(config.batch_size)
     check_batch(batch_size, config.grad_accum, mesh)

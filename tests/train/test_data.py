@@ -123,7 +123,7 @@ def test_images_of_every_mode_become_rgb(tmp_path: Path) -> None:
 
 
 def test_what_is_wrong_with_a_folder_is_one_sentence(tmp_path: Path, folder: Path) -> None:
-    with pytest.raises(ValueError, match=r"nowhere: there is no such folder$"):
+    with pytest.raises(ValueError, match=r"nowhere: no such folder, nor is it `digits`"):
         open_(tmp_path / "nowhere")
     (folder / "empty").mkdir()
     with pytest.raises(ValueError, match=r"the class .*empty is empty: it holds no file ending in"):

@@ -127,7 +127,7 @@ def test_what_is_wrong_with_a_file_is_one_sentence(
         (["--epochs", "three"], "train: Invalid value for '--epochs': 'three' is not a valid int"),
         (["--batchsize", "3"], "No such option '--batchsize'"),
         (["--recipe", "vgg"], "'vgg' is not one of 'efficientnet', 'mobilenetv2', 'resnet-v1'"),
-        (["--data", "/nowhere"], "train: --data /nowhere: there is no such folder"),
+        (["--data", "/nowhere"], "train: --data /nowhere: no such folder"),
         (["--num-classes", "7"], "train: --num-classes 7 must be 10, the classes of digits"),
         (["--model", "mobilnet_v2"], "mobilnet_v2"),
         (["--set", "dropuot=0.1"], "mobilenet_v2 has no setting 'dropuot': did you mean 'dropout'"),

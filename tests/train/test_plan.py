@@ -1,12 +1,14 @@
 """What a config says reaches the step, the augmentation and the data."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from flaxblocks.preprocess import Transforms
 from train.build import build_model, settings_of, transforms_for
@@ -107,6 +109,15 @@ def test_one_epoch_is_trained_without_a_word_about_warm_up() -> None:
     plan = plan_of(epochs=1, warmup_epochs=None)
     assert plan.config.warmup_epochs == 0.1
     assert plan_of(epochs=2, warmup_epochs=None).config.warmup_epochs == 1.0
+
+
+def test_one_class_is_refused(tmp_path: Path) -> None:
+    """Such as a data set of `val` alone."""
+    for name in ("a", "b"):
+        (tmp_path / "val" / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "val" / name / "0.png")
+    with pytest.raises(ValueError, match=r"has the one class 'val', and there is nothing to tell"):
+        plan_of(data=str(tmp_path))
 
 
 def test_what_is_trained_on_what_is_one_sentence() -> None:

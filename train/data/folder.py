@@ -62,7 +62,7 @@ def open_folder(root: Path, held_out: float, seed: int) -> Dataset:
         class that `train` has not.
     """
     if not root.is_dir():
-        raise ValueError(f"--data {root}: there is no such folder")
+        raise ValueError(f"--data {root}: no such folder, nor is it `digits` or `hf:NAME`")
     if not (root / TRAIN).is_dir():
         return _split(root, held_out, seed)
     held_out_root = next((root / name for name in HELD_OUT if (root / name).is_dir()), None)
