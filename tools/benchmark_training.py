@@ -101,6 +101,7 @@ def torch_eager(name: str, batch: int, compiled: bool = False) -> Callable[[], o
     from flaxblocks.registry import find_model
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.backends.cudnn.benchmark = True  # as torchvision's script has it
     made = make_oracle(find_model(name), CLASSES, 3, {}).train().to(device)
     model: Any = made.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     run_model = torch.compile(model) if compiled else model
