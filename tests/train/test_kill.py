@@ -1,6 +1,5 @@
 """A run whose processes are killed ends to the bit as one that was left alone."""
 
-import json
 import random
 import signal
 import subprocess
@@ -9,6 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
+
+from tests.train.runs import same_end
 
 ARGUMENTS = [
     *(
@@ -21,7 +22,6 @@ ARGUMENTS = [
     ),
     *("--ema=0.5", "--mixup=0.2", "--random-erasing=0.3", "--augment=trivial"),
 ]
-TIMES = ("seconds", "images_per_second")
 
 
 def start(out: Path, moment: str = "never") -> subprocess.Popen:
@@ -34,17 +34,6 @@ def finish(process: subprocess.Popen) -> str:
     output, _ = process.communicate()
     assert process.returncode == 0, output
     return output
-
-
-def rows_of(out: Path) -> list[dict]:
-    rows = map(json.loads, (out / "metrics.jsonl").read_text().splitlines())
-    return [{name: value for name, value in row.items() if name not in TIMES} for row in rows]
-
-
-def assert_same_end(out: Path, alone: Path) -> None:
-    assert rows_of(out) == rows_of(alone)
-    for name in ("final.safetensors", "best.safetensors"):
-        assert (out / name).read_bytes() == (alone / name).read_bytes()
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +62,7 @@ def test_killed_at_the_worst_moments_it_ends_to_the_bit_the_same(
         assert told in output, moment
         assert not (tmp_path / "run" / "final.safetensors").exists()
     assert "going on in" in finish(start(tmp_path / "run"))
-    assert_same_end(tmp_path / "run", alone)
+    assert same_end(tmp_path / "run", alone)
 
 
 @pytest.mark.thorough
@@ -94,5 +83,5 @@ def test_killed_at_random_moments_it_ends_to_the_bit_the_same(alone: Path, tmp_p
             process.kill()
             process.communicate()
             killed += 1
-        assert_same_end(out, alone)
+        assert same_end(out, alone)
     assert killed > 20
