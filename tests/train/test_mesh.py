@@ -5,18 +5,22 @@ import re
 import socket
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
+from jax.experimental import multihost_utils
 from jax.sharding import AbstractMesh, PartitionSpec
 from safetensors.numpy import load_file
 
 from flaxblocks.demo.digits import checkpoint_path
 from flaxblocks.parity import relative_error
 from train.config import Config
-from train.mesh import check_batch, make_mesh, shardings, start_processes
+from train.mesh import check_batch, make_mesh, shardings, start_processes, united
 
 BOUND = 1e-10
 # Ten steps, with everything random that a step has.
@@ -210,3 +214,22 @@ def test_a_launchers_processes_find_each_other(
     assert asked == ([()] if many else [])
     start_processes(Config(coordinator="host:1", num_processes=2, process_id=1))
     assert asked[-1] == ("host:1", 2, 1)
+
+
+def test_what_each_process_found_is_united(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two threads in the place of two processes."""
+    meet, given = threading.Barrier(2), {}
+
+    def allgather(value: np.ndarray) -> np.ndarray:
+        given[threading.get_ident()] = value
+        meet.wait(10)
+        rows = np.stack([given[thread] for thread in sorted(given)])
+        meet.wait(10)
+        return rows
+
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(multihost_utils, "process_allgather", allgather)
+    found = [{"a.png": "torn", "grün.png": "no image"}, {"c.png": "empty"}]
+    with ThreadPoolExecutor(2) as pool:
+        both = list(pool.map(united, found))
+    assert both[0] == both[1] == found[0] | found[1]
