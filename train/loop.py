@@ -241,13 +241,13 @@ class Run:
             return
         self.checkpoints.close()
         kept = (
-            "and nothing was saved"
+            "nothing was saved"
             if self.saved < 0
-            else f"and the checkpoint of step {self.saved:,} stays"
+            else f"the checkpoint of step {self.saved:,} stays"
         )
         raise Diverged(
             f"loss, gradients or state are no finite numbers in step {step:,}: the run ends here "
-            f"{kept}; a lower --lr, more --warmup-epochs or --clip-grad-norm may help"
+            f"and {kept}; a lower --lr, more --warmup-epochs or --clip-grad-norm may help"
         )
 
     def _save(self) -> None:

@@ -40,7 +40,7 @@ class Progress:
         self.compiled = False  # until the first step is over, which is no measure of speed
         self.mark = (start, self.began)  # the step and the time since which speed is measured
         self.images_per_second = 0.0  # of this epoch's steps, without what compiles
-        self.measuring = math.inf  # seconds of the shortest evaluation, without what compiles
+        self.measuring = math.inf  # seconds of the shortest evaluation so far
         self.told = self.began  # when the last line was printed
         self.bar: tqdm | None = None
 

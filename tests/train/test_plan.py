@@ -28,26 +28,21 @@ def plan_of(**settings: Any) -> Plan:
 
 
 def test_the_settings_of_the_step_are_the_configs() -> None:
-    plan = plan_of(
-        label_smoothing=0.1,
-        random_erasing=0.2,
-        mixup=0.3,
-        cutmix=0.4,
-        grad_accum=2,
-        ema=0.5,
-        ema_every=3,
-    )
+    chosen: dict[str, Any] = {
+        "label_smoothing": 0.1,
+        "random_erasing": 0.2,
+        "mixup": 0.3,
+        "cutmix": 0.4,
+        "grad_accum": 2,
+        "ema": 0.5,
+        "ema_every": 3,
+    }
+    plan = plan_of(**chosen)
     assert plan.settings == StepSettings(
         num_classes=10,
         mean=plan.transforms.mean,
         std=plan.transforms.std,
-        label_smoothing=0.1,
-        random_erasing=0.2,
-        mixup=0.3,
-        cutmix=0.4,
-        grad_accum=2,
-        ema=0.5,
-        ema_every=3,
+        **chosen,
         warmup_steps=2,  # half an epoch of five steps
     )
 
