@@ -1,10 +1,14 @@
-"""The tiny network in the place of the model, and a run of it that nothing disturbed."""
+"""What the tests share: images on disk, the tiny network, and a run of it left alone."""
 
+import io
 from pathlib import Path
 
+import datasets
 import pytest
+from PIL import Image
 
 import train.plan
+from tests.train.images import COLOURS, write_images
 from tests.train.runs import in_
 from tests.train.tiny import build_tiny
 from train.loop import run
@@ -24,3 +28,32 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setattr(train.plan, "build_model", build_tiny)
         run(in_(out))
     return out
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Ten images a class, in one folder for each."""
+    for name, colour in COLOURS.items():
+        write_images(tmp_path / "images" / name, colour, 10)
+    return tmp_path / "images"
+
+
+@pytest.fixture
+def on_disk(tmp_path: Path) -> Path:
+    """A dataset with one split, saved by `datasets`, its second image damaged."""
+
+    def encoded(i: int) -> bytes:
+        file = io.BytesIO()
+        Image.new("RGB", (8, 8), list(COLOURS.values())[i % 3]).save(file, "png")
+        return file.getvalue() if i != 1 else b"damaged"
+
+    features = datasets.Features(
+        {"picture": datasets.Image(), "kind": datasets.ClassLabel(names=list(COLOURS))}
+    )
+    rows = {
+        "picture": [{"bytes": encoded(i), "path": f"{i}.png"} for i in range(30)],
+        "kind": [i % 3 for i in range(30)],
+    }
+    dataset = datasets.Dataset.from_dict(rows, features=features)
+    datasets.DatasetDict({"train": dataset}).save_to_disk(tmp_path / "saved")
+    return tmp_path / "saved"

@@ -7,12 +7,10 @@ from typing import Any
 import datasets
 import pytest
 
-from tests.train.test_data import COLOURS, folder, on_disk, open_, write_images
+from tests.train.images import COLOURS, open_, write_images
 from tests.train.test_evaluate import BUNDLED
 from train import evaluate, pack
 from train.data.source import Unreadable, check_label
-
-__all__ = ["folder", "on_disk"]  # fixtures
 
 
 @pytest.mark.parametrize(("count", "held_out"), [(2, 1), (3, 1), (9, 1), (10, 1), (16, 2)])
