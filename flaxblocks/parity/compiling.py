@@ -1,16 +1,24 @@
-"""XLA options for what runs but a few times, where compiling takes most of the time."""
+"""XLA options for what runs but a few times, where compiling takes most of the time: the one place
+that asks a compiler for anything.
+"""
 
+from functools import cache
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from flaxblocks.nn import Conv
 
 __all__ = ["quick_to_compile"]
 
+Options = dict[str, Any]
 
-def quick_to_compile(model: nnx.Module | None, *, grad: bool) -> dict[str, Any]:
-    """The options with which the CPU backend compiles a model and runs it once in the least time.
+
+def quick_to_compile(model: nnx.Module | None, *, grad: bool) -> Options:
+    """The options with which the CPU backend compiles a model and runs it once in the least time;
+    none on another backend.
 
     For float64, where the mathematics counts and not the rounding. The gradients of a model of
     depthwise convolutions compile in a fifth of the processor time, and what XLA sets aside beside
@@ -29,8 +37,8 @@ def quick_to_compile(model: nnx.Module | None, *, grad: bool) -> dict[str, Any]:
     modules = () if model is None else nnx.iter_modules(model)
     convs = (m for _, m in modules if isinstance(m, Conv))
     if any(_is_slow_unoptimized(conv, grad) for conv in convs):
-        return memory | {"xla_backend_optimization_level": 1}
-    return memory | unoptimized
+        return _taken(memory | {"xla_backend_optimization_level": 1})
+    return _taken(memory | unoptimized)
 
 
 def _is_slow_unoptimized(conv: Conv, grad: bool) -> bool:
@@ -39,3 +47,23 @@ def _is_slow_unoptimized(conv: Conv, grad: bool) -> bool:
         return conv.groups < conv.in_features
     is_stem = conv.in_features <= 4
     return grad and not is_stem and max(conv.kernel_size) > 1
+
+
+def _taken(options: Options) -> Options:
+    """Those of `options` that this backend has a use for and this jaxlib knows: they come and go
+    from one release to the next.
+    """
+    if jax.default_backend() != "cpu":
+        return {}
+    return {name: value for name, value in options.items() if _is_known(name, value)}
+
+
+@cache
+def _is_known(name: str, value: Any) -> bool:
+    try:
+        jax.jit(jnp.negative, compiler_options={name: value}).lower(0.0).compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "No such compile option" not in str(error):
+            raise
+        return False
+    return True
