@@ -39,7 +39,9 @@ MOST_PRODUCTS = 72
 MOST_CONVOLUTIONS = 16
 
 
-@partial(jax.jit, static_argnames=("stride", "padding", "dilation", "groups"), inline=True)
+# Not `inline`: outside of `jit` the gradient of a function that was inlined is transposed, and
+# compiled, anew at each call; that of a call is kept. XLA makes one program of both.
+@partial(jax.jit, static_argnames=("stride", "padding", "dilation", "groups"))
 def conv2d(
     x: Float[Array, "N H W C"],
     kernel: Float[Array, "kh kw I O"],
