@@ -102,13 +102,13 @@ def draw_model(model: StagedModel, input_size: tuple[int, int] = (224, 224)) -> 
         input_size: (height, width) of the image in pixels.
     """
     shapes = output_shapes(model, (*input_size, model.in_channels))
-    charts = {p.path: _chart(p.block, p.path, shapes) for p in model.placed_blocks()}
+    charts = {p.path: _chart(p.block, p.path, shapes) for p in model.placed_blocks}
     kinds = Counter(chart.kind for chart in charts.values())
     letters = {kind: _letter(i) for i, kind in enumerate(kinds)}
     stages = [_Stage("image", (), (*input_size, model.in_channels))]
     modules = {".".join(map(str, path)): module for path, module in nnx.iter_modules(model)}
     ran = {path: modules[path] for path in shapes}
-    for name, _ in model.steps():
+    for name, _ in model.steps:
         stage = _stage_of(model, name)
         labels = (letters[charts[name].kind],) if name in charts else _titles(ran, name)
         if name in charts and stages[-1].name == stage:
@@ -170,7 +170,7 @@ class _Stage:
 
 def _stage_of(model: StagedModel, step: str) -> str:
     """`stage 2` for a block, else the name of the step."""
-    places = {place.path: place.stage for place in model.placed_blocks()}
+    places = {place.path: place.stage for place in model.placed_blocks}
     return f"stage {places[step] + 1}" if step in places else step
 
 

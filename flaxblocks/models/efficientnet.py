@@ -60,7 +60,7 @@ LAYERS = ("expand", "conv", "squeeze_excite", "project")
 
 def _torchvision(model: "EfficientNet") -> Iterator[tuple[str, ...]]:
     yield "stem", "features.0"
-    for path, stage, k, block in model.placed_blocks():
+    for path, stage, k, block in model.placed_blocks:
         foreign = f"features.{stage + 1}.{k}"
         yield path, foreign
         layers = [name for name in LAYERS if getattr(block, name) is not None]

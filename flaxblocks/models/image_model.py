@@ -82,7 +82,7 @@ class ImageModel(nnx.Module):
     | `feature_info` | the feature maps at each reduction, by the names of steps |
     | `dropout` | what follows pooling |
     | `head` | the one layer of width `num_classes`, a `Linear`; None for 0 classes |
-    | `steps()` | the way to the last feature map, as ordered (name, callable) pairs |
+    | `steps` | a property: the way to the last feature map, as ordered (name, callable) pairs |
     | `embed()` | pooling, and what else comes before dropout and head |
     | `first_conv` | the path of the convolution that sees the image |
 
@@ -99,8 +99,13 @@ class ImageModel(nnx.Module):
     dropout: nnx.Module
     head: nnx.Module | None
 
+    @property
     def steps(self) -> Iterator[tuple[str, Callable[[jax.Array], jax.Array]]]:
-        """(name, step) in forward order, up to the last feature map."""
+        """(name, step) in forward order, up to the last feature map.
+
+        A property and no method: `nnx.tabulate` calls methods under `jax.jit`, which cannot give
+        modules.
+        """
         raise NotImplementedError(f"{type(self).__name__} must define `steps`")
 
     def __call__(self, x: Float[Array, "N H W C"]) -> Float[Array, "N K"]:
@@ -118,7 +123,7 @@ class ImageModel(nnx.Module):
 
     def forward_features(self, x: Float[Array, "N H W C"]) -> Float[Array, "N h w F"]:
         """The last feature map, `(N, h, w, num_features)`."""
-        for _, step in self.steps():
+        for _, step in self.steps:
             x = step(x)
         return x
 
@@ -139,9 +144,12 @@ class ImageModel(nnx.Module):
 
         Raises: ValueError for an index that the model has no map for.
         """
-        wanted = [self.feature_info[i].module for i in self.feature_info.select(out_indices)]
+        return self._maps(x, self.feature_info.select(out_indices))
+
+    def _maps(self, x: jax.Array, indices: tuple[int, ...]) -> list[jax.Array]:
+        wanted = [self.feature_info[i].module for i in indices]
         maps = []
-        for name, step in self.steps():
+        for name, step in self.steps:
             x = step(x)
             if name in wanted:
                 maps.append(x)
@@ -151,7 +159,7 @@ class ImageModel(nnx.Module):
 
     def drop_after(self, index: int) -> None:
         """Remove what runs after feature map `index`, and the head."""
-        names = [name for name, _ in self.steps()]
+        names = [name for name, _ in self.steps]
         last = names.index(self.feature_info[index].module)
         for name in reversed(names[last + 1 :]):
             path, _, step = name.rpartition(".")
@@ -194,7 +202,7 @@ class FeatureExtractor(nnx.Module):
 
     def __call__(self, x: Float[Array, "N H W C"]) -> list[jax.Array]:
         """The feature maps of an image batch."""
-        return self.backbone.forward_intermediates(x, self.out_indices)
+        return self.backbone._maps(x, self.out_indices)
 
 
 def check_classes(num_classes: int, in_channels: int) -> None:

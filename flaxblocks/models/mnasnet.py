@@ -87,7 +87,7 @@ INITIALIZERS = {
 def _torchvision(model: "MnasNet") -> Iterator[tuple[str, ...]]:
     """The stem, the first stage and the last convolution are bare layers, the others stacks."""
     place = yield from _bare("layers", 0, "stem")
-    for path, stage, k, block in model.placed_blocks():
+    for path, stage, k, block in model.placed_blocks:
         layers = ("expand", "conv", "squeeze_excite", "project")
         present = [f"{path}.{name}" for name in layers if getattr(block, name) is not None]
         if stage == 0:

@@ -95,7 +95,7 @@ def quantized_linear_stages(
 
 def _torchvision(model: "RegNet") -> Iterator[tuple[str, ...]]:
     yield "stem", "stem"
-    for path, stage, k, _ in model.placed_blocks():
+    for path, stage, k, _ in model.placed_blocks:
         foreign = f"trunk_output.block{stage + 1}.block{stage + 1}-{k}"
         yield path, foreign
         yield f"{path}.shortcut", f"{foreign}.proj"
@@ -108,7 +108,7 @@ def _torchvision(model: "RegNet") -> Iterator[tuple[str, ...]]:
 
 def _timm(model: "RegNet") -> Iterator[tuple[str, ...]]:
     yield from timm_names("stem", "stem")
-    for path, stage, k, _ in model.placed_blocks():
+    for path, stage, k, _ in model.placed_blocks:
         foreign = f"s{stage + 1}.b{k + 1}"
         yield path, foreign
         yield from timm_names(f"{path}.reduce", f"{foreign}.conv1")

@@ -53,7 +53,7 @@ def _names(model: "ResNet") -> Iterator[tuple[str, ...]]:
     if isinstance(model.pool, ConvNormAct):
         yield "pool.conv", "maxpool.0"
         yield "pool.norm", "maxpool.1"
-    for path, stage, k, block in model.placed_blocks():
+    for path, stage, k, block in model.placed_blocks:
         yield from _block_names(path, f"layer{stage + 1}.{k}", block)
     yield "head", "fc"
 

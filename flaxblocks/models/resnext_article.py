@@ -37,7 +37,7 @@ BLOCK_REPEATS = ((128, 3), (256, 4), (512, 6), (1024, 3))
 def _article(model: "ResNeXtArticle") -> Iterator[tuple[str, ...]]:
     yield "stem", "conv1"
     yield "pool", "conv2_pool", "output"
-    for path, stage, k, _ in model.placed_blocks():
+    for path, stage, k, _ in model.placed_blocks:
         foreign = f"conv{stage + 2}_blocks.{k}"
         yield path, foreign, "output"
         for i, name in enumerate(("reduce", "conv", "expand")):  # each with its ReLU but the last

@@ -72,6 +72,7 @@ class StagedModel(ImageModel):
     depths: tuple[int, ...]
     head_conv: nnx.Module | None = None
 
+    @property
     def steps(self) -> Iterator[tuple[str, nnx.Module]]:
         """The stem, its pool, the blocks, the last convolution."""
         yield "stem", self.stem
@@ -82,6 +83,7 @@ class StagedModel(ImageModel):
         if self.head_conv is not None:
             yield "head_conv", self.head_conv
 
+    @property
     def placed_blocks(self) -> Iterator[PlacedBlock]:
         """The blocks in order, each with its place; fewer than `depths` says in a cut-down
         model.

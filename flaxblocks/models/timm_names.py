@@ -40,7 +40,7 @@ def inverted_names(native: str, foreign: str, block: InvertedResidual) -> Iterat
 def stage_names(model: StagedModel) -> Iterator[tuple[str, ...]]:
     """The stem and the blocks of a model; a block of another class only by its output."""
     yield from conv_names("stem", "conv_stem", "bn1")
-    for path, stage, k, block in model.placed_blocks():
+    for path, stage, k, block in model.placed_blocks:
         foreign = f"blocks.{stage}.{k}"
         if isinstance(block, InvertedResidual):
             yield from inverted_names(path, foreign, block)

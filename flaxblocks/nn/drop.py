@@ -17,9 +17,11 @@ class Dropout(nnx.Dropout):
     """
 
     def __init__(self, rate: float, *, rngs: nnx.Rngs):
-        """Take the stream `dropout` of `rngs`. Raises: ValueError unless `rate` is in [0, 1]."""
+        """Take the stream `dropout` of `rngs`, at rate 0 none. Raises: ValueError unless `rate` is
+        in [0, 1].
+        """
         check_rate("rate", rate)
-        super().__init__(rate, rngs=rngs)
+        super().__init__(rate, rngs=rngs if rate > 0 else None)
 
 
 class StochasticDepth(nnx.Module):

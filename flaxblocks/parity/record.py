@@ -6,9 +6,11 @@ step: what was traced or compiled for one step serves all of its kind, in this m
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
+from contextvars import ContextVar
+from functools import cache, lru_cache, partial
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -20,6 +22,12 @@ from flaxblocks.nn.drop import Dropout, StochasticDepth
 __all__ = ["drop_nothing", "record_by_step", "record_outputs"]
 
 Outputs = OrderedDict[str, Any]  # dotted path -> what `__call__` gave; in order, also out of `jit`
+# Gets the call of one module and its arguments, and gives what the module then gives.
+Observer = Callable[..., Any]
+Observed = tuple[nnx.Module, Observer]
+_observers: ContextVar[Mapping[int, Observer]] = ContextVar(
+    "observers", default=MappingProxyType({})
+)
 
 
 @contextmanager
@@ -28,23 +36,15 @@ def record_outputs(model: nnx.Module) -> Iterator[Outputs]:
     runs.
 
     Works under `jax.jit`, where the outputs are tracers to be returned.
-    `nnx.capture(method_outputs=...)` would do, but passes over modules that inherit their
-    `__call__`.
+    `nnx.capture(method_outputs=...)` would do, but it patches classes, which other threads use too,
+    and passes over modules that inherit their `__call__`.
+
+    Args:
+        model: one that nobody else uses meanwhile, such as what `nnx.merge` gives: its modules
+            change their class until the end.
     """
-    modules = [(path, module) for path, module in nnx.iter_modules(model) if callable(module)]
-    paths = {id(module): ".".join(map(str, path)) for path, module in modules}
     outputs: Outputs = OrderedDict()
-
-    def recording(call):
-        def wrapper(self, *args, **kwargs):
-            y = call(self, *args, **kwargs)
-            if id(self) in paths:  # not so for the copies inside of `nnx.remat` and `nnx.scan`
-                outputs[paths[id(self)]] = y
-            return y
-
-        return wrapper
-
-    with _calls_replaced({type(module) for _, module in modules}, recording):
+    with _observed(_recorders(model, outputs)):
         yield outputs
 
 
@@ -56,29 +56,28 @@ def record_by_step(
     all steps that differ in the values of their variables only.
 
     Args:
-        model: the steps of an `ImageModel` are what `steps()` gives, and the rest runs operation by
-            operation; any other module is one step.
+        model: as in `record_outputs`. The steps of an `ImageModel` are its `steps`, and the rest
+            runs operation by operation; any other module is one step.
         options: the compiler options for a step; not where the whole is under `jax.jit`.
     """
-    named = model.steps() if isinstance(model, ImageModel) else [("", model)]
-    steps = {id(step): (name, step) for name, step in named if isinstance(step, nnx.Module)}
+    named = model.steps if isinstance(model, ImageModel) else [("", model)]
+    steps = [(name, step) for name, step in named if isinstance(step, nnx.Module)]
 
-    def by_step(call):
-        def wrapper(self, *args):
-            if id(self) not in steps:
-                return call(self, *args)
-            name, _ = steps[id(self)]
-            chosen = {} if options is None else options(self)
-            graphdef, state = nnx.split(self)
-            inner, stats = _program(tuple(chosen.items()))(graphdef, state, args)
-            nnx.update(self, stats)
+    def stepping(name: str, step: nnx.Module) -> Observer:
+        graphdef = nnx.graphdef(step)  # while its modules have their own classes
+        chosen = {} if options is None else options(step)
+
+        def observe(_call, *args):
+            inner, stats = _program(tuple(chosen.items()))(graphdef, nnx.state(step), args)
+            nnx.update(step, stats)
             outputs.update((".".join(filter(None, (name, path))), y) for path, y in inner.items())
             return inner[""]
 
-        return wrapper
+        return observe
 
-    classes = {type(step) for _, step in steps.values()}
-    with record_outputs(model) as outputs, _calls_replaced(classes, by_step):
+    outputs: Outputs = OrderedDict()
+    by_step = [(step, stepping(name, step)) for name, step in steps]
+    with _observed([*_recorders(model, outputs), *by_step]):
         yield outputs
 
 
@@ -104,18 +103,49 @@ def _program(options: tuple[tuple[str, Any], ...]) -> Callable[..., tuple[Output
     return jax.jit(run, static_argnums=0, compiler_options=dict(options) or None)
 
 
+def _recorders(model: nnx.Module, outputs: Outputs) -> list[Observed]:
+    """What puts the output of each module into `outputs`."""
+
+    def recording(path: str) -> Observer:
+        def observe(call, *args, **kwargs):
+            outputs[path] = y = call(*args, **kwargs)
+            return y
+
+        return observe
+
+    return [
+        (module, recording(".".join(map(str, path))))
+        for path, module in nnx.iter_modules(model)
+        if callable(module)
+    ]
+
+
 @contextmanager
-def _calls_replaced(classes: Iterable[type], wrap: Callable) -> Iterator[None]:
-    """`wrap(__call__)` in place of the `__call__` of each class."""
-    own = {cls: cls.__dict__.get("__call__") for cls in classes}
-    wrapped = {cls: wrap(cls.__call__) for cls in own}
+def _observed(observed: Sequence[Observed]) -> Iterator[None]:
+    """Within it a call of one of the modules goes to its observer, the last one, in this thread."""
+    added = {id(module): observer for module, observer in observed}
+    classes = {id(module): (module, type(module)) for module, _ in observed}.values()
+    token = _observers.set({**_observers.get(), **added})
     try:
-        for cls, call in wrapped.items():
-            cls.__call__ = call
+        for module, cls in classes:
+            object.__setattr__(module, "__class__", _observable(cls))
         yield
     finally:
-        for cls, call in own.items():
-            if call is None:
-                del cls.__call__
-            else:
-                cls.__call__ = call
+        for module, cls in classes:
+            object.__setattr__(module, "__class__", cls)
+        _observers.reset(token)
+
+
+@cache
+def _observable(cls: type[nnx.Module]) -> type[nnx.Module]:
+    """`cls`, but that a call looks for an observer. Without one, as in another thread, and for the
+    copies inside of `nnx.remat` and `nnx.scan`, it is the call that it was.
+    """
+
+    def __call__(self, *args, **kwargs):
+        call = partial(cls.__call__, self)
+        observe = _observers.get().get(id(self))
+        return call(*args, **kwargs) if observe is None else observe(call, *args, **kwargs)
+
+    names = {name: getattr(cls, name) for name in ("__module__", "__qualname__", "__doc__")}
+    return type(cls)(cls.__name__, (cls,), {**names, "__call__": __call__})

@@ -66,7 +66,7 @@ def test_gates_are_a_quarter_of_a_blocks_input():
     model = abstract_model("semnasnet_100")
     widths = {
         stage: block.squeeze_excite.reduce.out_features
-        for _, stage, k, block in model.placed_blocks()
+        for _, stage, k, block in model.placed_blocks
         if block.squeeze_excite is not None and k == 0
     }
     assert widths == {2: 6, 4: 20, 5: 28}

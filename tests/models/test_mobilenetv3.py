@@ -125,7 +125,7 @@ def test_minimal_is_plain_throughout():
 def test_two_last_convolutions_are_one_step():
     model = abstract_model("mobilenetv3_large_150d")
     assert model.depths == (2, 3, 4, 5, 3, 4)
-    assert [name for name, _ in model.steps()][-1] == "head_conv"
+    assert [name for name, _ in model.steps][-1] == "head_conv"
     assert model.head_conv_paths() == ["head_conv.layers.0", "head_conv.layers.1"]
 
 

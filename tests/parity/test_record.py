@@ -1,6 +1,8 @@
 """Recording what every module returns, in one program or step by step."""
 
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -11,9 +13,10 @@ from flax import nnx
 
 import flaxblocks as fb
 from flaxblocks.models import FeatureExtractor
-from flaxblocks.nn import BatchNorm, Conv, StochasticDepth
+from flaxblocks.nn import Conv, StochasticDepth
 from flaxblocks.parity import record
 from flaxblocks.parity.record import drop_nothing, record_by_step, record_outputs
+from flaxblocks.summary import summarize
 
 X = jax.random.normal(jax.random.key(0), (2, 33, 20, 3))
 # Of the blocks, the first has no expansion, the second changes the width, the rest are of one kind.
@@ -117,8 +120,49 @@ def test_a_module_that_is_no_image_model_is_one_step():
 
 @pytest.mark.parametrize("recorder", [record_outputs, record_by_step])
 def test_recording_ends_with_an_error_too(recorder):
-    calls = {layer: layer.__call__ for layer in (Conv, BatchNorm)}
     model = small()
+    classes = [type(module) for _, module in nnx.iter_modules(model)]
     with pytest.raises(ValueError, match="must be"), recorder(model):
         model(jnp.zeros((1, 32, 32, 4)))
-    assert {layer: layer.__call__ for layer in calls} == calls
+    assert [type(module) for _, module in nnx.iter_modules(model)] == classes
+
+
+@pytest.mark.parametrize("recorder", [record_outputs, record_by_step])
+def test_no_class_changes_and_no_other_model_is_recorded(recorder):
+    model, other = small(), small()
+    calls = {type(module): type(module).__call__ for _, module in nnx.iter_modules(model)}
+    with recorder(model) as outputs:
+        assert {cls: cls.__call__ for cls in calls} == calls
+        other(X)
+        assert not outputs
+        model(X)
+    assert len(outputs) > 1
+
+
+def test_threads_record_each_its_own():
+    models = [small() for _ in range(2)]
+    for model in models:
+        drop_nothing(model)
+        model.eval()
+    at_once = threading.Barrier(2)
+
+    def record_one(model: Any) -> list[str]:
+        with record_outputs(model) as outputs:
+            at_once.wait(60)
+            model(X)
+            at_once.wait(60)
+        return list(outputs)
+
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(record_one, models)
+    assert first == second
+    assert first == list(recorded(models[0]))
+
+
+def test_threads_summarise_at_once():
+    kept = Conv.__call__
+    wanted = summarize(small(), (33, 20))
+    with ThreadPoolExecutor(4) as pool:
+        rows = list(pool.map(lambda _: summarize(small(), (33, 20)), range(8)))
+    assert rows == [wanted] * 8
+    assert Conv.__call__ is kept
