@@ -9,10 +9,10 @@ import jax
 import numpy as np
 from flax import nnx
 
-from flaxblocks.convert.convert import LOADED_FROM, load_torch
+from flaxblocks.convert.convert import load_torch
 from flaxblocks.convert.fit import ConversionError, closest, fit
 from flaxblocks.convert.keymap import NATIVE, Entry, dialects_of, key_map
-from flaxblocks.convert.other_settings import BUILT_AS
+from flaxblocks.convert.origin import remember
 from flaxblocks.convert.stem import RGB, adapt_input_channels
 from flaxblocks.nn.init import make_rngs, undrawn
 from flaxblocks.registry import ModelEntry, find_model, suggest
@@ -53,10 +53,12 @@ def build(entry: ModelEntry, config: Mapping[str, Any], keys: Keys) -> Any:
                 hint = f": did you mean {meant}?"
             raise ValueError(f"{entry.name} takes no argument `{argument}`{hint}")
     model = entry.build(**{**entry.config, **config}, rngs=make_rngs(keys))
-    if entry.dialect in dialects_of(model):
-        setattr(model, LOADED_FROM, entry.dialect)
-    if not set(config) & set(entry.settings):  # else it is not the row that says what it has
-        setattr(model, BUILT_AS, entry.name)
+    told_by_row = not set(config) & set(entry.settings)  # what no checkpoint shows
+    remember(
+        model,
+        row=entry.name if told_by_row else None,
+        dialect=entry.dialect if entry.dialect in dialects_of(model) else None,
+    )
     return model
 
 

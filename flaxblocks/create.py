@@ -12,9 +12,9 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from flaxblocks.build import DEFAULT_CLASSES, build, build_loaded
-from flaxblocks.convert.convert import LOADED_FROM, as_arrays, own_dialect
+from flaxblocks.convert.convert import as_arrays
 from flaxblocks.convert.fit import RECOGNISERS
-from flaxblocks.convert.other_settings import BUILT_AS
+from flaxblocks.convert.origin import origin_of, remember
 from flaxblocks.lookalike import looks_like
 from flaxblocks.models import FeatureExtractor
 from flaxblocks.nn.arguments import is_integer
@@ -89,8 +89,7 @@ def create_model(
     if not features_only:
         return model
     extractor = FeatureExtractor(model, out_indices)
-    setattr(extractor, LOADED_FROM, own_dialect(model))
-    setattr(extractor, BUILT_AS, getattr(model, BUILT_AS, None))
+    remember(extractor, row=origin_of(model).row, dialect=origin_of(model).dialect)
     return extractor
 
 

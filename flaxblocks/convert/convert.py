@@ -17,12 +17,12 @@ from flaxblocks.convert.fit import AUTO, COUNT, ConversionError, fit
 from flaxblocks.convert.keymap import Entry, dialects_of, key_map, variables_of
 from flaxblocks.convert.module_versions import with_versions
 from flaxblocks.convert.orbax_folder import read_orbax
+from flaxblocks.convert.origin import origin_of, remember
 from flaxblocks.convert.other_settings import warn_of_other_settings
 from flaxblocks.convert.state_dict import find_mapping, without_prefixes
 from flaxblocks.convert.torch_dtypes import DTYPES
 
 __all__ = [
-    "LOADED_FROM",
     "ConversionError",
     "LoadReport",
     "as_arrays",
@@ -31,8 +31,6 @@ __all__ = [
     "to_torch",
     "translate",
 ]
-
-LOADED_FROM = "torch_dialect"  # the attribute of a module that remembers what it was loaded from
 
 
 @dataclass(frozen=True)
@@ -121,7 +119,7 @@ def load_torch(
     while values:  # a copy goes as soon as JAX has its own
         path, value = values.popitem()
         _assign(variables[path], value)
-    setattr(model, LOADED_FROM, found.keys.dialect)
+    remember(model, dialect=found.keys.dialect)
     warn_of_other_settings(
         model, found.keys.dialect, "`create_model(..., weights=...)` builds the one that fits"
     )
@@ -165,7 +163,7 @@ def to_torch(model: nnx.Module, dialect: str = AUTO) -> dict[str, np.ndarray]:
 
 def own_dialect(model: nnx.Module) -> str:
     """What "auto" writes: the dialect that the module was loaded from, else its own."""
-    return getattr(model, LOADED_FROM, dialects_of(model)[0])
+    return origin_of(model).dialect or dialects_of(model)[0]
 
 
 def translate(

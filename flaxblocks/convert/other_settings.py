@@ -8,11 +8,10 @@ import warnings
 
 from flax import nnx
 
+from flaxblocks.convert.origin import origin_of
 from flaxblocks.registry import ModelEntry, find_model
 
-__all__ = ["BUILT_AS", "other_settings", "warn_of_other_settings"]
-
-BUILT_AS = "registry_row"  # the attribute of a module that remembers the row it was built from
+__all__ = ["other_settings", "warn_of_other_settings"]
 
 
 def other_settings(entry: ModelEntry, dialect: str) -> str | None:
@@ -34,7 +33,7 @@ def warn_of_other_settings(module: nnx.Module, dialect: str, consequence: str) -
     """Warn, with `consequence`, if `module` was built from a row that has other settings than
     `dialect`'s library.
     """
-    row = getattr(module, BUILT_AS, None)
+    row = origin_of(module).row
     difference = None if row is None else other_settings(find_model(row), dialect)
     if difference is not None:
         warnings.warn(f"{difference}: {consequence}", stacklevel=3)

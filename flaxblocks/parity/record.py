@@ -148,4 +148,5 @@ def _observable(cls: type[nnx.Module]) -> type[nnx.Module]:
         return call(*args, **kwargs) if observe is None else observe(call, *args, **kwargs)
 
     names = {name: getattr(cls, name) for name in ("__module__", "__qualname__", "__doc__")}
-    return type(cls)(cls.__name__, (cls,), {**names, "__call__": __call__})
+    made: Any = type(cls)
+    return made(cls.__name__, (cls,), {**names, "__call__": __call__})
