@@ -36,6 +36,7 @@ __all__ = [
 
 _INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 _CROP_MODES = ("center", "squash", "border")
+_BITS_PER_SAMPLE = 258  # a TIFF tag
 
 
 @dataclass(frozen=True)
@@ -99,9 +100,16 @@ def preprocess(
     """Resize, crop the centre, scale to [0, 1] and normalise one image.
 
     Every Pillow mode is first turned into RGB by `image.convert("RGB")`, as the reference training
-    scripts do: an alpha channel is dropped, 16-bit grey is clipped at 255 (Pillow's rule). Of an
-    animation the first frame is taken. EXIF orientation is not applied, because torchvision and
-    timm do not apply it: turn such a photograph with `PIL.ImageOps.exif_transpose` first.
+    scripts do: an alpha channel is dropped. Of an animation the first frame is taken. EXIF
+    orientation is not applied, because torchvision and timm do not apply it: turn such a photograph
+    with `PIL.ImageOps.exif_transpose` first.
+
+    In one thing the scripts are not followed: of grey in 16 bits they clip all above 255, which
+    leaves white, and of floats from 0 to 1 the fraction is cut off, which leaves black. Here grey
+    in 16 bits (the modes `I;16` and its kin, and `I` of a PGM file) has its high byte taken, 0 to 0
+    and 65535 to 255, which is how Pillow reads colour in 16 bits; a TIFF file's 12 bits have their
+    highest eight. Other images of the modes `I` and `F` do not say which value is white, and are
+    refused: scale them to 0 to 255, and save them with 8 bits a channel.
 
     Args:
         image: A Pillow image (left unchanged) or the path of an image file.
@@ -111,8 +119,8 @@ def preprocess(
 
     Returns: `(H, W, 3)` with (H, W) = `transforms.crop_size`, equal to the last bit to what
         torchvision or timm give, in NHWC's order of axes.
-    Raises: ValueError in one sentence naming the file, if it is missing, truncated, no image or a
-        decompression bomb.
+    Raises: ValueError in one sentence naming the file, if it is missing, truncated, no image, of a
+        mode without a known white, or a decompression bomb.
     """
     dtype = np.dtype(dtype)
     if dtype.kind in "biucOSUmM":
@@ -193,12 +201,30 @@ def _open_rgb(image: Any) -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """A Pillow image of any mode in RGB, as `preprocess` says; the given one is left unchanged."""
+    """A Pillow image in RGB, as `preprocess` says; the given one is left unchanged.
+
+    Raises: ValueError for a mode without a known white.
+    """
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
+        return _high_byte(image).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise ValueError(
+            f"its mode {image.mode!r} does not say which value is white; scale it to 0 to 255 and "
+            "save it with 8 bits a channel"
+        )
     if isinstance(image.info.get("transparency"), bytes):
         # A palette with an alpha for each colour: RGB drops it, about which Pillow would warn.
         image = image.copy()
         del image.info["transparency"]
     return image.convert("RGB")
+
+
+def _high_byte(image: Image.Image) -> Image.Image:
+    """Grey in 16 bits, or as many as a TIFF file's tag says, in its highest eight."""
+    from PIL import Image
+
+    bits = getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, (16,))[0]
+    return Image.fromarray((np.asarray(image) >> (bits - 8)).astype(np.uint8))
 
 
 def _reason(error: Exception) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 import optax
 import torch
 from flax import nnx
+from jax.typing import DTypeLike
 
 import flaxblocks as fb
 from flaxblocks.calibration import calibrate
@@ -38,10 +39,15 @@ def equal_arrays(a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray]) -> bo
     )
 
 
-def output_of(model: nnx.Module, size: tuple[int, int] = (64, 96), channels: int = 3) -> Any:
+def output_of(
+    model: nnx.Module,
+    size: tuple[int, int] = (64, 96),
+    channels: int = 3,
+    dtype: DTypeLike = jnp.float32,
+) -> Any:
     """The shape of the output for two images, or the shapes, without a number computed."""
     graphdef, state = nnx.split(model)
-    image = jax.ShapeDtypeStruct((2, *size, channels), jnp.float32)
+    image = jax.ShapeDtypeStruct((2, *size, channels), dtype)
     y = jax.eval_shape(lambda state, x: nnx.merge(graphdef, state, copy=True)(x), state, image)
     return jax.tree.map(lambda leaf: leaf.shape, y)
 

@@ -86,3 +86,13 @@ def test_a_convolution_keeps_its_kernel_through_a_fold_of_the_other():
     block = ResidualAdd(Conv(6, 6, 1, rngs=nnx.Rngs(0)), ConvNormAct(6, 6, 1, rngs=nnx.Rngs(1)))
     folded = fold_batch_norm(block)
     np.testing.assert_array_equal(folded.block.kernel[...], block.block.kernel[...])  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("fold", [True, False])
+@pytest.mark.untyped
+def test_what_is_compiled_takes_no_integers(fold):
+    run = fb.compile_inference(fb.create_model("mobilenet_v2", width_mult=0.1), fold=fold)
+    pixels = np.full((2, 32, 32, 3), 255, np.uint8)
+    with pytest.raises(ValueError, match=r"^`x` \(dtype uint8\) must be of a floating type"):
+        run(jnp.asarray(pixels))
+    assert run(pixels.astype(np.float32) / 255).shape == (2, 1000)  # pyright: ignore[reportArgumentType]

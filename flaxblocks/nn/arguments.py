@@ -1,4 +1,6 @@
-"""Argument checks that every layer shares: what is wrong, which value it had, and the rule."""
+"""Checks that every layer shares, of its arguments and of what it is called with: what is wrong,
+which value it had, and the rule.
+"""
 
 import math
 from collections.abc import Callable, Collection
@@ -6,7 +8,12 @@ from functools import partialmethod
 from numbers import Integral, Real
 from typing import Any, TypeGuard
 
+import jax
+import jax.numpy as jnp
+
 __all__ = [
+    "as_array",
+    "as_floating",
     "check_choice",
     "check_divisible",
     "check_factor",
@@ -76,3 +83,34 @@ def check_rate(name: str, value: Any) -> None:
     """Raise ValueError unless `value` is a probability in [0, 1]."""
     if not _is_number(value) or not 0.0 <= value <= 1.0:
         raise ValueError(f"`{name}` (={value!r}) must be a probability in [0, 1]")
+
+
+def as_array(x: Any) -> jax.Array:
+    """An array, of NumPy too, as one of JAX. Raises: ValueError for anything else, such as a
+    list.
+    """
+    if isinstance(x, jax.Array):
+        return x
+    if not hasattr(x, "dtype"):
+        raise ValueError(
+            f"`x` (of type {type(x).__name__}) must be an array, such as `jnp.asarray(x)` gives"
+        )
+    return jnp.asarray(x)
+
+
+def as_floating(x: Any) -> jax.Array:
+    """`as_array` of a floating type.
+
+    PyTorch's layers refuse integers. JAX would promote them, and a network that was trained on
+    normalised images answers pixels of 0 to 255 too, wrongly.
+
+    Raises: ValueError as `as_array`, and for integers, booleans and complex numbers.
+    """
+    array = as_array(x)
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise ValueError(
+            f"`x` (dtype {x.dtype}) must be of a floating type; pixels of 0 to 255 are normalised "
+            "by `(x.astype(np.float32) / 255 - mean) / std`, with the mean and std of the weights, "
+            "or by `flaxblocks.preprocess`"
+        )
+    return array

@@ -22,7 +22,7 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from flaxblocks.nn.arguments import check_divisible, check_positive, pair
+from flaxblocks.nn.arguments import as_floating, check_divisible, check_positive, pair
 from flaxblocks.nn.depthwise import depthwise
 from flaxblocks.nn.grouped import grouped, separate_groups
 from flaxblocks.nn.init import Initializer, uniform_fan_in
@@ -204,9 +204,10 @@ class Conv(nnx.Module):
     def __call__(self, x: Float[Array, "N H W C"]) -> Float[Array, "N Ho Wo O"]:
         """`(N, H, W, in_features)` to `(N, Ho, Wo, out_features)`.
 
-        Raises: ValueError if the input is not NHWC with `in_features` channels, or smaller than the
-            kernel.
+        Raises: ValueError if the input is not NHWC with `in_features` channels, not of a floating
+            type, or smaller than the kernel.
         """
+        x = as_floating(x)
         self._check(x)
         bias = None if self.bias is None else self.bias[...]
         x, kernel, bias = promote_dtype((x, self.kernel[...], bias), dtype=self.dtype)

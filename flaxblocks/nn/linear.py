@@ -11,7 +11,7 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from flaxblocks.nn.arguments import check_positive
+from flaxblocks.nn.arguments import as_floating, check_positive
 from flaxblocks.nn.init import Initializer, uniform_fan_in
 
 __all__ = ["Linear"]
@@ -68,7 +68,11 @@ class Linear(nnx.Module):
         )
 
     def __call__(self, x: Float[Array, "... I"]) -> Float[Array, "... O"]:
-        """`(..., in_features)` to `(..., out_features)`."""
+        """`(..., in_features)` to `(..., out_features)`.
+
+        Raises: ValueError for another width, or an input that is not of a floating type.
+        """
+        x = as_floating(x)
         if x.shape[-1:] != (self.in_features,):
             raise ValueError(f"`x` (shape {x.shape}) must be (..., {self.in_features})")
         bias = None if self.bias is None else self.bias[...]

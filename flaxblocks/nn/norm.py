@@ -17,7 +17,13 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from flaxblocks.nn.arguments import check_divisible, check_factor, check_positive, check_rate
+from flaxblocks.nn.arguments import (
+    as_floating,
+    check_divisible,
+    check_factor,
+    check_positive,
+    check_rate,
+)
 from flaxblocks.nn.batch_statistics import normalise_by_batch
 from flaxblocks.nn.init import full
 
@@ -110,9 +116,10 @@ class BatchNorm(nnx.Module):
         """Normalise each channel of `x` `(..., num_features)`; in training mode update the running
         statistics.
 
-        Raises: ValueError for another number of channels, or in training mode for one value per
-            channel.
+        Raises: ValueError for another number of channels, for an input that is not of a floating
+            type, or in training mode for one value per channel.
         """
+        x = as_floating(x)
         if x.shape[-1:] != (self.num_features,):
             raise ValueError(f"`x` (shape {x.shape}) must be (..., {self.num_features})")
         params = [v[...] for v in (self.scale, self.bias) if v is not None]
@@ -214,8 +221,10 @@ class GroupNorm(nnx.GroupNorm):
     ) -> Float[Array, "N *spatial C"]:
         """Normalise each group of each image of `x` `(N, ..., num_features)`.
 
-        Raises: ValueError for another number of channels.
+        Raises: ValueError for another number of channels, or an input that is not of a floating
+            type.
         """
+        x = as_floating(x)
         if x.ndim < 2 or x.shape[-1] != self.num_features:
             raise ValueError(f"`x` (shape {x.shape}) must be (N, ..., {self.num_features})")
         return super().__call__(x, mask=mask)

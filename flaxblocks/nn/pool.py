@@ -15,7 +15,7 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
 
-from flaxblocks.nn.arguments import check_choice, check_positive, pair
+from flaxblocks.nn.arguments import as_array, as_floating, check_choice, check_positive, pair
 from flaxblocks.nn.conv import conv2d
 
 __all__ = [
@@ -80,8 +80,10 @@ def max_pool(
 ) -> Float[Array, "N Ho Wo C"]:
     """`torch.nn.functional.max_pool2d` on `(N, H, W, C)`; `stride` defaults to `kernel_size`.
 
-    Raises: ValueError if the padding exceeds half the kernel, or the window the image.
+    Raises: ValueError if `x` is no array, the padding exceeds half the kernel, or the window the
+        image.
     """
+    x = as_array(x)
     kernel, pads = pair("kernel_size", kernel_size), pair("padding", padding, minimum=0)
     strides = kernel if stride is None else pair("stride", stride)
     dilations = pair("dilation", dilation)
@@ -128,8 +130,10 @@ def avg_pool(
     `count_include_pad` divides by the window within the padded image, otherwise within the image
     itself. Pixels that only `ceil_mode` added never count.
 
-    Raises: ValueError if the padding exceeds half the kernel, or the window the image.
+    Raises: ValueError if `x` is not of a floating type, the padding exceeds half the kernel, or the
+        window the image.
     """
+    x = as_floating(x)
     kernel, pads = pair("kernel_size", kernel_size), pair("padding", padding, minimum=0)
     strides = kernel if stride is None else pair("stride", stride)
     padding_all = _padding(x, kernel, strides, pads, (1, 1), ceil_mode)
@@ -152,8 +156,11 @@ def avg_pool(
 
 
 def global_avg_pool(x: Float[Array, "N H W C"]) -> Float[Array, "N C"]:
-    """Mean over height and width: `(N, H, W, C)` to `(N, C)`."""
-    return x.mean((1, 2))
+    """Mean over height and width: `(N, H, W, C)` to `(N, C)`.
+
+    Raises: ValueError if `x` is not of a floating type.
+    """
+    return as_floating(x).mean((1, 2))
 
 
 def adaptive_avg_pool(
@@ -161,7 +168,10 @@ def adaptive_avg_pool(
 ) -> Float[Array, "N Ho Wo C"]:
     """`torch.nn.functional.adaptive_avg_pool2d`: cell `i` of `n` is the mean over [floor(i H / n),
     ceil((i + 1) H / n)).
+
+    Raises: ValueError if `x` is not of a floating type, or a number of cells not positive.
     """
+    x = as_floating(x)
     rows, columns = pair("output_size", output_size)
 
     def averaged(values: jax.Array, axis: int, cells: int) -> jax.Array:
@@ -249,7 +259,11 @@ class BlurPool(nnx.Module):
         self.stride = stride
 
     def __call__(self, x: Float[Array, "N H W C"]) -> Float[Array, "N Ho Wo C"]:
-        """`(N, H, W, C)` to `(N, H / stride, W / stride, C)`, sizes rounded up."""
+        """`(N, H, W, C)` to `(N, H / stride, W / stride, C)`, sizes rounded up.
+
+        Raises: ValueError if `x` is not of a floating type.
+        """
+        x = as_floating(x)
         channels = x.shape[-1]
         taps = np.outer((1, 2, 1), (1, 2, 1)) / 16
         kernel = jnp.broadcast_to(jnp.asarray(taps, x.dtype)[..., None, None], (3, 3, 1, channels))

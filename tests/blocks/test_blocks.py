@@ -26,7 +26,7 @@ from flaxblocks.blocks import (
 )
 from flaxblocks.nn import BatchNorm, Conv
 from flaxblocks.nn.init import zeros
-from tests.support import BLOCKS, block_id, read_facts
+from tests.support import BLOCKS, block_id, output_of, read_facts
 
 FACTS = read_facts("article_blocks")
 
@@ -329,3 +329,29 @@ def test_the_bias_has_an_initialiser_too():
     block = ConvNormAct(4, 8, 3, bias_init=zeros, rngs=nnx.Rngs(0))
     assert block.conv.bias is not None
     np.testing.assert_array_equal(block.conv.bias[...], 0)
+
+
+EVERY_CLASS = [
+    *ONE_OF_EACH,
+    ("BasicBlock", (6, 8), {}),
+    ("RexBottleneck", (6, 8), {}),
+    ("ResNeXtBranches", (6, 8), {"cardinality": 2}),
+]
+
+
+def test_every_class_with_parameters_is_here():
+    """`ResidualAdd` has those of the blocks that it is given."""
+    classes = {name for name in blocks.__all__ if isinstance(getattr(blocks, name), type)}
+    assert {name for name, _, _ in EVERY_CLASS} >= classes - {"ResidualAdd"}
+
+
+@pytest.mark.parametrize("case", EVERY_CLASS, ids=block_id)
+@pytest.mark.untyped
+def test_integers_and_lists_are_refused(case):
+    """Whatever the block begins with: a convolution, or a mean."""
+    block = fresh(case)
+    for dtype in ("bool", "uint8", "int32"):
+        with pytest.raises(ValueError, match=rf"^`x` \(dtype {dtype}\) must be of a floating type"):
+            output_of(block, channels=case[1][0], dtype=dtype)
+    with pytest.raises(ValueError, match=r"^`x` \(of type list\) must be an array, such as"):
+        block(np.zeros((2, 9, 7, case[1][0])).tolist())

@@ -136,6 +136,31 @@ def test_an_orbax_folder_is_taken_for_a_file(
     assert from_folder.out == from_file.out
 
 
+def test_an_image_of_16_bits_is_scaled_and_one_of_floats_is_refused(
+    run: Run,
+    refuse: Refuse,
+    checkpoint: Path,
+    images: list[Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with Image.open("b.jpg") as photograph:
+        grey = np.asarray(photograph)
+    Image.fromarray(grey).save("narrow.png")
+    Image.fromarray(grey * np.uint16(257)).save("deep.png")
+    Image.fromarray(grey.astype(np.float32) / 255).save("floats.tif")
+    seen = []
+    small = predict_module.preprocess_batch
+    monkeypatch.setattr(
+        predict_module, "preprocess_batch", lambda p, t: seen.append(small(p, t)) or seen[-1]
+    )
+    options = ("--weights", checkpoint, "--json", *SMALL)
+    assert run("predict", "narrow.png", "deep.png", *options).status == 0
+    ((narrow, deep),) = seen
+    np.testing.assert_array_equal(deep, narrow)
+    named = "image 'floats.tif' cannot be read: its mode 'F' does not say which value is white"
+    refuse("predict", images[0], "floats.tif", *options, named=named)
+
+
 def test_a_wrong_image_is_named(refuse: Refuse, checkpoint: Path, images: list[Path]) -> None:
     whole = images[0].read_bytes()
     Path("cut.png").write_bytes(whole[: len(whole) // 2])

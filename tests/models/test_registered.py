@@ -122,6 +122,29 @@ def test_a_wrong_argument_is_named(entry, argument, value, message):
         fb.create_model(entry.name, **{argument: value})
 
 
+@pytest.mark.parametrize("dtype", [np.bool_, np.uint8, np.int32])
+@pytest.mark.untyped
+@FAMILIES
+def test_pixels_that_nobody_normalised_are_refused(entry, dtype):
+    """PyTorch's layers take no integers; computed with, 0 to 255 gives wrong answers in silence."""
+    model = abstract_model(entry.name)
+    name = np.dtype(dtype).name
+    message = rf"^`x` \(dtype {name}\) must be of a floating type.*flaxblocks\.preprocess"
+    for module in (model, FeatureExtractor(abstract_model(entry.name))):
+        with pytest.raises(ValueError, match=message):
+            output_of(module, dtype=dtype)
+    features = np.zeros((2, 3, 2, model.num_features), dtype)
+    with pytest.raises(ValueError, match=message):
+        model.forward_head(features)
+
+
+@pytest.mark.untyped
+@FAMILIES
+def test_a_list_is_no_image(entry):
+    with pytest.raises(ValueError, match=r"^`x` \(of type list\) must be an array, such as"):
+        abstract_model(entry.name)(np.zeros((1, 32, 32, 3)).tolist())
+
+
 @FAMILIES
 def test_feature_extractors_give_what_they_claim(entry):
     model = abstract_model(entry.name)
