@@ -12,11 +12,13 @@ from flaxblocks.convert import (
 )
 from flaxblocks.create import create_model
 from flaxblocks.inference import compile_inference, fold_batch_norm
+from flaxblocks.known_bad import KnownBadJaxlib, warn_of_bad_jaxlib
 from flaxblocks.registry import list_models
 
 __all__ = [
     "CheckpointError",
     "ConversionError",
+    "KnownBadJaxlib",
     "LoadReport",
     "blocks",
     "compile_inference",
@@ -30,3 +32,5 @@ __all__ = [
     "to_torch",
     "write_checkpoint",
 ]
+
+warn_of_bad_jaxlib()

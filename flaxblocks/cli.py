@@ -16,14 +16,14 @@ from flaxblocks.registry import ModelEntry, find_model
 
 __all__ = ["main"]
 
-DEPARTS = 1  # exit status of `verify` when a bound is broken
+DEPARTS = 1  # exit status of `verify` when a bound is broken, of `doctor` when JAX is broken
 REFUSED = 2  # of every command for a wrong argument, file or setting
 INTERRUPTED = 130
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line and exit: 0, 1 where parity fails, 2 with one sentence on stderr for a
-    mistake.
+    """Run the command line and exit: 0, 1 where numbers are wrong, 2 with one sentence on stderr
+    for a mistake.
     """
     try:
         status = commands(arguments, prog_name="flaxblocks", standalone_mode=False)
@@ -305,3 +305,25 @@ def demo_command(picture: Path, as_json: bool) -> None:
         _print_json({**result.as_dict(), "picture": drawn})
     else:
         click.echo(f"{result.describe()}\n  {note}")
+
+
+@commands.command("doctor", cls=Example, example="flaxblocks doctor")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def doctor_command(as_json: bool) -> int:
+    """Show versions, devices and settings, what is wrong or missing, and the remedies.
+
+    A known fault of the installed jaxlib is tried out. Exit status 1 where JAX computes wrongly
+    here, or not at all; whatever else is missing is a note.
+    """
+    from dataclasses import asdict
+
+    from flaxblocks.doctor import diagnose
+
+    findings = []
+    for finding in diagnose():
+        findings.append(finding)
+        if not as_json:
+            click.echo(str(finding))
+    if as_json:
+        _print_json([asdict(finding) for finding in findings])
+    return DEPARTS if any(finding.status == "bad" for finding in findings) else 0

@@ -19,10 +19,10 @@ from pathlib import Path
 from flaxblocks.weights import hub
 from flaxblocks.weights.entry import WeightEntry
 
-__all__ = ["WeightsError", "cache_folder", "fetch_weights"]
+__all__ = ["OTHER_FOLDER", "WeightsError", "cache_folder", "fetch_weights"]
 
 _CHUNK_BYTES = 1 << 16
-_OTHER_FOLDER = "set the environment variable FLAXBLOCKS_CACHE to a folder that can be written"
+OTHER_FOLDER = "set the environment variable FLAXBLOCKS_CACHE to a folder that can be written"
 
 
 class WeightsError(ValueError):
@@ -122,7 +122,7 @@ def _from_url(entry: WeightEntry, path: Path, progress: bool) -> Path | None:
     except OSError as error:
         raise WeightsError(
             f"cannot write {path.name} to the cache folder {path.parent} "
-            f"({_reason(error, outer)}): {_OTHER_FOLDER}"
+            f"({_reason(error, outer)}): {OTHER_FOLDER}"
         ) from error
     finally:
         with suppress(OSError):  # it was renamed, or never made
