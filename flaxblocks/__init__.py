@@ -13,6 +13,7 @@ from flaxblocks.convert import (
 from flaxblocks.create import create_model
 from flaxblocks.inference import compile_inference, fold_batch_norm
 from flaxblocks.known_bad import KnownBadJaxlib, warn_of_bad_jaxlib
+from flaxblocks.parity.selftest import selftest
 from flaxblocks.registry import list_models
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "nn",
     "parity",
     "read_checkpoint",
+    "selftest",
     "to_torch",
     "write_checkpoint",
 ]

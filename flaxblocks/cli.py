@@ -16,7 +16,7 @@ from flaxblocks.registry import ModelEntry, find_model
 
 __all__ = ["main"]
 
-DEPARTS = 1  # exit status of `verify` when a bound is broken, of `doctor` when JAX is broken
+DEPARTS = 1  # exit status of `verify` and `selftest` if a bound is broken, of `doctor` if JAX is
 REFUSED = 2  # of every command for a wrong argument, file or setting
 INTERRUPTED = 130
 
@@ -305,6 +305,29 @@ def demo_command(picture: Path, as_json: bool) -> None:
         _print_json({**result.as_dict(), "picture": drawn})
     else:
         click.echo(f"{result.describe()}\n  {note}")
+
+
+@commands.command("selftest", cls=Example, example="flaxblocks selftest 'mobilenet*'")
+@click.argument("pattern", default="*")
+@click.option("--all", "everything", is_flag=True, help="Every network in every way and precision.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def selftest_command(pattern: str, everything: bool, as_json: bool) -> int:
+    """Hold this device and this jaxlib against what PyTorch computed. Exit status 1 if a bound is
+    broken.
+
+    Runs models and blocks whose name matches PATTERN with weights and images that arithmetic alone
+    makes; PyTorch's answers to them come with the package, and PyTorch is not needed. In float64
+    the bound is 1e-12 (gradients 1e-10), in float32 and bfloat16 twice PyTorch's own error.
+    """
+    from flaxblocks.parity.selftest import selftest
+
+    with working("running models and blocks as users do"):
+        report = selftest(pattern, everything=everything)
+    if as_json:
+        _print_json(report.as_dict())
+    else:
+        click.echo(str(report))
+    return 0 if report.ok else DEPARTS
 
 
 @commands.command("doctor", cls=Example, example="flaxblocks doctor")
