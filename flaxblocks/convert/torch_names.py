@@ -213,12 +213,15 @@ BUILDERS: dict[str, dict[str, Builder]] = {
     "lightning.fabric.utilities.data": {"AttributeDict": _empty_dict},
 }
 
+PATHS = "Path PosixPath PurePath PurePosixPath PureWindowsPath WindowsPath"
+
 # Values found beside the weights of a training checkpoint; only their type is kept.
 INERT: dict[str, str] = {
     "torch": "Tensor device",
     "torch.storage": "TypedStorage",
     "argparse": "Namespace",
-    "pathlib": "Path PosixPath PurePath PurePosixPath PureWindowsPath WindowsPath",
+    "pathlib": PATHS,
+    "pathlib._local": PATHS,  # as Python 3.13 writes them, and no other
     "builtins": (
         "bool bytearray bytes complex dict float frozenset int list object set slice str tuple"
     ),

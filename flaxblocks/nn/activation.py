@@ -78,7 +78,7 @@ def _hard_sigmoid_jvp(primals, tangents):
 
 
 def hard_swish(x: jax.Array) -> jax.Array:
-    """x min(max(x + 3, 0), 6) / 6, with slope 0 at -3 and 1 at 3."""
+    """x min(max(x + 3, 0), 6) / 6, with slope 0 at -3 and 1 at 3, as PyTorch has it from 2.8 on."""
     return _hard_swish(x)
 
 

@@ -17,8 +17,10 @@ import torch
 import torch._utils
 
 from flaxblocks.convert.checkpoint import CheckpointError, read_checkpoint
+from flaxblocks.convert.torch_dtypes import DTYPES
 
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
+DTYPES_OF_TORCH = [row for row in DTYPES if hasattr(torch, row.torch)]  # of the installed one
 
 
 @dataclass

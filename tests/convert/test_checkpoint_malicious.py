@@ -66,7 +66,8 @@ CALLS = {
     "builtins.getattr": lambda path: Call(builtins.getattr, (Call(getattr, ("", "join")), "x")),
     "operator.attrgetter": lambda path: Call(operator.attrgetter, ("__class__.__base__",)),
     "functools.partial": lambda path: Call(functools.partial, (print, 1)),
-    "io.open": lambda path: Call(builtins.open, (f"{path}/ran", "w")),
+    # `io.open`, from Python 3.13 on `_io.open`
+    f"{builtins.open.__module__}.open": lambda path: Call(builtins.open, (f"{path}/ran", "w")),
     "torch.storage._load_from_bytes": lambda path: Call(torch.storage._load_from_bytes, (b"",)),
     "torch.serialization.load": lambda path: b"ctorch\nserialization.load\nX\1\0\0\0f\x85R.",
     "torch.hub.load": lambda path: b"ctorch.hub\nload\n)R.",

@@ -17,7 +17,14 @@ from safetensors.torch import save_file
 
 from flaxblocks.convert.checkpoint import read_checkpoint
 from flaxblocks.convert.torch_dtypes import DTYPES
-from tests.convert.checkpoint_samples import FakeStorage, FakeTensor, legacy_file, pickled, zip_file
+from tests.convert.checkpoint_samples import (
+    DTYPES_OF_TORCH,
+    FakeStorage,
+    FakeTensor,
+    legacy_file,
+    pickled,
+    zip_file,
+)
 
 FORMATS = ("zip", "legacy", "safetensors")
 
@@ -49,8 +56,15 @@ def random_tensor(dtype: torch.dtype, *shape: int) -> torch.Tensor:
     return raw.to(torch.uint8).view(dtype).reshape(shape)
 
 
+def test_the_installed_torch_has_the_dtypes():
+    """Each is compared with PyTorch's own below, but for one that came with PyTorch 2.7."""
+    assert {row.torch for row in DTYPES} - {row.torch for row in DTYPES_OF_TORCH} <= {
+        "float8_e8m0fnu"
+    }
+
+
 @pytest.mark.parametrize("form", FORMATS)
-@pytest.mark.parametrize("row", DTYPES, ids=lambda row: row.torch)
+@pytest.mark.parametrize("row", DTYPES_OF_TORCH, ids=lambda row: row.torch)
 def test_every_dtype_is_kept(row, form, tmp_path):
     if form == "safetensors" and row.safetensors is None:
         form = "zip"
@@ -118,7 +132,7 @@ def test_module_state_dict_with_metadata_and_attributes(tmp_path):
     assert_same(read_checkpoint(tmp_path / "f"), state)
 
 
-@pytest.mark.parametrize("row", DTYPES, ids=lambda row: row.torch)
+@pytest.mark.parametrize("row", DTYPES_OF_TORCH, ids=lambda row: row.torch)
 def test_big_endian_archive(row, tmp_path):
     tensor = random_tensor(getattr(torch, row.torch), 2, 3)
     state = {"whole": tensor, "transposed": tensor.t(), "scalar": tensor[0, 0]}

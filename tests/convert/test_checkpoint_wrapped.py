@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from flaxblocks.convert.checkpoint import CheckpointError, read_checkpoint
+from tests.convert.checkpoint_samples import Call, FakeTensor, pickled, zip_file
 
 WEIGHTS = OrderedDict(z=torch.tensor([1.0]), a=torch.tensor([2.0]))
 AVERAGED = OrderedDict(z=torch.tensor([3.0]), a=torch.tensor([4.0]))
@@ -120,14 +121,25 @@ def test_a_whole_training_checkpoint(tmp_path):
         assert list(read_checkpoint(tmp_path / "f")) == ["weight", "bias"]
 
 
+@pytest.mark.parametrize("module", ["pathlib", "pathlib._local"])  # the latter is Python 3.13's
+@pytest.mark.parametrize(
+    "name", ["Path", "PosixPath", "PurePath", "PurePosixPath", "PureWindowsPath", "WindowsPath"]
+)
+def test_a_path_is_passed_over_whichever_python_wrote_it(name, module, tmp_path):
+    program = pickled({"output": Call(pathlib.PurePath, ("a", "b")), "w": FakeTensor()})
+    own = f"c{pathlib.PurePath.__module__}\nPurePath\n".encode()
+    assert own in program
+    program = program.replace(own, f"c{module}\n{name}\n".encode())
+    (tmp_path / "f").write_bytes(zip_file(program))
+    assert list(read_checkpoint(tmp_path / "f")) == ["w"]
+
+
 def test_values_beside_tensors_are_left_out(tmp_path):
     assert read({"z": WEIGHTS["z"], "epoch": 3, "note": "x"}, tmp_path) == {"z": [1.0]}
 
 
 def test_an_optimiser_of_no_use_is_not_checked(tmp_path):
     """Only what is returned has to fit; a broken optimiser state harms no one."""
-    from tests.convert.checkpoint_samples import FakeTensor, pickled, zip_file
-
     broken = FakeTensor(offset=99)
     program = pickled({"optimizer": {"m": broken}, "state_dict": {"w": FakeTensor()}})
     (tmp_path / "f").write_bytes(zip_file(program))

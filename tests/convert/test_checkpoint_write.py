@@ -6,7 +6,7 @@ import stat
 import tracemalloc
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import ml_dtypes
 import numpy as np
@@ -16,16 +16,17 @@ import torch
 
 from flaxblocks.convert import atomic_file, torch_save
 from flaxblocks.convert.checkpoint import CheckpointError, read_checkpoint, write_checkpoint
-from flaxblocks.convert.torch_dtypes import DTYPES
+from flaxblocks.convert.torch_dtypes import DTYPES, DtypeRow
+from tests.convert.checkpoint_samples import DTYPES_OF_TORCH
 
 SUFFIXES = [".pth", ".pt", ".safetensors"]
 
 
-def arrays_of_every_kind(suffix: str) -> dict[str, np.ndarray]:
+def arrays_of_every_kind(suffix: str, rows: Iterable[DtypeRow] = DTYPES) -> dict[str, np.ndarray]:
     raw = np.random.default_rng(0).integers(0, 256, 16 * 12, np.uint8)
     arrays: dict[str, np.ndarray] = {
         row.torch: (raw[: 12 * row.numpy.itemsize].view(row.numpy)).reshape(3, 4)
-        for row in DTYPES
+        for row in rows
         if suffix != ".safetensors" or row.safetensors is not None
     }
     arrays["bool"] = raw[:12].reshape(3, 4) > 99
@@ -69,7 +70,7 @@ def assert_torch_has(state: dict[str, torch.Tensor], arrays: dict[str, np.ndarra
 @pytest.mark.parametrize("mmap", [False, True])
 @pytest.mark.parametrize("suffix", [".pth", ".pt"])
 def test_torch_reads_it(suffix, mmap, tmp_path):
-    arrays = arrays_of_every_kind(suffix)
+    arrays = arrays_of_every_kind(suffix, DTYPES_OF_TORCH)
     write_checkpoint(arrays, tmp_path / f"f{suffix}")
     state = torch.load(tmp_path / f"f{suffix}", weights_only=True, mmap=mmap)
     assert type(state) is OrderedDict
@@ -80,7 +81,7 @@ def test_torch_reads_it(suffix, mmap, tmp_path):
 def test_torch_maps_records_of_wide_archives(monkeypatch, tmp_path):
     """Records of a gigabyte have a longer header, which the alignment has to allow for."""
     monkeypatch.setattr(torch_save, "ZIP64_FROM", 10)
-    arrays = arrays_of_every_kind(".pth")
+    arrays = arrays_of_every_kind(".pth", DTYPES_OF_TORCH)
     write_checkpoint(arrays, tmp_path / "f.pth")
     assert_torch_has(torch.load(tmp_path / "f.pth", mmap=True), arrays)
     assert all(
@@ -102,7 +103,7 @@ def test_the_archive_is_as_torch_makes_them(tmp_path):
 
 
 def test_safetensors_reads_it(tmp_path):
-    arrays = arrays_of_every_kind(".safetensors")
+    arrays = arrays_of_every_kind(".safetensors", DTYPES_OF_TORCH)
     write_checkpoint(arrays, tmp_path / "f.safetensors")
     assert_torch_has(safetensors.torch.load_file(tmp_path / "f.safetensors"), arrays)
     with safetensors.safe_open(tmp_path / "f.safetensors", framework="np") as file:

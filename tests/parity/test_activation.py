@@ -31,10 +31,16 @@ NEIGHBOURS = np.concatenate(
 )
 # Straight in pieces: no transcendental function is rounded, so the slopes are equal to the bit.
 STRAIGHT = ("hard_sigmoid", "identity", "leaky_relu", "relu", "relu6")
+# The slope of hard_swish where it bends: what PyTorch 2.6 and 2.7 may give, which take a bend for
+# curved (2.6 does so for 3 only where it computes one number at a time,
+# https://github.com/pytorch/pytorch/issues/136345), and what PyTorch gives from 2.8 on
+# (https://github.com/pytorch/pytorch/pull/148049), which is ours.
+HARD_SWISH_SLOPES = {-3.0: ((-0.5,), 0.0), 3.0: ((1.5, 1.0), 1.0)}
+HAS_THE_OLD_SLOPES = torch.__version__ < "2.8"
 
 
 def both(name: str, x: np.ndarray):
-    """Value and slope, ours and PyTorch's."""
+    """Value and slope, ours and PyTorch's, as PyTorch has them from 2.8 on."""
     torch_x = torch.from_numpy(x).requires_grad_()
     torch_y = TWINS[name](torch_x)
     torch_y.backward(torch.ones_like(torch_y))
@@ -42,7 +48,18 @@ def both(name: str, x: np.ndarray):
     with jax.enable_x64(x.dtype == np.float64):
         y, pull = jax.vjp(ACTIVATIONS[name], jnp.asarray(x))
         (slope,) = pull(jnp.ones_like(y))
-    return (np.asarray(y), np.asarray(slope)), (torch_y.detach().numpy(), torch_x.grad.numpy())
+    torch_slope = torch_x.grad.numpy()
+    if name == "hard_swish":
+        torch_slope = with_the_new_slopes(x, torch_slope)
+    return (np.asarray(y), np.asarray(slope)), (torch_y.detach().numpy(), torch_slope)
+
+
+def with_the_new_slopes(x: np.ndarray, slope: np.ndarray) -> np.ndarray:
+    """PyTorch's slope of hard_swish; an older one's with its known values at the bends replaced."""
+    for bend, (old, new) in HARD_SWISH_SLOPES.items():
+        assert np.isin(slope[x == bend], old if HAS_THE_OLD_SLOPES else new).all()
+        slope = np.where(x == bend, np.asarray(new, slope.dtype), slope)
+    return slope
 
 
 def test_every_activation_has_a_twin():
@@ -65,6 +82,13 @@ def test_agrees_at_the_bends(name):
     np.testing.assert_allclose(slope, torch_slope, rtol=1e-12, atol=1e-14)
     if name in STRAIGHT:
         np.testing.assert_array_equal(slope, torch_slope)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_hard_swish_is_as_straight_at_its_bends_as_beyond_them(dtype):
+    """Whichever PyTorch is installed."""
+    (_, slope), _ = both("hard_swish", np.asarray(list(HARD_SWISH_SLOPES), dtype))
+    np.testing.assert_array_equal(slope, [new for _, new in HARD_SWISH_SLOPES.values()])
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)

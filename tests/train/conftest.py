@@ -3,7 +3,6 @@
 import io
 from pathlib import Path
 
-import datasets
 import pytest
 from PIL import Image
 
@@ -41,6 +40,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def on_disk(tmp_path: Path) -> Path:
     """A dataset with one split, saved by `datasets`, its second image damaged."""
+    import datasets  # here as in every test of such data: the others do without
 
     def encoded(i: int) -> bytes:
         file = io.BytesIO()

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import datasets
 import numpy as np
 import pytest
 
@@ -46,6 +45,8 @@ def in_records(root: Path) -> Dataset:
 
 
 def in_hugging_face(root: Path) -> Dataset:
+    import datasets
+
     features = datasets.Features(
         {"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])}
     )

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import datasets
 import pytest
 
 from tests.train.images import open_
@@ -48,6 +47,8 @@ def test_the_digest_of_records_is_by_files_counts_and_classes(tmp_path: Path, fo
 
 
 def test_the_digest_of_a_hugging_face_dataset(tmp_path: Path, on_disk: Path) -> None:
+    import datasets
+
     digest = open_(f"hf:{on_disk}").digest()
     assert digest != open_(f"hf:{on_disk}", held_out=0.5).digest()
     moved = on_disk.rename(tmp_path / "moved")

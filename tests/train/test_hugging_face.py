@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import datasets
 import pytest
 
 from tests.train.images import COLOURS, open_
@@ -29,6 +28,8 @@ def test_a_hugging_face_dataset_by_its_features(on_disk: Path) -> None:
 
 def test_each_class_of_a_hugging_face_dataset_is_on_both_sides(tmp_path: Path) -> None:
     """Of 95, 4, 1 and 2 images, and two without a label."""
+    import datasets
+
     kinds = [0] * 95 + [1] * 4 + [2] + [3] * 2 + [-1, None]
     labels = datasets.ClassLabel(names=["a", "b", "c", "d"])
     features = datasets.Features({"image": datasets.Image(), "label": labels})
@@ -49,6 +50,8 @@ def test_each_class_of_a_hugging_face_dataset_is_on_both_sides(tmp_path: Path) -
 def test_what_is_wrong_with_a_hugging_face_dataset_is_one_sentence(
     tmp_path: Path, on_disk: Path
 ) -> None:
+    import datasets
+
     with pytest.raises(ValueError, match=r"^--num-classes 4 must be 3"):
         open_(f"hf:{on_disk}", num_classes=4)
     texts = datasets.DatasetDict({"train": datasets.Dataset.from_dict({"text": ["a"]})})

@@ -4,7 +4,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import datasets
 import pytest
 
 from tests.train.images import COLOURS, open_, write_images
@@ -69,6 +68,8 @@ def test_of_a_hugging_face_dataset_the_seed_chooses_what_is_held_out(on_disk: Pa
 
 
 def test_a_row_without_label_or_image_is_unreadable(tmp_path: Path) -> None:
+    import datasets
+
     features = datasets.Features(
         {"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])}
     )
