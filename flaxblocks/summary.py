@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from flaxblocks.nn.conv import Conv
-from flaxblocks.nn.linear import Linear
+from flaxblocks.costs import multiply_adds, own_parameters
 from flaxblocks.parity.record import drop_nothing, record_by_step
+
+ROOT = "(model)"
 
 __all__ = ["StageRow", "count_parameters", "output_shapes", "summarize", "table"]
 
@@ -20,13 +21,15 @@ class StageRow:
     """One stage of a model.
 
     Attributes:
-        name: its native path.
+        name: its native path, "" the model's.
         kind: the class of the module.
-        shape: of its output for one image, without the batch axis.
+        shape: of its output for one image, without the batch axis; () where it gave no one array.
         parameters: trainable ones below it.
         multiply_adds: of its convolutions with their biases and of its linear layers for one image,
             and 1 for each bias of those and each parameter of a norm: the convention of the
             published counts.
+        uncounted: the paths of what is below it and not in `multiply_adds`: layers with parameters
+            that no rule is known for, or that did not run or gave no one array.
     """
 
     name: str
@@ -34,6 +37,7 @@ class StageRow:
     shape: tuple[int, ...]
     parameters: int
     multiply_adds: int
+    uncounted: tuple[str, ...] = ()
 
 
 def count_parameters(module: nnx.Module) -> int:
@@ -45,7 +49,7 @@ def summarize(
     model: nnx.Module, input_size: tuple[int, int], in_channels: int = 3
 ) -> list[StageRow]:
     """A row for each outermost module below `model` that has an output, in forward order: a list's
-    items by themselves.
+    items by themselves. Then a row for each other module with parameters of its own.
 
     Nothing is computed: shapes come from `jax.eval_shape`, so an abstract model will do.
 
@@ -56,22 +60,30 @@ def summarize(
     """
     shapes = output_shapes(model, (*input_size, in_channels))
     modules = {".".join(map(str, path)): module for path, module in nnx.iter_modules(model)}
-    costs = {path: _multiply_adds(modules[path], shape) for path, shape in shapes.items()}
+    costs = {path: multiply_adds(modules[path], shape) for path, shape in shapes.items()}
+    own = {path: own_parameters(module) for path, module in modules.items() if callable(module)}
+    silent = [path for path, parameters in own.items() if parameters and path not in shapes]
+    uncounted = [*(path for path, cost in costs.items() if cost is None), *silent]
 
-    def below(path: str) -> int:
-        return sum(cost for other, cost in costs.items() if f"{other}.".startswith(f"{path}."))
-
-    return [
-        StageRow(
+    def row(path: str) -> StageRow:
+        below = [other for other in shapes if f"{other}.".startswith(f"{path}.")]
+        return StageRow(
             path,
             type(modules[path]).__name__,
             shapes[path],
             count_parameters(modules[path]),
-            below(path),
+            sum(costs[other] or 0 for other in below),
+            tuple(other for other in uncounted if f"{other}.".startswith(f"{path}.")),
         )
-        for path in shapes
-        if _is_outermost(path, shapes)
+
+    rows = [row(path) for path in shapes if _is_outermost(path, shapes)]
+    listed = {path for row in rows for path in row.uncounted}
+    others = [
+        StageRow(path, type(modules[path]).__name__, shapes.get(path, ()), own[path], 0, (path,))
+        for path in uncounted
+        if path not in listed
     ]
+    return rows + others
 
 
 def output_shapes(module: nnx.Module, image: tuple[int, int, int]) -> dict[str, tuple[int, ...]]:
@@ -98,10 +110,10 @@ def _is_outermost(path: str, paths: Iterable[str]) -> bool:
 
 
 def table(rows: list[StageRow]) -> str:
-    """The rows in aligned columns, for a terminal."""
+    """The rows in aligned columns, for a terminal; below them what is not counted."""
     cells = [("stage", "module", "output", "parameters", "multiply-adds")] + [
         (
-            row.name,
+            row.name or ROOT,
             row.kind,
             "x".join(map(str, row.shape)),
             f"{row.parameters:,}",
@@ -110,22 +122,15 @@ def table(rows: list[StageRow]) -> str:
         for row in rows
     ]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return "\n".join(
+    lines = [
         "  ".join(
             f"{cell:{'<' if i < 2 else '>'}{width}}"
             for i, (cell, width) in enumerate(zip(line, widths, strict=True))
         )
         for line in cells
-    )
-
-
-def _multiply_adds(module: nnx.Module, shape: tuple[int, ...]) -> int:
-    """Of this module by itself, without what lies below it."""
-    own = (value for value in vars(module).values() if isinstance(value, nnx.Param))
-    once = sum(math.prod(param.shape) for param in own if len(param.shape) == 1)
-    if isinstance(module, Conv):
-        taps = math.prod(module.kernel_size) * module.in_features // module.groups
-        return math.prod(shape) * (taps + (module.bias is not None))
-    if isinstance(module, Linear):
-        return math.prod(shape) * module.in_features + once
-    return once
+    ]
+    uncounted = [path or ROOT for row in rows for path in row.uncounted]
+    if uncounted:
+        names = ", ".join(uncounted)
+        lines.append(f"not in the multiply-adds, for want of a rule or an output: {names}")
+    return "\n".join(lines)

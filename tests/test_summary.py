@@ -6,7 +6,7 @@ from flax import nnx
 
 import flaxblocks as fb
 from flaxblocks.nn import Conv, MaxPool
-from flaxblocks.summary import summarize
+from flaxblocks.summary import count_parameters, summarize, table
 
 
 class Nested(nnx.Module):
@@ -46,3 +46,53 @@ def test_the_model_stays_in_its_mode(training):
     assert model.stem.norm.use_running_average is not training
     assert model.dropout.deterministic is not training
     assert model(jnp.ones((2, 32, 32, 3))).shape == (2, 3)
+
+
+class Scale(nnx.Module):
+    """A layer that only its user knows."""
+
+    def __init__(self):
+        self.gamma = nnx.Param(jnp.ones(4))
+
+    def __call__(self, x):
+        return x * self.gamma[...]
+
+
+class Mixed(nnx.Module):
+    """Flax's own layers, a user's, parameters in a list, and a layer that does not run."""
+
+    def __init__(self):
+        rngs = nnx.Rngs(0)
+        self.stem = nnx.Sequential(nnx.Conv(3, 4, (3, 3), rngs=rngs), Scale())
+        self.head = nnx.LoRALinear(4, 5, lora_rank=2, rngs=rngs)
+        self.spare = nnx.Linear(4, 2, rngs=rngs)
+        self.shifts = nnx.List([nnx.Param(jnp.zeros(4))])
+
+    def __call__(self, x):
+        return self.head(self.stem(x).mean((1, 2)) + self.shifts[0][...])
+
+
+def test_flaxs_own_layers_are_counted_in_a_model():
+    rows = {row.name: row for row in summarize(Mixed(), (8, 8))}
+    assert rows["stem"].multiply_adds == 64 * 4 * (27 + 1)
+    assert rows["head"].multiply_adds == 20 + 5 + 4 * 2 + 2 * 5
+
+
+def test_what_is_not_counted_is_named():
+    model = Mixed()
+    rows = summarize(model, (8, 8))
+    assert [(row.name, row.uncounted) for row in rows] == [
+        ("stem", ("stem.layers.1",)),
+        ("head", ()),
+        ("", ("",)),
+        ("spare", ("spare",)),
+    ]
+    assert [row.shape for row in rows][2:] == [(5,), ()]
+    assert sum(row.parameters for row in rows) == count_parameters(model)
+    lines = table(rows).splitlines()
+    assert lines[-1] == (
+        "not in the multiply-adds, for want of a rule or an output: stem.layers.1, (model), spare"
+    )
+    assert lines[-3].split() == ["(model)", "Mixed", "5", "4", "0"]
+    assert lines[-2].split() == ["spare", "Linear", "10", "0"]
+    assert len(table(rows[1:2]).splitlines()) == 2  # all of it is counted

@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from flaxblocks.convert.batch_counts import COUNT, clipped, read_counts
 from flaxblocks.convert.checkpoint import read_checkpoint
-from flaxblocks.convert.fit import AUTO, COUNT, ConversionError, fit
+from flaxblocks.convert.fit import AUTO, ConversionError, fit
 from flaxblocks.convert.keymap import Entry, dialects_of, key_map, variables_of
 from flaxblocks.convert.module_versions import with_versions
 from flaxblocks.convert.orbax_folder import read_orbax
@@ -45,7 +46,9 @@ class LoadReport:
         unexpected: keys of the source that were not used (with `strict=False`).
         uncounted: batch counts that the source, older than PyTorch 0.4.1, lacked, and which are 0
             now.
-        cast: (key, dtype in the source, dtype of the variable) wherever the two differ.
+        cast: (key, dtype in the source, dtype of the variable) wherever the two differ; of batch
+            counts those that the variable has no room for, and which are its largest or smallest
+            number now.
     """
 
     dialect: str
@@ -102,19 +105,18 @@ def load_torch(
     for entry in found.keys.entries:
         variable = variables[entry.native]
         if entry.foreign in arrays:
-            value = _to_variable(entry, arrays[entry.foreign], variable)
-            if value.dtype != arrays[entry.foreign].dtype and not entry.foreign.endswith(COUNT):
-                cast.append((entry.foreign, str(arrays[entry.foreign].dtype), str(value.dtype)))
+            array = arrays[entry.foreign]
+            value = _to_variable(entry, array, variable)
+            kept = entry.foreign.endswith(COUNT) and value == array
+            if value.dtype != array.dtype and not kept:
+                cast.append((entry.foreign, str(array.dtype), str(value.dtype)))
         elif entry.foreign in found.uncounted:
             value = np.zeros(entry.shape, variable.dtype)
         else:
             continue
         first = values.setdefault(entry.native, value)
-        if first is not value and not np.array_equal(first, value, equal_nan=True):
-            raise ConversionError(
-                f"{entry.foreign} is another name of a variable for which the source has other "
-                "numbers"
-            )
+        if first is not value:
+            _check_same(entry, first, value)
     loaded = len(values) - len(found.uncounted)
     while values:  # a copy goes as soon as JAX has its own
         path, value = values.popitem()
@@ -178,33 +180,46 @@ def translate(
         to: the dialect to give.
         dialect: the dialect of `arrays`; "auto" takes the one whose keys match.
 
-    Raises: ConversionError if the arrays do not fit the module; ValueError for an unknown dialect.
+    Raises: ConversionError if the arrays do not fit the module, by kind of number too; ValueError
+        for an unknown dialect.
     """
     target = key_map(module, to)
     found = fit(module, arrays, dialect)
-    sources = {entry.native: entry for entry in found.keys.entries}
+    variables = variables_of(module)
 
-    def converted(entry: Entry) -> np.ndarray:
-        source = sources[entry.native]
-        if source.foreign not in arrays:  # one of `found.uncounted`
+    def native(entry: Entry) -> np.ndarray:
+        if entry.foreign not in arrays:  # one of `found.uncounted`
             return np.zeros((), np.int64)
-        return entry.to_foreign(source.to_native(arrays[source.foreign]))
+        return entry.to_native(arrays[entry.foreign])
 
-    translated = {entry.foreign: converted(entry) for entry in target.entries}
+    sources: dict[str, Entry] = {}
+    for entry in found.keys.entries:  # what `load_torch` would refuse is not to be written
+        if entry.foreign in arrays:
+            _check_kind(entry, arrays[entry.foreign], np.dtype(variables[entry.native].dtype))
+        first = sources.setdefault(entry.native, entry)
+        if first is not entry:
+            _check_same(entry, native(first), native(entry))
+    translated = {
+        entry.foreign: entry.to_foreign(native(sources[entry.native])) for entry in target.entries
+    }
     return with_versions(translated, module, to), found.keys.dialect
 
 
 def as_arrays(source: str | os.PathLike[str] | Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """A file or a mapping as key -> NumPy array; torch tensors are told without importing torch."""
+    """A file or a mapping as key -> NumPy array, batch counts as PyTorch reads them; torch tensors
+    are told without importing torch.
+    """
     if isinstance(source, str | os.PathLike):
-        return read_orbax(Path(source)) if os.path.isdir(source) else read_checkpoint(source)
+        folder = os.path.isdir(source)
+        return read_counts(read_orbax(Path(source)) if folder else read_checkpoint(source))
     if not isinstance(source, Mapping):
         raise ConversionError(
             f"`source` (a {type(source).__name__}) must be a path or a mapping of names to arrays"
             + (", such as its state_dict()" if hasattr(source, "state_dict") else "")
         )
     named = {_key(key): value for key, value in find_mapping(source).items()}
-    return {key: _array(key, value) for key, value in without_prefixes(named).items()}
+    arrays = {key: _array(key, value) for key, value in without_prefixes(named).items()}
+    return read_counts(arrays)
 
 
 def _key(key: object) -> str:
@@ -239,15 +254,34 @@ def _from_tensor(tensor: Any) -> np.ndarray:
     return words.view(narrow).reshape(tuple(tensor.shape))
 
 
-def _to_variable(entry: Entry, array: np.ndarray, variable: nnx.Variable) -> np.ndarray:
-    """A source array in the variable's layout and dtype, in memory that is nobody else's."""
-    wanted = np.dtype(variable.dtype)
+def _check_kind(entry: Entry, array: np.ndarray, wanted: np.dtype) -> None:
+    """Raise ConversionError unless the source and the model both hold floats, or both integers; a
+    count may be either.
+    """
     fits = jnp.issubdtype(array.dtype, jnp.floating) == jnp.issubdtype(wanted, jnp.floating)
     count = entry.foreign.endswith(COUNT)  # a float in a state dict that was halved as a whole
-    if not (fits or count) or jnp.issubdtype(array.dtype, jnp.complexfloating):
+    real = array.dtype == bool or jnp.issubdtype(array.dtype, jnp.number)
+    real &= not jnp.issubdtype(array.dtype, jnp.complexfloating)
+    if not (real and (fits or count)):
         raise ConversionError(
             f"{entry.foreign} holds {array.dtype}, and the model {wanted}: another kind of number"
         )
+
+
+def _check_same(entry: Entry, first: np.ndarray, second: np.ndarray) -> None:
+    """Raise ConversionError unless the two names of one variable have the same numbers."""
+    if not np.array_equal(first, second, equal_nan=True):
+        raise ConversionError(
+            f"{entry.foreign} is another name of a variable for which the source has other numbers"
+        )
+
+
+def _to_variable(entry: Entry, array: np.ndarray, variable: nnx.Variable) -> np.ndarray:
+    """A source array in the variable's layout and dtype, in memory that is nobody else's."""
+    wanted = np.dtype(variable.dtype)
+    _check_kind(entry, array, wanted)
+    if entry.foreign.endswith(COUNT) and jnp.issubdtype(wanted, jnp.integer):
+        array = clipped(array, wanted)
     value = entry.to_native(array)
     if value.dtype == wanted:
         return value

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from flax import nnx
 
+from flaxblocks.convert.batch_counts import COUNT
 from flaxblocks.convert.keymap import NATIVE, KeyMap, key_map, key_maps
 
 __all__ = ["RECOGNISERS", "ConversionError", "Fit", "closest", "fit"]
@@ -16,7 +17,6 @@ AUTO = "auto"
 # What can name the model that a refused checkpoint is of. The registry's side puts itself in here:
 # this package knows of no models.
 RECOGNISERS: list[Callable[[Mapping[str, np.ndarray]], str | None]] = []
-COUNT = "num_batches_tracked"  # absent from files older than PyTorch 0.4.1, and then 0
 
 
 class ConversionError(ValueError):
@@ -133,7 +133,7 @@ def closest(module: nnx.Module, arrays: Mapping[str, np.ndarray]) -> Fit:
 def _against(keys: KeyMap, arrays: Mapping[str, np.ndarray]) -> Fit:
     absent = [entry.foreign for entry in keys.entries if entry.foreign not in arrays]
     known = keys.by_foreign
-    # A norm that is there with its statistics, and has no count.
+    # A norm that is there with its statistics, and has no count, as before PyTorch 0.4.1.
     uncounted = [
         key
         for key in absent

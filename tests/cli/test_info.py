@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
+from flax import nnx
 
+from flaxblocks.build import abstract_model
 from flaxblocks.models.mobilenetv2 import MobileNetV2
 from flaxblocks.registry import model_entries
 from tests.cli.conftest import Refuse, Run
@@ -34,6 +36,20 @@ def test_mobilenet_v2_has_its_papers_counts(run: Run) -> None:
     }
     last = run("info", "mobilenet_v2").out.splitlines()[-1]
     assert last == "mobilenet_v2 at 224x224: 3,504,872 parameters, 300,809,384 multiply-adds"
+
+
+def test_what_is_not_counted_is_said(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def with_a_slope(name: str, **config: object) -> MobileNetV2:
+        model = abstract_model(name, **config)
+        model.dropout = nnx.PReLU()
+        return model
+
+    monkeypatch.setattr("flaxblocks.build.abstract_model", with_a_slope)
+    note, total = run("info", "mobilenetv2_035").out.splitlines()[-2:]
+    assert note.endswith(": dropout")
+    assert total.endswith("59,300,888 multiply-adds")
+    stages = json.loads(run("info", "mobilenetv2_035", "--json").out)["stages"]
+    assert [stage["uncounted"] for stage in stages[-2:]] == [["dropout"], []]
 
 
 def test_the_stages_come_in_forward_order(run: Run) -> None:

@@ -80,10 +80,11 @@ FAULTS = {
         {"features__0__0__weight": np.zeros((8, 3, 3, 3), np.complex64)},
         "features.0.0.weight holds complex64",
     ),
-    "a count past int32": (
-        {"features__0__1__num_batches_tracked": np.array(2**40)},
-        "num_batches_tracked .* which the model's int32 cannot",
+    "a complex count": (
+        {"features__0__1__num_batches_tracked": np.array(3j)},
+        "features.0.1.num_batches_tracked holds complex128, and the model int32",
     ),
+    "a count that is a word": ({"features__0__1__num_batches_tracked": "3"}, "num_batches_tracked"),
     "no array": ({"features__0__1__bias": "oh"}, "features.0.1.bias"),
     "an object": (
         {"features__0__1__bias": object()},

@@ -59,6 +59,7 @@ def check_published(entry: ModelEntry, model: Any) -> None:
     assert count_parameters(model) == entry.parameters
     assert entry.parameters == facts.get("parameters", entry.parameters)
     assert facts or entry.source in ("official", "article")
+    assert not any(row.uncounted for row in rows.values())
     multiply_adds = sum(row.multiply_adds for row in rows.values())
     if entry.multiply_adds is not None:
         assert multiply_adds == entry.multiply_adds
