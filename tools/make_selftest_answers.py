@@ -37,8 +37,8 @@ Tensors = Mapping[str, np.ndarray]
 
 
 def main() -> None:
-    """Write the file anew."""
-    argparse.ArgumentParser(description=__doc__.partition("\n")[0]).parse_args()
+    """Compute PyTorch's answers to the cases of the self-test, and write them into the package."""
+    argparse.ArgumentParser(description=main.__doc__).parse_args()
     torch.manual_seed(0)
     stored: dict[str, Any] = {}
     about: dict[str, Any] = {}
@@ -135,7 +135,7 @@ def run(model: Any, case: Case, images: np.ndarray, dtype: torch.dtype) -> dict[
     entries = key_map(case.abstract(), case.dialect).by_foreign
     if not case.train:
         with torch.no_grad():
-            found = {"output": {"output": native(network(x))}}
+            found: dict[str, Tensors] = {"output": {"output": native(network(x))}}
             if hasattr(network, "forward_features"):
                 found["features"] = {"features": native(network.forward_features(x))}
             return found
@@ -148,7 +148,7 @@ def run(model: Any, case: Case, images: np.ndarray, dtype: torch.dtype) -> dict[
     def named(tensors: Any) -> Tensors:
         return {key: entries[key].to_native(array(t)) for key, t in tensors}
 
-    found = {
+    found: dict[str, Tensors] = {
         "output": {"output": native(y)},
         "buffers": named(network.named_buffers()),
         "gradients": named((key, p.grad) for key, p in network.named_parameters()),

@@ -101,7 +101,7 @@ class SelfTestReport:
 
     def __str__(self) -> str:
         """The heading, a line for each program, and the verdict."""
-        lines = [COLUMNS]
+        lines: list[tuple[str, ...]] = [COLUMNS]
         for program, group in groupby(self.checks, key=lambda check: check.program):
             by_what = {check.what.replace("features", "output"): check for check in group}
             cells = [_cell(by_what.get(what)) for what in COLUMNS[-3:]]
