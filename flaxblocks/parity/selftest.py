@@ -103,13 +103,15 @@ def programs_of(case: Case, platform: str, *, everything: bool) -> Iterator[Prog
     exact: list[Precision] = [] if platform == "tpu" else ["float64"]  # a TPU has no float64
     everywhere: list[Precision] = [*exact, *narrow, "bfloat16"]
     if case.train:
-        for precision in [*exact, *narrow] if everything else exact or narrow:
+        wanted = [*exact, *narrow] if everything else exact or narrow
+        for precision in wanted:
             yield Program(case, "jit", precision)
         if everything and case.is_block:
             yield Program(case, "eager", narrow[-1])
         return
     if case.is_block:
-        for precision in everywhere if everything else [*exact, *narrow]:
+        wanted = everywhere if everything else [*exact, *narrow]
+        for precision in wanted:
             yield Program(case, "jit", precision)
         return
     thorough = everything or case.name in THOROUGH
@@ -235,7 +237,7 @@ def _judged(program: Program, answer: Answer, what: str, ours: np.ndarray) -> Ch
     return _check(program, what, error, bound)
 
 
-def _check(program: Program, what: str, error: float, bound: float, **known: str) -> Check:
+def _check(program: Program, what: str, error: float, bound: float, **known: Any) -> Check:
     case = program.case
     return Check(
         network=case.network,

@@ -81,7 +81,7 @@ class SelfTestReport:
         """Device, versions and the precision of products that is in force."""
         device = jax.devices()[0]
         names = ", ".join(f"{name} {version(name)}" for name in ("jax", "jaxlib", "flax", "numpy"))
-        precision = jax.config.jax_default_matmul_precision or "default"
+        precision = getattr(jax.config, "jax_default_matmul_precision", None) or "default"
         return (
             f"{device.device_kind} ({device.platform}), Python {platform.python_version()}, "
             f"{names}, matrix products in {precision} precision"
