@@ -103,15 +103,14 @@ def programs_of(case: Case, platform: str, *, everything: bool) -> Iterator[Prog
     exact: list[Precision] = [] if platform == "tpu" else ["float64"]  # a TPU has no float64
     everywhere: list[Precision] = [*exact, *narrow, "bfloat16"]
     if case.train:
-        wanted = [*exact, *narrow] if everything else exact or narrow
+        wanted: list[Precision] = [*exact, *narrow] if everything else exact or narrow
         for precision in wanted:
             yield Program(case, "jit", precision)
         if everything and case.is_block:
             yield Program(case, "eager", narrow[-1])
         return
     if case.is_block:
-        wanted = everywhere if everything else [*exact, *narrow]
-        for precision in wanted:
+        for precision in everywhere[: None if everything else -1]:
             yield Program(case, "jit", precision)
         return
     thorough = everything or case.name in THOROUGH
