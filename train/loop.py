@@ -15,8 +15,9 @@ from grain import DatasetIterator
 
 import flaxblocks as fb
 from flaxblocks.convert.atomic_file import replacing
-from train.checkpoints import Checkpoints, Damaged, everywhere
+from train.checkpoints import Checkpoints, everywhere
 from train.config import Config
+from train.damage import Damaged
 from train.data.pipeline import take_unreadable
 from train.data.source import Source
 from train.defaults import filled
@@ -284,8 +285,12 @@ class Run:
         self._write(self.state, FINAL)
         if everywhere(not self.main or (self.out / BEST).exists()):
             return
+        step = self.best["step"]
+        if step not in self.checkpoints.steps():
+            _warn(f"{BEST} is gone, and its checkpoint, of step {step:,}, too")
+            return
         try:
-            best = self.checkpoints.restore(self.best["step"], self.plan.abstract_state)
+            best = self.checkpoints.restore(step, self.plan.abstract_state)
         except Damaged as damage:
             _warn(f"{BEST} is gone, and its checkpoint cannot be read: {damage}")
         else:
