@@ -1,5 +1,5 @@
 """What keeps a run from going on: damage that is known is put aside, and all else ends the run and
-changes nothing.
+changes nothing. No run begins anew over another.
 """
 
 import errno
@@ -13,10 +13,12 @@ import optax
 import pytest
 
 import train.plan
-from tests.train.runs import contents, copy_of, in_, same_end
+from tests.train.runs import contents, copy_of, in_, interrupted_after, same_end, steps_of
+from train import loop
 from train.__main__ import main
 from train.damage import ListedArrays
 from train.loop import run
+from train.stop import Stopped
 
 pytestmark = pytest.mark.usefixtures("tiny")
 
@@ -146,3 +148,52 @@ def test_a_damaged_checkpoint_stays_while_the_one_before_cannot_be_read(
     assert contents(out) == before
     run(in_(out))
     assert same_end(out, alone)
+
+
+@pytest.mark.parametrize(
+    "left", ["final.safetensors", "best.safetensors", "metrics.jsonl", "damaged"]
+)
+def test_no_run_begins_anew_over_another(alone: Path, tmp_path: Path, left: str) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(alone, out)
+    (out / "checkpoints").rename(out / "damaged")
+    for name in ("final.safetensors", "best.safetensors", "metrics.jsonl"):
+        if name != left:
+            (out / name).unlink()
+    if left != "damaged":
+        shutil.rmtree(out / "damaged")
+    before = contents(out)
+    with pytest.raises(
+        ValueError,
+        match=rf"^--out .*/run holds {left} of a run and no checkpoint to go on from: give this "
+        r"run another --out, or move that folder away$",
+    ):
+        run(in_(out))
+    assert contents(out) == before
+
+
+def test_what_a_run_writes_is_never_without_a_checkpoint(
+    alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else one that dies just after its first epoch could not go on, nor begin anew."""
+
+    class Died(Exception):
+        pass
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Run, "_write", raising(Died()))
+        with pytest.raises(Died):
+            run(in_(tmp_path))
+    assert steps_of(tmp_path) == [5]
+    run(in_(tmp_path))
+    assert same_end(tmp_path, alone)
+
+
+def test_a_run_that_left_nothing_begins_anew(alone: Path, tmp_path: Path) -> None:
+    """It was stopped before its first checkpoint, and what it wrote is empty."""
+    with interrupted_after(0), pytest.raises(Stopped):
+        run(in_(tmp_path))
+    shutil.rmtree(tmp_path / "checkpoints")
+    assert (tmp_path / "metrics.jsonl").read_bytes() == b""
+    run(in_(tmp_path))
+    assert same_end(tmp_path, alone)
