@@ -18,6 +18,8 @@ plan.py         all of this, built from a config
 loop.py         the run itself
 evaluation.py   measuring a network on images
 checkpoints.py  saving and going on, by Orbax
+arrays.py       what a checkpoint notes of its arrays
+damage.py       what is known to be damage of a checkpoint, and what is not
 lock.py         one run in a folder at a time
 stop.py         SIGTERM and Ctrl-C between two steps
 progress.py     what a run shows while it runs

@@ -4,10 +4,8 @@ Orbax's files carry no checksum over the arrays: a flipped bit would be restored
 each checkpoint notes one of every array, and one that does not fit them counts as damaged.
 """
 
-import hashlib
-import json
+import os
 import shutil
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -19,16 +17,18 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from train.disk import first_line, writing
+from train.arrays import checksums, differences, shapes
+from train.damage import Damaged, ListedArrays, NotRestored, alike, check_files, sealed, unsealed
+from train.disk import writing
+from train.mesh import united
 from train.quiet import quiet_orbax
 
-__all__ = ["Checkpoints", "Damaged", "everywhere"]
+__all__ = ["Checkpoints", "everywhere"]
 
 SPARE = 1_000_000  # bytes of metadata and directories
-
-
-class Damaged(Exception):
-    """A checkpoint that is not what was saved."""
+AGAIN = (
+    "; no damage is known, and nothing was moved: give the same command again when that is mended"
+)
 
 
 @dataclass
@@ -59,15 +59,15 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             preservation_policy=self.policy, cleanup_tmp_directories=True
         )
-        handlers = {
-            # Weights hardly compress, and compressing takes memory and time.
-            "state": ocp.PyTreeCheckpointHandler(use_compression=False),
-            "notes": ocp.JsonCheckpointHandler(),
-        }
+        # Weights hardly compress, and compressing takes memory and time.
+        self.arrays = ListedArrays(use_compression=False)
+        handlers = ocp.handlers.DefaultCheckpointHandlerRegistry()
+        handlers.add("state", ocp.args.PyTreeSave, self.arrays)
+        handlers.add("notes", ocp.args.JsonSave, ocp.JsonCheckpointHandler())
         quiet_orbax()
         with _telling(self.folder):
             self.manager = ocp.CheckpointManager(
-                self.folder, options=options, item_handlers=handlers
+                self.folder, options=options, handler_registry=handlers
             )
 
     def save(self, step: int, state: Any, notes: Mapping[str, Any], *, best: int | None) -> None:
@@ -82,8 +82,7 @@ class Checkpoints:
         Raises: OSError if an earlier one could not be written.
         """
         self.policy.best = best
-        plain = {**notes, "arrays": _checksums(state)}
-        noted = {"notes": plain, "sha256": _digest(plain)}
+        noted = sealed({**notes, "arrays": checksums(state), "shapes": shapes(state)})
         self._check_space(state)
         with _telling(self.folder):
             self.manager.save(
@@ -115,123 +114,127 @@ class Checkpoints:
             self.manager.close()
 
     def steps(self) -> list[int]:
-        """Those that there are, oldest first."""
-        return sorted(self.manager.all_steps(read=True))
+        """Those that there are, oldest first. Every process must call it.
+
+        Raises: NotRestored if the folder cannot be listed, which Orbax would take for an empty one.
+        """
+        found: dict[str, str] = {}
+        with alike(f"the checkpoints in {self.folder} cannot be listed", AGAIN):
+            found = {name: "" for name in os.listdir(self.folder) if name.isdecimal()}
+        return sorted(map(int, united(found)))
 
     def notes(self, step: int) -> dict[str, Any]:
-        """The notes of a checkpoint. Raises: Damaged."""
-        try:
-            restored = self.manager.restore(
-                step, args=ocp.args.Composite(notes=ocp.args.JsonRestore())
-            )
-            noted = restored["notes"]
-            whole = noted["sha256"] == _digest(noted["notes"])
-        except Exception as error:  # Orbax raises many kinds
-            raise Damaged(first_line(error)) from error
-        if not whole:
-            raise Damaged("its notes are not those that were saved")
-        return noted["notes"]
+        """The notes of a checkpoint. Every process must call it. Raises: Damaged, NotRestored."""
+        path = self._path(step)
+        with self._reading(step):
+            return unsealed(path, path / "notes" / "metadata")
 
     def restore(self, step: int, abstract: Any) -> Any:
-        """The state of a checkpoint.
+        """The state of a checkpoint. Every process must call it.
 
         Args:
             step: its number.
             abstract: the shapes, dtypes and shardings that it must have.
 
-        Raises: Damaged.
+        Raises:
+            Damaged: it is not what was saved.
+            NotRestored: it is of other arrays, or cannot be restored for any other reason.
         """
-        expected = self.notes(step)["arrays"]
-        try:
-            restore_args = ocp.checkpoint_utils.construct_restore_args(abstract)
-            restored = self.manager.restore(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.PyTreeRestore(item=abstract, restore_args=restore_args)
-                ),
+        notes = self.notes(step)
+        differing = differences(notes.get("shapes"), shapes(abstract))
+        if differing:
+            raise NotRestored(
+                f"checkpoint {self._path(step)} holds another state than this program has: "
+                f"{differing}; nothing was changed: go on with the program, and the settings of "
+                "JAX, that wrote it, or give this run another --out"
             )
-        except Exception as error:
-            raise Damaged(first_line(error)) from error
-        state = restored["state"]
-        found = _checksums(state)
-        for name, sum in found.items():
-            if expected.get(name, sum) != sum:  # split over processes it had none
-                raise Damaged(f"{name} is not what was saved")
+        with self._reading(step):
+            try:
+                # Not by the manager, which lets the processes wait for one that met an error.
+                state = self.arrays.restore(
+                    self.manager.directory / str(step) / "state",
+                    args=ocp.args.PyTreeRestore(
+                        item=abstract,
+                        restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
+                    ),
+                )
+            except Exception:
+                if "shapes" in notes:  # older checkpoints have no list of their files
+                    check_files(self._path(step))
+                raise
+            for name, sum in checksums(state).items():
+                if notes["arrays"].get(name, sum) != sum:  # split over processes it had none
+                    raise Damaged(f"{name} is not what was saved")
         return state
 
     def newest_whole(
         self, abstract: Any, accept: Callable[[dict[str, Any]], None], warn: Callable[[str], None]
     ) -> tuple[Any, dict[str, Any]] | None:
-        """State and notes of the newest checkpoint that is whole; None where there is none.
+        """State and notes of the newest checkpoint that is whole; None where there is none at all.
 
-        Damaged ones are moved to the folder `damaged` beside this one, and told through `warn`.
+        Newer ones, which are damaged, are moved to the folder `damaged` beside this one, and told
+        through `warn`.
 
         Args:
             abstract: as in `restore`.
-            accept: raises for notes that the run cannot go on from; nothing is touched then.
+            accept: raises for notes that the run cannot go on from.
             warn: told about each damaged one.
+
+        Raises: NotRestored if one cannot be restored, or none is whole. Nothing is touched then.
         """
+        damaged: dict[int, Damaged] = {}
         for step in reversed(self.steps()):
-            state, notes, damage = None, None, None
             try:
                 notes = self.notes(step)
-            except Damaged as error:
-                damage = error
-            if everywhere(notes is not None):
-                assert notes is not None
                 accept(notes)
-                try:
-                    state = self.restore(step, abstract)
-                except Damaged as error:
-                    damage = error
-                if everywhere(state is not None):
-                    self.policy.best = notes.get("best", {}).get("step")
-                    return state, notes
-            aside = self._put_aside(step)
-            warn(
-                f"checkpoint {self.folder / str(step)} is damaged and left out, it lies in {aside} "
-                f"now: {damage}"
+                state = self.restore(step, abstract)
+            except Damaged as damage:
+                damaged[step] = damage
+                continue
+            for number, damage in damaged.items():
+                aside = self._put_aside(number)
+                warn(
+                    f"checkpoint {self._path(number)} is damaged and left out, it lies in {aside} "
+                    f"now: {damage}"
+                )
+            self.policy.best = notes.get("best", {}).get("step")
+            return state, notes
+        if damaged:
+            newest, damage = next(iter(damaged.items()))
+            raise NotRestored(
+                f"none of the checkpoints in {self.folder} is whole ({newest}: {damage}): give "
+                f"this run another --out, or move {self.folder.parent} away"
             )
         return None
 
+    def _path(self, step: int) -> Path:
+        return self.folder / str(step)
+
+    def _reading(self, step: int) -> AbstractContextManager[None]:
+        """What the block raises in one process, in all, as a sentence about a checkpoint."""
+        before = ", or move the checkpoint away to go on from the one before it"
+        return alike(f"checkpoint {self._path(step)} cannot be read", AGAIN + before)
+
     def _put_aside(self, step: int) -> Path:
         """Move a checkpoint to where none of its number is. Returns its new place."""
-        aside = self.folder.parent / "damaged"
-        target, number = aside / str(step), 1
-        while target.exists():
-            number += 1
-            target = aside / f"{step}.{number}"
-        everywhere(True)
-        if jax.process_index() == 0:
-            aside.mkdir(exist_ok=True)
-            (self.folder / str(step)).rename(target)
-        everywhere(True)
+        path, aside = self._path(step), self.folder.parent / "damaged"
+        place: dict[str, str] = {}
+        with alike(f"checkpoint {path} is damaged and cannot be put aside"):
+            if jax.process_index() == 0:
+                target, number = aside / str(step), 1
+                while target.exists():
+                    number += 1
+                    target = aside / f"{step}.{number}"
+                aside.mkdir(exist_ok=True)
+                path.rename(target)
+                place = {"now": str(target)}
         self.manager.reload()
-        return target
+        return Path(united(place)["now"])
 
 
 def _telling(folder: Path) -> AbstractContextManager[None]:
     """What Orbax and TensorStore raise where nothing can be written, as one OSError."""
     return writing(folder, Exception, "; the checkpoints that are whole stay")
-
-
-def _checksums(state: Any) -> dict[str, str]:
-    """A checksum of each array that this process sees all of."""
-    sums = {}
-    for path, array in jax.tree_util.tree_leaves_with_path(state):
-        if not isinstance(array, jax.Array) or array.is_fully_addressable:
-            whole = np.asarray(array)
-        elif array.is_fully_replicated:
-            whole = np.asarray(array.addressable_data(0))
-        else:
-            continue
-        data = np.ascontiguousarray(whole).reshape(-1).view(np.uint8).data
-        sums[jax.tree_util.keystr(path)] = f"{zlib.crc32(data):08x}"
-    return sums
-
-
-def _digest(notes: Any) -> str:
-    return hashlib.sha256(json.dumps(notes, sort_keys=True).encode()).hexdigest()
 
 
 def everywhere(condition: bool) -> bool:

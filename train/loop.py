@@ -15,8 +15,9 @@ from grain import DatasetIterator
 
 import flaxblocks as fb
 from flaxblocks.convert.atomic_file import replacing
-from train.checkpoints import Checkpoints, Damaged, everywhere
+from train.checkpoints import Checkpoints, everywhere
 from train.config import Config
+from train.damage import Damaged
 from train.data.pipeline import take_unreadable
 from train.data.source import Source
 from train.defaults import filled
@@ -27,7 +28,7 @@ from train.memory import enough_memory
 from train.mesh import batch_sharding, gathered, put_batch, start_processes, united
 from train.plan import Plan, make_plan
 from train.progress import Progress, sentence
-from train.records import Records
+from train.records import METRICS, Records
 from train.state import Sums, TrainState
 from train.stop import Stopped, StopRequest
 
@@ -106,11 +107,13 @@ class Run:
         return state
 
     def _begin(self) -> TrainState:
-        """Before the first step, unless the end of another run would be written over."""
-        if (self.out / FINAL).exists() and not (self.out / "damaged").exists():
+        """Before the first step, unless there is a run that would be written over."""
+        there = {FINAL, BEST, METRICS, "damaged"}.intersection(os.listdir(self.out))
+        left = united({name: "" for name in sorted(there) if (self.out / name).stat().st_size})
+        if left:
             raise ValueError(
-                f"--out {self.out} holds {FINAL} and no checkpoint to go on from: give this run "
-                "another --out"
+                f"--out {self.out} holds {' and '.join(left)} of a run and no checkpoint to go on "
+                "from: give this run another --out, or move that folder away"
             )
         return self.plan.start()
 
@@ -151,6 +154,9 @@ class Run:
     def _train_epochs(self, batches: Batches, records: Records | None) -> None:
         for epoch in range(self.epochs_done, self.config.epochs):
             self._train_epoch(epoch, batches)
+            if self.saved < 0:  # no results without a checkpoint to go on from
+                self._save()
+                self.checkpoints.wait()
             row = self._measure(epoch)
             if records is not None:
                 with writing(self.out):
@@ -284,8 +290,12 @@ class Run:
         self._write(self.state, FINAL)
         if everywhere(not self.main or (self.out / BEST).exists()):
             return
+        step = self.best["step"]
+        if step not in self.checkpoints.steps():
+            _warn(f"{BEST} is gone, and its checkpoint, of step {step:,}, too")
+            return
         try:
-            best = self.checkpoints.restore(self.best["step"], self.plan.abstract_state)
+            best = self.checkpoints.restore(step, self.plan.abstract_state)
         except Damaged as damage:
             _warn(f"{BEST} is gone, and its checkpoint cannot be read: {damage}")
         else:

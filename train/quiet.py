@@ -10,6 +10,8 @@ from typing import Any
 
 __all__ = ["quiet_orbax"]
 
+LATE = ("Event loop is closed", "Encountered error while reading array index")
+
 
 @cache
 def quiet_orbax() -> None:
@@ -24,7 +26,7 @@ def quiet_orbax() -> None:
 
     def other_unraisable(args: Any) -> None:
         # A read that fails ends its event loop while TensorStore still reports the other arrays.
-        if str(args.exc_value) != "Event loop is closed":
+        if not str(args.exc_value).startswith(LATE):
             unraisable(args)
 
     threading.excepthook = other_threads_died

@@ -8,8 +8,9 @@ from typing import Any
 
 from flaxblocks.convert.atomic_file import replacing
 
-__all__ = ["Records"]
+__all__ = ["METRICS", "Records"]
 
+METRICS = "metrics.jsonl"
 PANELS = {
     "loss": ("train_loss", "held_out_loss"),
     "top-1, %": ("train_top1", "held_out_top1"),
@@ -25,7 +26,7 @@ class Records:
         again.
         """
         self.folder = folder
-        self.path = folder / "metrics.jsonl"
+        self.path = folder / METRICS
         self.rows = [row for row in _read_rows(self.path) if row["step"] <= step]
         self._rewrite()
         from tensorboardX import SummaryWriter
@@ -75,7 +76,11 @@ class Records:
 def _read_rows(path: Path) -> list[dict[str, Any]]:
     """The whole lines; one that was cut off when its process died is none."""
     rows = []
-    for line in path.read_text().splitlines() if path.exists() else ():
+    try:
+        text = path.read_text()
+    except FileNotFoundError:  # of no other error is it known that there are no lines
+        return rows
+    for line in text.splitlines():
         try:
             rows.append(json.loads(line))
         except ValueError:

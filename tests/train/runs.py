@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +15,17 @@ import pytest
 from train import loop
 from train.config import Config
 
-__all__ = ["CONFIG", "STEPS", "in_", "interrupted_after", "rows_of", "same_end", "steps_of"]
+__all__ = [
+    "CONFIG",
+    "STEPS",
+    "contents",
+    "copy_of",
+    "in_",
+    "interrupted_after",
+    "rows_of",
+    "same_end",
+    "steps_of",
+]
 
 CONFIG = Config(
     image_size=32, epochs=3, batch_size=256, lr=0.01, warmup_epochs=0.5, ema=0.5, mixup=0.2
@@ -45,6 +56,20 @@ def same_end(out: Path, other: Path) -> bool:
 def steps_of(out: Path) -> list[int]:
     """Of the checkpoints that are there."""
     return sorted(int(path.name) for path in (out / "checkpoints").iterdir())
+
+
+def copy_of(alone: Path, tmp_path: Path) -> Path:
+    """As if the run had died before its end."""
+    out = tmp_path / "run"
+    shutil.copytree(alone, out)
+    (out / "final.safetensors").unlink()
+    return out
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file, but for the lock, to the byte."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 @contextmanager

@@ -19,7 +19,9 @@ from safetensors.numpy import load_file
 
 from flaxblocks.demo.digits import checkpoint_path
 from flaxblocks.parity import relative_error
+from tests.train.runs import contents
 from train.config import Config
+from train.damage import check_files
 from train.mesh import check_batch, make_mesh, shardings, start_processes, united
 
 BOUND = 1e-10
@@ -103,14 +105,21 @@ def test_eight_devices_end_where_one_does(one: Path, tmp_path: Path, mesh: str) 
 
 
 def test_two_processes_end_where_one_does(one: Path, tmp_path: Path) -> None:
-    """Though one of them is asked to stop, when both save and leave; and later each goes on with
-    half of every parameter.
+    """Though one of them is asked to stop, when both save and leave; though one later cannot read
+    what was saved, when both say so; and later each goes on with half of every parameter.
     """
     first, second = start_two(tmp_path, moments=("never", "int 4"))
     outputs = finish(first, code=143) + finish(second, code=130)
     saved = {re.search(r"asked to stop: saved after step (\d+) of 10", text) for text in outputs}
     assert None not in saved
     assert len({match[1] for match in saved if match}) == 1
+    (checkpoint,) = (tmp_path / "checkpoints").iterdir()
+    check_files(checkpoint)
+    assert "ocdbt.process_1" in (checkpoint / "state" / "files.json").read_text()
+    before = contents(checkpoint)
+    for output in finish(*start_two(tmp_path, moments=("never", "stale")), code=2):
+        assert f"train: checkpoint {checkpoint} cannot be read: Stale file handle; no" in output
+    assert contents(checkpoint) == before
     finish(*start_two(tmp_path, "--mesh=data=1,fsdp=2"))
     assert error(tmp_path, one) < BOUND
 

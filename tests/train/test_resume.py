@@ -16,7 +16,7 @@ import pytest
 from safetensors.numpy import load_file
 
 import train.plan
-from tests.train.runs import in_, interrupted_after, rows_of, same_end, steps_of
+from tests.train.runs import copy_of, in_, interrupted_after, rows_of, same_end, steps_of
 from train import evaluation, loop, progress
 from train.data.digits import DigitSource
 from train.data.source import Unreadable
@@ -52,14 +52,6 @@ def test_a_finished_run_is_finished(alone: Path, tmp_path: Path) -> None:
     (out / "final.safetensors").unlink()
     run(in_(out))
     assert same_end(out, alone)
-
-
-def copy_of(alone: Path, tmp_path: Path) -> Path:
-    """As if the run had died before its end."""
-    out = tmp_path / "run"
-    shutil.copytree(alone, out)
-    (out / "final.safetensors").unlink()
-    return out
 
 
 @pytest.mark.parametrize("damage", ["a flipped bit", "a file cut short", "notes", "gone"])
@@ -156,15 +148,6 @@ def test_a_signal_while_it_measures_saves_and_the_epoch_is_measured_later(
     assert same_end(tmp_path, alone)
 
 
-def test_the_end_of_another_run_is_not_written_over(alone: Path, tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    shutil.copytree(alone, out)
-    shutil.rmtree(out / "checkpoints")
-    with pytest.raises(ValueError, match=r"run holds final.safetensors and no checkpoint to go"):
-        run(in_(out))
-    assert same_end(out, alone)
-
-
 def test_a_step_that_does_not_fit_is_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -182,15 +165,6 @@ def test_a_finished_run_without_its_metrics_stays_finished(alone: Path, tmp_path
     (out / "metrics.jsonl").unlink()
     assert run(in_(out)) == {}
     assert (out / "final.safetensors").read_bytes() == (alone / "final.safetensors").read_bytes()
-
-
-def test_of_only_damaged_checkpoints_the_run_begins_anew(alone: Path, tmp_path: Path) -> None:
-    out = copy_of(alone, tmp_path)
-    for step in (10, 15):
-        shutil.rmtree(out / "checkpoints" / str(step) / "state")
-    run(in_(out))
-    assert sorted(path.name for path in (out / "damaged").iterdir()) == ["10", "15"]
-    assert same_end(out, alone)
 
 
 def test_another_config_is_refused_and_nothing_lost(alone: Path, tmp_path: Path) -> None:

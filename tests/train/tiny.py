@@ -2,6 +2,7 @@
 that trains it and may be killed at a chosen moment: `python -m tests.train.tiny MOMENT ARGUMENTS`.
 """
 
+import errno
 import os
 import resource
 import signal
@@ -70,6 +71,10 @@ def _die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def _fail_to_read() -> None:
+    raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+
 def _die_at(moment: str) -> None:
     """Prepare the end of this process.
 
@@ -78,10 +83,10 @@ def _die_at(moment: str) -> None:
     metrics is written and its checkpoint not begun; `export`, when all is trained and nothing
     exported; `never`.
 
-    No death are `term N` and `int N`, which ask to stop before step N, and `full N BYTES`: from the
-    Nth checkpoint on no file may be larger.
+    No death are `term N` and `int N`, which ask to stop before step N; `full N BYTES`: from the
+    Nth checkpoint on no file may be larger; `stale`: no arrays of a checkpoint can be read.
     """
-    from train import checkpoints, evaluation, loop, records
+    from train import checkpoints, damage, evaluation, loop, records
 
     kind, *numbers = moment.split()
 
@@ -118,6 +123,8 @@ def _die_at(moment: str) -> None:
         limit = (int(numbers[1]), resource.RLIM_INFINITY)
         fill = partial(resource.setrlimit, resource.RLIMIT_FSIZE, limit)
         counted(checkpoints.Checkpoints, "save", fill, after=False)
+    elif kind == "stale":
+        counted(damage.ListedArrays, "restore", _fail_to_read, after=False)
     elif kind == "export":
         counted(loop.Run, "_export", _die, after=False)
 
