@@ -7,25 +7,22 @@ and each stage says which kinds it is made of.
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 
 from flax import nnx
 
-from flaxblocks.blocks.conv_norm_act import ConvNormAct
 from flaxblocks.blocks.squeeze_excite import SqueezeExcite
+from flaxblocks.layer_titles import activation_name, is_layer, outermost, title, titles
+from flaxblocks.models.image_model import ImageModel
 from flaxblocks.models.staged import StagedModel
 from flaxblocks.nn.activation import identity
-from flaxblocks.nn.conv import Conv
-from flaxblocks.nn.linear import Linear
-from flaxblocks.nn.pool import AvgPool, BlurPool, MaxPool
-from flaxblocks.summary import output_shapes
+from flaxblocks.summary import output_shapes, step_shapes
 from flaxblocks.svg import Canvas
 
 __all__ = ["draw_block", "draw_model"]
 
-LAYERS = (ConvNormAct, SqueezeExcite, Conv, Linear, MaxPool, AvgPool, BlurPool)
 SHORTCUT = "shortcut"  # what the names of layers in a block's skip begin with
 COLOURS = {
     "ConvNormAct": "#cfe2f3",
@@ -41,6 +38,7 @@ SIDE = 52.0  # room for the line of a skip
 STAGE_WIDTH, STAGE_HEIGHT = 132.0, 80.0
 
 Shapes = Mapping[str, tuple[int, ...]]
+Modules = Mapping[str, nnx.Module]  # those that ran, in order
 
 
 @dataclass(frozen=True)
@@ -94,30 +92,41 @@ class Chart:
         return self.name, branch, skip, self.added, self.end
 
 
-def draw_model(model: StagedModel, input_size: tuple[int, int] = (224, 224)) -> str:
+def draw_model(model: ImageModel, input_size: tuple[int, int] = (224, 224)) -> str:
     """A model's stages and its kinds of blocks, as the text of an SVG file.
 
     Args:
-        model: concrete or abstract; only shapes are computed.
+        model: concrete or abstract; only shapes are computed. Where it is no `StagedModel`, each of
+            its steps is a stage.
         input_size: (height, width) of the image in pixels.
+
+    Raises: ValueError for what is no `ImageModel`, or has a step that does not give one array.
     """
-    shapes = output_shapes(model, (*input_size, model.in_channels))
-    charts = {p.path: _chart(p.block, p.path, shapes) for p in model.placed_blocks}
+    steps = _steps(model)
+    image = (*input_size, model.in_channels)
+    shapes = output_shapes(model, image)
+    if not steps.keys() <= shapes.keys():  # functions are steps too
+        shapes = step_shapes(model, image) | shapes
+    modules = {".".join(map(str, path)): module for path, module in nnx.iter_modules(model)}
+    ran = {path: modules[path] for path in shapes if path in modules}
+    stage_of = _blocks(model, steps, ran)
+    charts = {path: _chart(modules[path], path, shapes) for path in stage_of}
     kinds = Counter(chart.kind for chart in charts.values())
     letters = {kind: _letter(i) for i, kind in enumerate(kinds)}
-    stages = [_Stage("image", (), (*input_size, model.in_channels))]
-    modules = {".".join(map(str, path)): module for path, module in nnx.iter_modules(model)}
-    ran = {path: modules[path] for path in shapes}
-    for name, _ in model.steps:
-        stage = _stage_of(model, name)
-        labels = (letters[charts[name].kind],) if name in charts else _titles(ran, name)
-        if name in charts and stages[-1].name == stage:
-            stages[-1] = stages[-1].followed_by(*labels, shape=shapes[name])
+    lettered = {path: letters[chart.kind] for path, chart in charts.items()}
+    stages = [_Stage("image", (), image)]
+    for name in steps:
+        parts = [name] if name in charts else _parts(ran, name)
+        made_of = [(lettered[p],) if p in charts else titles(ran, p) for p in parts]
+        joint = bool(parts) and all(part in charts for part in parts)
+        stage = _Stage(stage_of[parts[0]] if joint else name, sum(made_of, ()), shapes[name], joint)
+        if joint and stages[-1].name == stage.name:
+            stages[-1] = stages[-1].followed_by(stage)
         else:
-            stages.append(_Stage(stage, labels, shapes[name], joint=name in charts))
-    if model.head is not None:
-        parts = ("mean", *_titles(ran, "embedding"), *_titles(ran, "head"))
-        stages.append(_Stage("head", parts, (1, 1, model.num_classes), joint=False))
+            stages.append(stage)
+    if getattr(model, "head", None) is not None:
+        logits = shapes.get("", (model.num_classes,))
+        stages.append(_Stage("head", _head(model, steps, ran), logits, joint=False))
     canvas = Canvas()
     canvas.place(_row(stages), 0, 0)
     wide = max(canvas.width, 4 * (BOX[0] + SIDE + GAP))
@@ -155,23 +164,61 @@ class _Stage:
     shape: tuple[int, ...]
     joint: bool = True
 
-    def followed_by(self, *parts: str, shape: tuple[int, ...]) -> "_Stage":
-        return _Stage(self.name, (*self.parts, *parts), shape)
+    def followed_by(self, other: "_Stage") -> "_Stage":
+        return _Stage(self.name, self.parts + other.parts, other.shape)
 
     def lines(self) -> list[str]:
         """`stage 2`, `A, 3 x B`, `56x56`, `256 channels`."""
         runs = [(part, len(list(group))) for part, group in groupby(self.parts)]
         counted = [part if n == 1 else f"{n} x {part}" for part, n in runs]
         made_of = [", ".join(counted)] if self.joint else counted
-        height, width, channels = self.shape
-        size = [f"{height}x{width}"] if (height, width) != (1, 1) else []
+        *sides, channels = self.shape
+        size = ["x".join(map(str, sides))] if set(sides) - {1} else []
         return [self.name, *filter(None, made_of), *size, f"{channels} channels"]
 
 
-def _stage_of(model: StagedModel, step: str) -> str:
-    """`stage 2` for a block, else the name of the step."""
-    places = {place.path: place.stage for place in model.placed_blocks}
-    return f"stage {places[step] + 1}" if step in places else step
+def _steps(model: nnx.Module) -> dict[str, Callable]:
+    """The steps of a model by name, in order."""
+    what = f"`model` (a {type(model).__name__})"
+    if not isinstance(model, ImageModel):
+        raise ValueError(f"{what} must be an `ImageModel`; `draw_block` draws a block")
+    try:
+        return dict(model.steps)
+    except NotImplementedError:
+        raise ValueError(f"{what} must define `steps`, which its picture is made of") from None
+
+
+def _blocks(model: ImageModel, steps: Iterable[str], ran: Modules) -> dict[str, str]:
+    """The blocks that have a chart of their own, and for each the stage that it is of: `stage 2`,
+    or the name of the step.
+    """
+    if isinstance(model, StagedModel):
+        return {place.path: f"stage {place.stage + 1}" for place in model.placed_blocks}
+    return {
+        part: name
+        for name in steps
+        for part in _parts(ran, name)
+        if not is_layer(ran[part]) and len(titles(ran, part)) > 1
+    }
+
+
+def _parts(ran: Modules, path: str) -> list[str]:
+    """What ran one after the other in the step at `path`: the items of an `nnx.Sequential`, or the
+    one module; nothing for a function.
+    """
+    if path not in ran:
+        return []
+    items = [p for p in ran if p.rpartition(".")[0] == f"{path}.layers"]
+    if not (items and isinstance(ran[path], nnx.Sequential)):
+        return [path]
+    return [part for item in items for part in _parts(ran, item)]
+
+
+def _head(model: ImageModel, steps: Iterable[str], ran: Modules) -> tuple[str, ...]:
+    """What there is between the last feature map and the logits."""
+    own = isinstance(model, StagedModel) or type(model).embed is ImageModel.embed
+    outside = {p: m for p, m in ran.items() if not any(f"{p}.".startswith(f"{s}.") for s in steps)}
+    return (*(["mean"] if own else []), *(title(outside[p]) for p in outermost(outside)))
 
 
 def _letter(index: int) -> str:
@@ -186,14 +233,14 @@ def _chart(block: nnx.Module, path: str, shapes: Shapes) -> Chart:
     start = f"{path}." if path else ""
     inner = [p.removeprefix(start) for p in shapes if p.startswith(start) and p != path]
     before = getattr(block, "functions_before", {})
-    outermost = _outermost({p: modules[p] for p in inner})
+    layers_in_order = outermost({p: modules[p] for p in inner})
 
     def drawn(in_skip: bool) -> tuple[Layer, ...]:
         layers: list[Layer] = []
-        for p in outermost:
+        for p in layers_in_order:
             if p.startswith(SHORTCUT) == in_skip:
                 if p in before:
-                    layers.append(Layer("function", _activation(before[p])))
+                    layers.append(Layer("function", activation_name(before[p])))
                 layers.append(_layer(modules[p], shapes[start + p]))
         return tuple(layer for layer in layers if layer.title)
 
@@ -203,65 +250,26 @@ def _chart(block: nnx.Module, path: str, shapes: Shapes) -> Chart:
         drawn(in_skip=False),
         drawn(in_skip=True) if adds else None,
         getattr(block, "added", ""),
-        _activation(getattr(block, "final_activation", identity)),
+        activation_name(getattr(block, "final_activation", identity)),
     )
-
-
-def _outermost(modules: Mapping[str, object]) -> list[str]:
-    """The paths of the layers among them that lie in no other layer."""
-    layers = [path for path, module in modules.items() if isinstance(module, LAYERS)]
-    return [p for p in layers if not any(p.startswith(f"{other}.") for other in layers)]
 
 
 def _layer(module: nnx.Module, shape: tuple[int, ...]) -> Layer:
     """The box of a layer whose output has `shape`."""
     norm, activation = getattr(module, "norm", None), getattr(module, "activation", identity)
-    channels, rest = f"{shape[-1]} channels", [_activation(activation)]
+    channels, rest = f"{shape[-1]} channels", [activation_name(activation)]
     if isinstance(module, SqueezeExcite):
         channels = f"to {module.reduce.out_features} and back to {shape[-1]}"
     elif norm is not None:
         rest.insert(0, type(norm).__name__)
-    return Layer(type(module).__name__, _title(module), channels, tuple(filter(None, rest)))
-
-
-def _titles(ran: Mapping[str, nnx.Module], path: str) -> tuple[str, ...]:
-    """What the layers at and below `path` do, of the modules that ran, in order."""
-    below = {p: module for p, module in ran.items() if f"{p}.".startswith(f"{path}.")}
-    return tuple(_title(below[p]) for p in _outermost(below))
-
-
-def _title(module: nnx.Module) -> str:
-    """What a layer does, in a few words: `3x3 depthwise, stride 2`."""
-    layer = module.conv if isinstance(module, ConvNormAct) else module
-    if isinstance(layer, Conv):
-        kind = "conv" if layer.groups == 1 else f"conv in {layer.groups} groups"
-        kind = "depthwise" if layer.groups == layer.in_features > 1 else kind
-        return f"{_by(layer.kernel_size)} {kind}{_stride(layer.stride)}"
-    if isinstance(layer, MaxPool | AvgPool):
-        kind = "max" if isinstance(layer, MaxPool) else "average"
-        return f"{_by(layer.kernel_size)} {kind} pool{_stride(layer.stride)}"
-    if isinstance(layer, BlurPool):
-        return f"3x3 blur{_stride((layer.stride, layer.stride))}"
-    return {SqueezeExcite: "squeeze-excite", Linear: "linear"}.get(type(layer), "")
-
-
-def _by(pair: tuple[int, int]) -> str:
-    return f"{pair[0]}x{pair[1]}"
-
-
-def _stride(stride: tuple[int, int]) -> str:
-    return "" if stride == (1, 1) else f", stride {stride[0] if len(set(stride)) == 1 else stride}"
-
-
-def _activation(function: object) -> str:
-    """The name of an activation; "" for none."""
-    return "" if function is identity else getattr(function, "__name__", "activation")
+    return Layer(type(module).__name__, title(module), channels, tuple(filter(None, rest)))
 
 
 def _row(stages: list[_Stage]) -> Canvas:
     """The stages from left to right, each as high as its feature map, on a scale of doublings."""
     canvas = Canvas()
-    heights = [STAGE_HEIGHT + 14 * math.log2(stage.shape[0]) for stage in stages]
+    sides = [stage.shape[0] if len(stage.shape) == 3 else 1 for stage in stages]
+    heights = [STAGE_HEIGHT + 14 * math.log2(side) for side in sides]
     for i, (stage, height) in enumerate(zip(stages, heights, strict=True)):
         x = i * (STAGE_WIDTH + GAP)
         top = (max(heights) - height) / 2

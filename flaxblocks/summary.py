@@ -1,19 +1,21 @@
 """What a model is made of: stages, their output shapes, parameters, multiply-adds."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from flaxblocks.costs import multiply_adds, own_parameters
+from flaxblocks.models.image_model import ImageModel
 from flaxblocks.parity.record import drop_nothing, record_by_step
 
 ROOT = "(model)"
 
-__all__ = ["StageRow", "count_parameters", "output_shapes", "summarize", "table"]
+__all__ = ["StageRow", "count_parameters", "output_shapes", "step_shapes", "summarize", "table"]
 
 
 @dataclass(frozen=True)
@@ -90,18 +92,47 @@ def output_shapes(module: nnx.Module, image: tuple[int, int, int]) -> dict[str, 
     """The shape of what each module below gives for one image `(H, W, C)`, without the batch axis,
     by path and in forward order; modules that do not give one array are left out.
     """
+
+    def outputs(fresh: nnx.Module, x: jax.Array) -> dict[str, Any]:
+        with record_by_step(fresh) as recorded:
+            fresh(x)  # type: ignore[operator]
+        return recorded
+
+    return _shapes(module, image, outputs)
+
+
+def step_shapes(model: ImageModel, image: tuple[int, int, int]) -> dict[str, tuple[int, ...]]:
+    """The shape of what each step of a model gives, as `output_shapes`; of functions too.
+
+    Raises: ValueError naming the first step that does not give one array.
+    """
+
+    def outputs(fresh: ImageModel, x: jax.Array) -> dict[str, Any]:
+        given = {}
+        for name, step in fresh.steps():
+            given[name] = x = step(x)
+            if not hasattr(x, "shape"):
+                kind = type(model).__name__
+                raise ValueError(f"`model` (a {kind}): its step {name!r} must give one array")
+        return given
+
+    return _shapes(model, image, outputs)
+
+
+def _shapes(
+    module: nnx.Module, image: tuple[int, int, int], outputs: Callable[..., dict[str, Any]]
+) -> dict[str, tuple[int, ...]]:
+    """Of the arrays that `outputs` gives for a copy of `module` and one image."""
     graphdef, state = nnx.split(module)
 
-    def forward(state, x):
+    def forward(state: nnx.State, x: jax.Array) -> dict[str, Any]:
         fresh = nnx.merge(graphdef, state)
         fresh.eval()
         drop_nothing(fresh)
-        with record_by_step(fresh) as outputs:
-            fresh(x)
-        return outputs
+        return outputs(fresh, x)
 
-    outputs = jax.eval_shape(forward, state, jax.ShapeDtypeStruct((1, *image), jnp.float32))
-    return {path: y.shape[1:] for path, y in outputs.items() if hasattr(y, "shape")}
+    given = jax.eval_shape(forward, state, jax.ShapeDtypeStruct((1, *image), jnp.float32))
+    return {path: y.shape[1:] for path, y in given.items() if hasattr(y, "shape")}
 
 
 def _is_outermost(path: str, paths: Iterable[str]) -> bool:

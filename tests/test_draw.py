@@ -3,12 +3,14 @@
 import re
 import xml.etree.ElementTree as ElementTree
 
+import jax.numpy as jnp
 import pytest
 from flax import nnx
 
 import flaxblocks as fb
 from flaxblocks.build import abstract_model
 from flaxblocks.draw import draw_block, draw_model
+from flaxblocks.models.image_model import ImageModel
 from flaxblocks.svg import Canvas
 from tests.support import smallest_of_each_family
 
@@ -126,3 +128,130 @@ def test_text_is_escaped():
     canvas = Canvas()
     canvas.text(0, 10, "a < b & c")
     assert texts(canvas.svg()) == ["a < b & c"]
+
+
+class Residual(nnx.Module):
+    """A block that only its user knows, of Flax's own layers and a scale of its own."""
+
+    def __init__(self, features: int):
+        rngs = nnx.Rngs(0)
+        self.depthwise = nnx.Conv(
+            features, features, (7, 7), feature_group_count=features, rngs=rngs
+        )
+        self.norm = nnx.LayerNorm(features, rngs=rngs)
+        self.expand = nnx.Linear(features, 4 * features, rngs=rngs)
+        self.project = nnx.Linear(4 * features, features, rngs=rngs)
+        self.gamma = nnx.Param(jnp.ones(features))
+
+    def __call__(self, x):
+        y = self.project(nnx.gelu(self.expand(self.norm(self.depthwise(x)))))
+        return x + self.gamma[...] * y
+
+
+class Users(ImageModel):
+    """A model that is no `StagedModel`: steps that are layers, lists of blocks, and functions."""
+
+    def __init__(self, num_classes: int = 5):
+        rngs = nnx.Rngs(0)
+        self.num_classes, self.in_channels, self.num_features = num_classes, 3, 16
+        self.stem = nnx.Conv(3, 8, (4, 4), strides=4, rngs=rngs)
+        self.stage = nnx.Sequential(Residual(8), Residual(8))
+        self.widen = nnx.Sequential(nnx.BatchNorm(8, rngs=rngs), nnx.Conv(8, 16, (3, 3), rngs=rngs))
+        self.last = Residual(16)
+        self.dropout = nnx.Dropout(0.1)
+        self.head = nnx.Linear(16, num_classes, rngs=rngs) if num_classes else None
+
+    def steps(self):
+        yield "stem", self.stem
+        yield "stage", self.stage
+        yield "pool", self.halve
+        yield "widen", self.widen
+        yield "last", self.last
+
+    def halve(self, x):
+        return nnx.max_pool(x, (2, 2), strides=(2, 2))
+
+
+def test_a_users_own_model_is_drawn_by_its_steps():
+    lines = texts(draw_model(Users(), (64, 96)))
+    charts = lines.index("A: Residual, 3 x")
+    row, chart = lines[:charts], lines[charts:]
+    assert row == [
+        *("image", "64x96", "3 channels"),
+        *("stem", "4x4 conv, stride 4", "16x24", "8 channels"),
+        *("stage", "2 x A", "16x24", "8 channels"),
+        *("pool", "8x12", "8 channels"),
+        *("widen", "BatchNorm", "3x3 conv", "8x12", "16 channels"),
+        *("last", "A", "8x12", "16 channels"),
+        *("head", "mean", "linear", "5 channels"),
+    ]
+    assert chart[1:] == [
+        *("7x7 depthwise", "8 channels"),
+        *("LayerNorm", "8 channels"),
+        *("linear", "32 channels"),
+        *("linear", "8 channels"),
+    ]
+
+
+class Embedding(Users):
+    """A model with its own way from the last feature map to the head, or to none."""
+
+    def embed(self, x):
+        return x.max((1, 2))
+
+
+def test_a_head_is_drawn_as_it_is():
+    lines = texts(draw_model(Embedding()))
+    head = lines.index("head")
+    assert lines[head : head + 3] == ["head", "linear", "5 channels"]
+    assert "head" not in texts(draw_model(Embedding(num_classes=0)))
+
+
+class Stepless(Users):
+    """It says what it computes and not by which steps."""
+
+    def steps(self):
+        return ImageModel.steps(self)
+
+    def __call__(self, x):
+        return self.stem(x)
+
+
+class Forked(Users):
+    """A step that gives two maps."""
+
+    def halve(self, x):
+        return x, x
+
+    def __call__(self, x):
+        return self.stage(self.stem(x))
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (Forked(), r"`model` \(a Forked\): its step 'pool' must give one array"),
+        (
+            Residual(8),
+            r"`model` \(a Residual\) must be an `ImageModel`; `draw_block` draws a block",
+        ),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused_in_a_sentence(model, message):
+    with pytest.raises(ValueError, match=message):
+        draw_model(model)
+
+
+def test_flaxs_own_layers_are_told_in_a_block():
+    rngs = nnx.Rngs(0)
+    block = nnx.Sequential(
+        nnx.Conv(8, 8, (3, 5), strides=(1, 2), feature_group_count=4, rngs=rngs),
+        nnx.ConvTranspose(8, 6, (2, 2), strides=2, rngs=rngs),
+        nnx.LoRALinear(6, 4, lora_rank=2, rngs=rngs),
+    )
+    assert texts(draw_block(block, 8)) == [
+        "Sequential",
+        *("3x5 conv in 4 groups, stride (1, 2)", "8 channels"),
+        *("ConvTranspose", "6 channels"),
+        *("linear", "4 channels"),
+    ]

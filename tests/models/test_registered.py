@@ -11,6 +11,7 @@ import flaxblocks as fb
 from flaxblocks.build import abstract_model
 from flaxblocks.convert.fit import fit
 from flaxblocks.convert.keymap import dialects_of, key_map, variables_of
+from flaxblocks.draw import draw_model
 from flaxblocks.models import FeatureExtractor
 from flaxblocks.oracle import make_oracle
 from flaxblocks.registry import ModelEntry, find_model, model_entries
@@ -52,7 +53,7 @@ def test_published_counts_hold_and_every_layout_is_told_from_the_others(entry):
 
 
 def check_published(entry: ModelEntry, model: Any) -> None:
-    """Its counts, and that its feature maps are what it says of them."""
+    """Its counts, and that its feature maps are what it says of them; it has a picture."""
     facts = PUBLISHED.get(entry.name, {})
     size = facts.get("size", entry.input_size)
     rows = {row.name: row for row in summarize(model, size)}
@@ -73,6 +74,7 @@ def check_published(entry: ModelEntry, model: Any) -> None:
         assert rows[feature.module].shape == (height, width, feature.channels)
     assert info[-1].channels == model.num_features or model.head_conv is not None
     assert rows["head"].shape == (1000,)
+    assert draw_model(model, size).startswith("<svg")  # what was traced is not traced again
 
 
 class Unallocated(TorchFunctionMode):
