@@ -79,12 +79,12 @@ def compare(
             f"dialect {keys.dialect!r} names modules that the PyTorch model has not: "
             + ", ".join(strangers[:5])
         )
-    torch64 = _run_torch(torch_model, keys, x, "float64", train, grad)
     with jax.enable_x64(True):
         ours64 = _run_flax(flax_model, keys, x, "float64", train, grad)
+    torch64 = _run_torch(torch_model, keys, x, "float64", train, grad, ours64.module)
     torch32 = ours32 = None
     if float32:
-        torch32 = _run_torch(torch_model, keys, x, "float32", train, grad)
+        torch32 = _run_torch(torch_model, keys, x, "float32", train, grad, ours64.module)
         ours32 = _run_flax(flax_model, keys, x, "float32", train, grad)
     natives = {pair.foreign: pair.native for pair in keys.modules} | {
         e.foreign: e.native for e in keys.entries
@@ -201,8 +201,15 @@ def _by_entry(keys: KeyMap, tree: Mapping) -> dict[str, np.ndarray]:
 
 
 def _run_torch(
-    model: "nn.Module", keys: KeyMap, x: np.ndarray, precision: Precision, train: bool, grad: bool
+    model: "nn.Module",
+    keys: KeyMap,
+    x: np.ndarray,
+    precision: Precision,
+    train: bool,
+    grad: bool,
+    ours: Mapping[str, np.ndarray],
 ) -> _Run:
+    """`ours` are the outputs of the Flax model, which say how PyTorch's are laid."""
     import copy
 
     import torch
@@ -217,7 +224,9 @@ def _run_torch(
     def record(pair: ModulePair):
         def hook(_module, _inputs, output) -> None:  # cloned: the next layer may work in place
             for name, part in _tensors(pair.foreign, output).items():
-                run.module[name] = _as_ours(part.detach().clone().numpy(), pair.stored_as)
+                theirs = part.detach().clone().numpy()
+                order = _order(theirs, ours.get(name), pair.stored_as)
+                run.module[name] = _laid(theirs, order, pair.stored_as)
 
         return hook
 
@@ -237,10 +246,10 @@ def _run_torch(
         }
     if grad:
         loss = torch.zeros((), dtype=getattr(torch, precision))
-        for part in _tensors("", y).values():
-            cotangent = _cotangent(_as_ours(part.detach().numpy()).shape)
-            if part.ndim == 4:
-                cotangent = cotangent.transpose(0, 3, 1, 2)
+        for name, part in _tensors("", y).items():
+            order = _order(part.detach().numpy(), ours.get(name))
+            cotangent = _cotangent(tuple(part.shape[axis] for axis in order))
+            cotangent = cotangent.transpose(np.argsort(order))
             loss = loss + (part * torch.from_numpy(cotangent.astype(precision))).sum()
         loss.backward()
         for name, p in model.named_parameters():
@@ -250,11 +259,34 @@ def _run_torch(
     return run
 
 
-def _as_ours(array: np.ndarray, stored_as: str | None = None) -> np.ndarray:
-    """A PyTorch output in NHWC, and with the axes of our layer where PyTorch has another kind."""
-    if array.ndim == 4:
-        array = array.transpose(0, 2, 3, 1)
-        return array[:, 0, 0] if stored_as == "conv1x1" and array.shape[1:3] == (1, 1) else array
+def _order(
+    theirs: np.ndarray, ours: np.ndarray | None, stored_as: str | None = None
+) -> tuple[int, ...]:
+    """The axes of a PyTorch output in the order of ours.
+
+    Its channels are the second axis, or where its modules permute, as ConvNeXt's do, the last: the
+    one that gives our shape. Where both do, height, width and channels are equally many, and the
+    nearer to our numbers is taken: they agree to rounding in one order only, and wrong ones in
+    none. Where neither does, or there is no output of ours, images have their channels second.
+    """
+    as_is = tuple(range(theirs.ndim))
+    orders = [as_is] if theirs.ndim < 3 else [(0, *as_is[2:], 1), as_is]
+    if theirs.ndim == 3:  # tokens
+        orders.reverse()
+    laid = {order: _laid(theirs, order, stored_as) for order in orders}
+    fitting = [order for order in orders if ours is not None and laid[order].shape == ours.shape]
+    if ours is None or len(fitting) < 2:
+        return (fitting or orders)[0]
+    return min(fitting, key=lambda order: relative_error(laid[order], ours))
+
+
+def _laid(array: np.ndarray, order: tuple[int, ...], stored_as: str | None) -> np.ndarray:
+    """A PyTorch output with its axes in that order, and with the axes of our layer where PyTorch
+    has another kind.
+    """
+    array = array.transpose(order)
+    if stored_as == "conv1x1" and array.ndim == 4 and array.shape[1:3] == (1, 1):
+        return array[:, 0, 0]
     return array[:, None, None] if stored_as == "linear" and array.ndim == 2 else array
 
 

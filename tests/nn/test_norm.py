@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from flaxblocks.blocks import ConvNormAct
+from flaxblocks.build import abstract_model
 from flaxblocks.nn import NORMS, BatchNorm, GroupNorm, make_norm
 from flaxblocks.nn.batch_statistics import normalise_by_batch
 from tests.support import memory_of
@@ -245,6 +247,31 @@ def test_make_norm_by_callable_and_none():
         ValueError, match=r"`norm` \(='layer'\) must be one of \['batch_norm', 'group_norm'\]"
     ):
         make_norm("layer", 8, **types)
+
+
+FLAXS = {
+    "the class": nnx.BatchNorm,
+    "a partial": partial(nnx.BatchNorm, momentum=0.9),
+    "a partial of a partial": partial(partial(nnx.BatchNorm, momentum=0.9), epsilon=1e-3),
+    "a class of it": type("Renamed", (nnx.BatchNorm,), {}),
+    "a function": lambda *features, **types: nnx.BatchNorm(*features, **types),
+}
+
+
+@pytest.mark.parametrize("norm", FLAXS.values(), ids=FLAXS)
+def test_flaxs_batch_norm_is_refused_where_a_norm_is_built(norm):
+    """Its statistics are none that PyTorch has."""
+    message = r"must not build Flax's `BatchNorm`, .*: \"batch_norm\" and `flaxblocks.nn.BatchNorm`"
+    with pytest.raises(ValueError, match=rf"`norm` \(=.*\) {message}"):
+        ConvNormAct(3, 4, norm=norm, rngs=nnx.Rngs(0))
+    for name in ("resnet18", "mobilenet_v3_small"):  # of which one sets the epsilon of its norm
+        with pytest.raises(ValueError, match=rf"`norm(_layer)?` \(=.*\) {message}"):
+            abstract_model(name, norm_layer=norm)
+
+
+def test_the_argument_is_named_that_asks_for_flaxs_batch_norm():
+    with pytest.raises(ValueError, match=r"`norm_layer` \(=<class '.*BatchNorm'>\) must not build"):
+        abstract_model("mobilenet_v2", norm_layer=nnx.BatchNorm)
 
 
 def _plainly(x, scale):

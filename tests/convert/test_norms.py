@@ -1,0 +1,147 @@
+"""Whatever `norm_layer` builds is converted, or is named with what it lacks."""
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from flax import nnx
+
+import flaxblocks as fb
+from flaxblocks.build import abstract_model
+from flaxblocks.convert.convert import translate
+from flaxblocks.convert.keymap import dialects_of, key_map
+from tests.support import equal_arrays
+
+ROWS = [[1, 16, 1, 1], [6, 24, 1, 2]]
+TINY: dict[str, Any] = {"inverted_residual_setting": ROWS, "width_mult": 0.5, "num_classes": 3}
+NORMS = {
+    "batch_norm": "batch_norm",
+    "group_norm": partial(fb.nn.GroupNorm, num_groups=4),
+    "none": None,
+    "without parameters": partial(fb.nn.BatchNorm, affine=False),
+    "nnx.GroupNorm": partial(nnx.GroupNorm, num_groups=4),
+    "nnx.LayerNorm": nnx.LayerNorm,
+    "nnx.LayerNorm without a bias": partial(nnx.LayerNorm, use_bias=False),
+    "nnx.InstanceNorm": nnx.InstanceNorm,
+    "nnx.RMSNorm": nnx.RMSNorm,
+}
+
+
+@pytest.mark.parametrize("norm", NORMS.values(), ids=NORMS)
+def test_a_norm_is_converted_in_every_layout(norm):
+    model = fb.create_model("mobilenet_v2", norm_layer=norm, **TINY)
+    for dialect in dialects_of(model):
+        state = fb.to_torch(model, dialect)
+        other = fb.create_model("mobilenet_v2", weights=state, norm_layer=norm, rngs=1, **TINY)
+        assert equal_arrays(fb.to_torch(other, dialect), state)
+        assert equal_arrays(translate(model, state, "timm")[0], fb.to_torch(model, "timm"))
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (nnx.GroupNorm(4, num_groups=2, rngs=nnx.Rngs(0)), torch.nn.GroupNorm(2, 4)),
+        (nnx.LayerNorm(4, rngs=nnx.Rngs(0)), torch.nn.LayerNorm(4)),
+        (nnx.LayerNorm(4, use_bias=False, rngs=nnx.Rngs(0)), torch.nn.LayerNorm(4, bias=False)),
+        (nnx.InstanceNorm(4, rngs=nnx.Rngs(0)), torch.nn.InstanceNorm2d(4, affine=True)),
+        (nnx.RMSNorm(4, rngs=nnx.Rngs(0)), torch.nn.RMSNorm(4)),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_flaxs_norms_have_the_names_of_their_counterparts(ours, theirs):
+    assert fb.load_torch(ours, theirs.state_dict()).dialect == "torch"
+    assert list(fb.to_torch(ours)) == list(theirs.state_dict())
+
+
+class Gain(nnx.Module):
+    """A norm that only its user knows."""
+
+    def __init__(self, num_features: int, *, dtype, param_dtype, rngs: nnx.Rngs):
+        self.gain = nnx.Param(np.ones(num_features, param_dtype))
+
+    def __call__(self, x):
+        return x * self.gain[...]
+
+
+class Named(Gain):
+    """It says what PyTorch calls its variable."""
+
+    dialects = {name: lambda _: [("gain", "weight")] for name in ("torchvision", "timm", "article")}
+
+
+class Wrapped(nnx.Module):
+    """Its variables lie in a layer of its own."""
+
+    def __init__(self, num_features: int, **types):
+        self.inner = nnx.LayerNorm(num_features, **types)
+
+    def __call__(self, x):
+        return self.inner(x)
+
+
+class Shifted(nnx.LayerNorm):
+    """A layer that is known, and a variable that is not."""
+
+    def __init__(self, num_features: int, **types):
+        super().__init__(num_features, **types)
+        self.shift = nnx.Param(np.zeros(num_features, types["param_dtype"]))
+
+
+class NamedShifted(Shifted):
+    dialects = {name: lambda _: [("shift", "shift")] for name in ("torchvision", "timm", "article")}
+
+
+@pytest.mark.parametrize(
+    ("norm", "variable"), [(Gain, "gain"), (Wrapped, "inner"), (Shifted, "shift")]
+)
+def test_a_users_own_norm_is_named_with_what_it_lacks(norm, variable):
+    model = fb.create_model("mobilenet_v2", norm_layer=norm, **TINY)
+    known = fb.to_torch(fb.create_model("mobilenet_v2", **TINY))
+    message = (
+        rf"dialect 'torchvision' of MobileNetV2 forgets: .*; `{norm.__name__}` needs `dialects = "
+        rf"{{'torchvision': lambda norm: \[\('{variable}', .*\)\]}}`, and dialect 'flax' needs none"
+    )
+    for convert in (
+        lambda: fb.to_torch(model),
+        lambda: fb.load_torch(model, known),
+        lambda: fb.create_model("mobilenet_v2", weights=known, norm_layer=norm, **TINY),
+        lambda: translate(model, known, "timm", "torchvision"),
+    ):
+        with pytest.raises(ValueError, match=message) as caught:
+            convert()
+        assert len(str(caught.value)) < 600
+    native = fb.to_torch(model, "flax")
+    other = fb.create_model("mobilenet_v2", weights=native, norm_layer=norm, rngs=1, **TINY)
+    assert equal_arrays(fb.to_torch(other, "flax"), native)
+
+
+@pytest.mark.parametrize(("norm", "name"), [(Named, "weight"), (NamedShifted, "shift")])
+def test_a_users_own_norm_may_name_its_variables(norm, name):
+    model = fb.create_model("mobilenet_v2", norm_layer=norm, **TINY)
+    state = fb.to_torch(model)
+    assert f"features.0.1.{name}" in state
+    state[f"features.0.1.{name}"] += 2
+    other = fb.create_model("mobilenet_v2", weights=state, norm_layer=norm, **TINY)
+    assert equal_arrays(fb.to_torch(other), state)
+
+
+def test_flaxs_batch_norm_in_a_users_own_block_is_named():
+    class Own(nnx.Module):
+        dialects = {"article": lambda _: [("norm", "0")]}
+
+        def __init__(self):
+            self.norm = nnx.BatchNorm(4, rngs=nnx.Rngs(0))
+
+    with pytest.raises(
+        ValueError, match=r"forgets: norm.bias, .*; use `flaxblocks.nn.BatchNorm` in"
+    ):
+        key_map(Own(), "article")
+
+
+def test_what_a_dialect_itself_forgets_asks_nothing_of_the_layer():
+    model = abstract_model("mobilenet_v2", **TINY)
+    model.extra = fb.nn.BatchNorm(3)
+    with pytest.raises(ValueError, match=r"'torchvision' of MobileNetV2 forgets: [^;]*$"):
+        key_map(model, "torchvision")
