@@ -126,8 +126,16 @@ def fit(
 def closest(module: nnx.Module, arrays: Mapping[str, np.ndarray]) -> Fit:
     """The module's dialect that shares most keys with `arrays`, the first of equals, whatever does
     not add up.
+
+    Raises: ValueError if a dialect misses a variable of the module, and `arrays` are not its own.
     """
-    return min((_against(keys, arrays) for keys in key_maps(module)), key=_faults)
+    try:
+        return min((_against(keys, arrays) for keys in key_maps(module)), key=_faults)
+    except ValueError:  # the native names are never amiss
+        native = _against(key_map(module, NATIVE), arrays)
+        if _faults(native):
+            raise
+        return native
 
 
 def _against(keys: KeyMap, arrays: Mapping[str, np.ndarray]) -> Fit:

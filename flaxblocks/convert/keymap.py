@@ -71,7 +71,9 @@ LEAVES: dict[type[nnx.Module], tuple[tuple[str, str, tuple[int, ...] | None], ..
     nnx.Linear: (("kernel", "weight", _LINEAR_AXES), ("bias", "bias", None)),
     BatchNorm: (*_AFFINE, *_STATISTICS, _COUNT),
     nnx.GroupNorm: _AFFINE,
+    nnx.InstanceNorm: _AFFINE,
     nnx.LayerNorm: _AFFINE,
+    nnx.RMSNorm: _AFFINE,
 }
 
 
@@ -156,9 +158,10 @@ def dialects_of(module: nnx.Module) -> tuple[str, ...]:
 
 
 def _dialects(module: nnx.Module | nnx.Variable) -> Mapping[str, Callable]:
-    if any(kind in LEAVES for kind in type(module).__mro__):
-        return {"torch": lambda _: [("", "")]}
-    return getattr(module, "dialects", {})
+    own = getattr(module, "dialects", {})
+    if any(kind in LEAVES for kind in type(module).__mro__):  # and what a class of it adds
+        return {"torch": lambda _: [("", "")], **own}
+    return own
 
 
 def variables_of(module: nnx.Module) -> dict[str, nnx.Variable]:
@@ -200,7 +203,9 @@ def _key_map(module: nnx.Module, dialect: str, variables: Mapping[str, nnx.Varia
     # A variable that modules share has one path in `variables`, whichever an entry came by.
     first = {id(variable): path for path, variable in variables.items()}
     reached = [replace(e, native=first[id(descend(module, e.native))]) for e in entries]
-    _check_bijection(module, dialect, entries, set(variables) - {e.native for e in reached})
+    forgotten = set(variables) - {entry.native for entry in reached}
+    hint = _hint(module, dialect, forgotten, {native for native, *_ in pairs})
+    _check_bijection(module, dialect, entries, forgotten, hint)
     modules = [
         ModulePair(native, foreign, *(k for k in kind if k != OUTPUT))
         for native, foreign, *kind in pairs
@@ -267,8 +272,28 @@ def _leaf(
             return
 
 
+def _hint(module: nnx.Module, dialect: str, forgotten: set[str], named: set[str]) -> str:
+    """Where a dialect names a module that has variables without a name, such as a user's own norm,
+    what gives them one.
+    """
+    for path in sorted(forgotten):
+        steps = path.split(".")
+        owners = [(".".join(steps[:i]), steps[i]) for i in reversed(range(len(steps)))]
+        owner, step = next((found for found in owners if found[0] in named), (None, ""))
+        if owner is None:
+            continue
+        layer = descend(module, owner)
+        if isinstance(layer, nnx.BatchNorm):
+            return "; Flax's batch norm has other statistics: use `flaxblocks.nn.BatchNorm`"
+        return (
+            f"; `{type(layer).__name__}` needs `dialects = {{{dialect!r}: lambda _: "
+            f"[({step!r}, NAME)]}}`, and dialect {NATIVE!r} needs none"
+        )
+    return ""
+
+
 def _check_bijection(
-    module: nnx.Module, dialect: str, entries: list[Entry], forgotten: set[str]
+    module: nnx.Module, dialect: str, entries: list[Entry], forgotten: set[str], hint: str
 ) -> None:
     natives = [entry.native for entry in entries]
     foreigns = [entry.foreign for entry in entries]
@@ -281,7 +306,9 @@ def _check_bijection(
             listed = ", ".join(names[:10]) + (
                 f" and {len(names) - 10} more" if len(names) > 10 else ""
             )
-            raise ValueError(f"dialect {dialect!r} of {type(module).__name__} {fault}: {listed}")
+            rest = hint if fault == "forgets" else ""
+            kind = type(module).__name__
+            raise ValueError(f"dialect {dialect!r} of {kind} {fault}: {listed}{rest}")
 
 
 def _repeated(names: list[str]) -> set[str]:

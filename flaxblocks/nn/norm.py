@@ -234,12 +234,28 @@ NORMS: dict[str, Callable[..., nnx.Module]] = {"batch_norm": BatchNorm, "group_n
 
 
 def check_norm(argument: str, norm: Norm) -> None:
-    """Raise ValueError, naming `argument`, if `norm` is no name in `NORMS`, callable or None."""
+    """Raise ValueError, naming `argument`, if `norm` is no name in `NORMS`, callable or None, or
+    builds Flax's own batch norm.
+    """
     known = norm in NORMS if isinstance(norm, str) else norm is None or callable(norm)
     if not known:
         raise ValueError(
             f"`{argument}` (={norm!r}) must be one of {sorted(NORMS)}, a callable or None"
         )
+    made = norm
+    while isinstance(made, partial):
+        made = made.func
+    if isinstance(made, type) and issubclass(made, nnx.BatchNorm):
+        raise _flaxs_batch_norm(argument, norm)
+
+
+def _flaxs_batch_norm(argument: str, norm: Norm) -> ValueError:
+    """It would train, and no PyTorch layer could take over its statistics."""
+    return ValueError(
+        f"`{argument}` (={norm!r}) must not build Flax's `BatchNorm`, whose running variance is "
+        'biased and whose weights PyTorch has no layer for: "batch_norm" and '
+        "`flaxblocks.nn.BatchNorm` (`momentum=0.1` for Flax's 0.9) are converted"
+    )
 
 
 def set_batch_norm(norm: Norm, *, norm_eps: float, norm_momentum: float) -> Norm:
@@ -268,10 +284,13 @@ def make_norm(
     """The norm of that name (`NORMS`), or what `norm` builds, for `num_features` channels; None for
     None.
 
-    Raises: ValueError for an unknown name, listing the known ones.
+    Raises: ValueError for an unknown name, listing the known ones, and for Flax's own batch norm.
     """
     check_norm("norm", norm)
     if norm is None:
         return None
     make = NORMS[norm] if isinstance(norm, str) else norm
-    return make(num_features, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+    made = make(num_features, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+    if isinstance(made, nnx.BatchNorm):  # of a function
+        raise _flaxs_batch_norm("norm", norm)
+    return made
