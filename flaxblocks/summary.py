@@ -109,7 +109,7 @@ def step_shapes(model: ImageModel, image: tuple[int, int, int]) -> dict[str, tup
 
     def outputs(fresh: ImageModel, x: jax.Array) -> dict[str, Any]:
         given = {}
-        for name, step in fresh.steps():
+        for name, step in fresh.steps:
             given[name] = x = step(x)
             if not hasattr(x, "shape"):
                 kind = type(model).__name__

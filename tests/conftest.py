@@ -1,6 +1,7 @@
 """What every test shares: jaxtyping's shapes checked by beartype, and PyTorch on one thread."""
 
 import gc
+import os
 import re
 
 import jaxtyping
@@ -9,6 +10,9 @@ import tests.typechecker  # noqa: F401
 
 # Before anything imports them: the hook changes how the modules are compiled.
 jaxtyping.install_import_hook(["flaxblocks.nn", "flaxblocks.blocks"], "tests.typechecker.check")
+
+# A GPU's memory is shared with the processes that tests start; JAX reads it when it first computes.
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 import jax  # noqa: E402
 import pytest  # noqa: E402

@@ -16,6 +16,7 @@ from jax.typing import DTypeLike
 
 import flaxblocks as fb
 from flaxblocks.calibration import calibrate
+from flaxblocks.oracle import calibrated_oracle
 from flaxblocks.parity import relative_error
 from flaxblocks.parity.compiling import quick_to_compile
 from flaxblocks.registry import ModelEntry, model_entries
@@ -30,6 +31,27 @@ def smallest_of_each_family() -> list[ModelEntry]:
     """The registered model with the fewest parameters of each class."""
     rows = sorted(model_entries(), key=lambda entry: -(entry.parameters or 0))
     return list({entry.build: entry for entry in rows}.values())
+
+
+def calibrated_pair(entry: ModelEntry, num_classes: int, passes: int = 3) -> tuple[Any, Any]:
+    """The library's model, calibrated, and ours with its weights."""
+    oracle = calibrated_oracle(entry, num_classes, passes=passes)
+    model = fb.create_model(entry.name, weights=oracle.state_dict(), num_classes=num_classes)
+    return model, oracle
+
+
+def compiled_errors(entry: ModelEntry, size: tuple[int, int]) -> tuple[float, float]:
+    """Relative errors in float32, of `compile_inference` and of PyTorch, against PyTorch in
+    float64.
+    """
+    model, oracle = calibrated_pair(entry, 1000)  # of a few numbers the worst is a matter of luck
+    x = np.random.default_rng(0).standard_normal((2, *size, 3))
+    channels_first = torch.from_numpy(x).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        theirs = oracle.float()(channels_first.float()).numpy()
+        truth = oracle.double()(channels_first).numpy()
+    ours = np.asarray(fb.compile_inference(model)(jnp.asarray(x, jnp.float32)))
+    return relative_error(ours, truth), relative_error(theirs, truth)
 
 
 def equal_arrays(a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray]) -> bool:

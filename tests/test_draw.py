@@ -161,6 +161,7 @@ class Users(ImageModel):
         self.dropout = nnx.Dropout(0.1)
         self.head = nnx.Linear(16, num_classes, rngs=rngs) if num_classes else None
 
+    @property
     def steps(self):
         yield "stem", self.stem
         yield "stage", self.stage
@@ -210,8 +211,9 @@ def test_a_head_is_drawn_as_it_is():
 class Stepless(Users):
     """It says what it computes and not by which steps."""
 
+    @property
     def steps(self):
-        return ImageModel.steps(self)
+        return super().steps
 
     def __call__(self, x):
         return self.stem(x)

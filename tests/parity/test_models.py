@@ -16,10 +16,15 @@ import torch
 
 import flaxblocks as fb
 from flaxblocks.calibration import calibrate
-from flaxblocks.oracle import calibrated_oracle, load_arrays, make_oracle
+from flaxblocks.oracle import load_arrays, make_oracle
 from flaxblocks.parity.verify import verify
 from flaxblocks.registry import ModelEntry, model_entries
-from tests.support import smallest_of_each_family, train_both
+from tests.support import (
+    calibrated_pair,
+    compiled_errors,
+    smallest_of_each_family,
+    train_both,
+)
 
 ENTRIES = {entry.name: entry for entry in model_entries()}
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
@@ -37,13 +42,6 @@ SOME_FAMILIES = pytest.mark.parametrize(
         for entry in smallest_of_each_family()
     ],
 )
-
-
-def calibrated_pair(entry: ModelEntry, num_classes: int, passes: int = 3) -> tuple[Any, Any]:
-    """The library's model, calibrated, and ours with its weights."""
-    oracle = calibrated_oracle(entry, num_classes, passes=passes)
-    model = fb.create_model(entry.name, weights=oracle.state_dict(), num_classes=num_classes)
-    return model, oracle
 
 
 def size_for(entry: ModelEntry) -> tuple[int, int]:
@@ -165,16 +163,8 @@ def test_a_family_follows_ten_steps_of_each_optimiser(entry):
 
 @FAMILIES
 def test_compiled_inference_agrees_with_pytorch(entry):
-    model, oracle = calibrated_pair(entry, 10)
-    x = np.random.default_rng(0).standard_normal((2, 97, 65, 3))
-    channels_first = torch.from_numpy(x).permute(0, 3, 1, 2)
-    with torch.no_grad():
-        theirs = oracle.float()(channels_first.float()).numpy()
-        truth = oracle.double()(channels_first).numpy()
-    ours = np.asarray(fb.compile_inference(model)(jnp.asarray(x, jnp.float32)))
-    # Folding changes the order of roundings only.
-    bound = fb.parity.FLOAT32_FACTOR * fb.parity.relative_error(theirs, truth)
-    assert fb.parity.relative_error(ours, truth) <= bound
+    ours, theirs = compiled_errors(entry, (97, 65))
+    assert ours <= fb.parity.FLOAT32_FACTOR * theirs  # folding changes the order of roundings only
 
 
 def test_features_agree_with_timm():

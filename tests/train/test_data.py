@@ -55,11 +55,10 @@ def test_a_folder_of_classes_is_split_for_each_class(folder: Path) -> None:
     ]
 
 
-def test_without_training_all_is_held_out(folder: Path, on_disk: Path) -> None:
+def test_without_training_all_is_held_out(folder: Path) -> None:
     config = Config(data=str(folder))
     assert len(open_data(config, training=False).held_out) == 30
     assert len(open_data(replace(config, held_out=0.2), training=False).held_out) == 6
-    assert len(open_data(Config(data=f"hf:{on_disk}"), training=False).held_out) == 30
     with pytest.raises(ValueError, match=r"has no training images: --held-out is 1$"):
         open_(folder, held_out=1.0)
 

@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 
 from tests.train.images import COLOURS, open_
+from train.config import Config
+from train.data.open import open_data
 from train.data.source import Unreadable
 
 
@@ -24,6 +26,10 @@ def test_a_hugging_face_dataset_by_its_features(on_disk: Path) -> None:
             else:
                 assert image.getpixel((0, 0)) == COLOURS[data.classes[label]]
     assert unreadable == 1
+
+
+def test_without_training_all_of_a_hugging_face_dataset_is_held_out(on_disk: Path) -> None:
+    assert len(open_data(Config(data=f"hf:{on_disk}"), training=False).held_out) == 30
 
 
 def test_each_class_of_a_hugging_face_dataset_is_on_both_sides(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from safetensors.numpy import load_file
 
 from flaxblocks.demo.digits import checkpoint_path
 from flaxblocks.parity import relative_error
+from flaxblocks.parity.compiling import quick_to_compile
 from tests.train.runs import contents
 from train.config import Config
 from train.damage import check_files
@@ -37,10 +38,15 @@ ARGUMENTS = [
     ),
     *("--ema=0.5", "--mixup=0.2", "--cutmix=1", "--random-erasing=0.5", "--augment=trivial"),
 ]
-QUICK = (  # to compile; a few steps are slow
-    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false "
-    "--xla_cpu_parallel_codegen_split_count=1 "
-)
+
+
+def quick_flags() -> str:
+    """What makes XLA compile quickly, and a few steps slow, for processes of their own: one flag
+    that jaxlib does not know ends them.
+    """
+    options = quick_to_compile(None, grad=True)
+    words = {name: str(v).lower() if isinstance(v, bool) else v for name, v in options.items()}
+    return " ".join(f"--{name}={word}" for name, word in words.items())
 
 
 def start(
@@ -48,7 +54,7 @@ def start(
 ) -> subprocess.Popen:
     program = [module] if module else ["tests.train.tiny", moment]
     command = [sys.executable, "-m", *program, *ARGUMENTS, "--out", str(out), *arguments]
-    flags = f"{QUICK} --xla_force_host_platform_device_count={devices}"
+    flags = f"{quick_flags()} --xla_force_host_platform_device_count={devices}"
     return subprocess.Popen(
         command,
         env={**os.environ, "JAX_ENABLE_X64": "1", "XLA_FLAGS": flags},

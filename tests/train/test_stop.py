@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,15 @@ from train.loop import Diverged
 from train.stop import Stopped, StopRequest
 
 
+@pytest.fixture
+def _python_obeys_sigint() -> Iterator[None]:
+    """Also where a shell started the tests in the background, which then ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_python_obeys_sigint")
 def test_a_second_signal_is_obeyed_at_once() -> None:
     with StopRequest() as stop:
         assert not stop.reached()

@@ -1,0 +1,235 @@
+"""Try flaxblocks on a GPU in a few minutes: each test of `pytest -m gpu`, the doctor, the selftest.
+
+    python tools/check_gpu.py --out gpu                      # on a machine with a GPU
+    python tools/check_gpu.py --out cpu --on cpu --quick     # this program itself, without one
+
+Each part is a process of its own, some of them side by side, so that a crash is one line among
+others. What comes out is written as it comes: a line of JSON each to OUT.jsonl, and a table with
+device and versions to OUT.md. When the time is up, what runs is ended and nothing more is started.
+The exit status is 0 if every part passed.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Literal
+from xml.etree import ElementTree
+
+__all__ = ["Part", "Result", "parts_of", "run", "run_all", "table"]
+
+ROOT = Path(__file__).resolve().parents[1]
+TESTS = "tests/parity/test_on_gpu.py"
+COMMAND = (sys.executable, "-c", "from flaxblocks.cli import main; main()")
+# Numbers are asked for here: a warning is printed, where elsewhere in the tests it is an error.
+PYTEST = (sys.executable, "-m", "pytest", "-q", "-n", "0", "-m", "gpu", "-W", "default")
+QUICK = ("resnet10t", "mobilenetv2_035")  # the families, and the selftest's model is the latter
+PACKAGES = ("jax", "jaxlib", "jax-cuda13-plugin", "jax-cuda12-plugin", "flax", "numpy", "torch")
+LINES = 60  # of the output of a part that did not pass
+
+_running: set[int] = set()  # process groups, which end with this program
+
+Outcome = Literal["passed", "failed", "crashed", "out of time", "not started"]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One thing to do: its name, and its process; pytest's writes a report if it is a test."""
+
+    name: str
+    command: tuple[str, ...]
+    is_test: bool = False
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of a part; what it measured, by name; and what it printed."""
+
+    part: str
+    outcome: Outcome
+    seconds: float = 0.0
+    measured: Mapping[str, str] = field(default_factory=dict)
+    output: str = ""
+
+
+def environment(on: str) -> dict[str, str]:
+    """Of every part: the device, its memory shared, and no known fault of jaxlib's CPU backend."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of such a fault
+        import jaxlib.version
+
+        from flaxblocks.known_bad import bad_rows
+    cures = {row.flag for row in bad_rows(jaxlib.version.__version__) if row.flag}
+    settings = {
+        **os.environ,
+        "FLAXBLOCKS_GPU_TESTS_ON": on,
+        "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
+        "PYTHONUNBUFFERED": "1",
+        "XLA_FLAGS": " ".join([os.environ.get("XLA_FLAGS", ""), *sorted(cures)]).strip(),
+        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+    }
+    return settings | ({"JAX_PLATFORMS": "cpu"} if on == "cpu" else {})
+
+
+def parts_of(settings: Mapping[str, str], quick: bool) -> list[Part]:
+    """The doctor, the selftest, and each test, in the order in which they are to start."""
+    listed = subprocess.run(
+        [*PYTEST, "--collect-only", TESTS], cwd=ROOT, env=settings, capture_output=True, text=True
+    )
+    tests = [line for line in listed.stdout.splitlines() if line.startswith(f"{TESTS}::")]
+    if not tests:
+        raise SystemExit(f"{TESTS} cannot be collected:\n{listed.stdout}{listed.stderr}")
+    if quick:
+        ends = tuple(f"[{name}]" for name in QUICK)
+        tests = [test for test in tests if "[" not in test or test.endswith(ends)]
+    return [
+        Part("doctor", (*COMMAND, "doctor")),
+        Part("selftest", (*COMMAND, "selftest", QUICK[-1] if quick else "*")),
+        *(Part(test.partition("::test_")[2], (*PYTEST, test), is_test=True) for test in tests),
+    ]
+
+
+def run(part: Part, settings: Mapping[str, str], deadline: float) -> Result:
+    """Run a part to its end, or until `time.monotonic()` reaches the deadline."""
+    started = time.monotonic()
+    if started >= deadline:
+        return Result(part.name, "not started")
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.xml"
+        command = [*part.command, *([f"--junitxml={report}"] if part.is_test else [])]
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=settings,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,  # tests start processes: all of them end together
+        )
+        _running.add(process.pid)
+        try:
+            output, _ = process.communicate(timeout=deadline - started)
+            outcome = _outcome(process.returncode, report if part.is_test else None)
+        except subprocess.TimeoutExpired:
+            outcome = "out of time"
+            os.killpg(process.pid, signal.SIGKILL)
+            output, _ = process.communicate()
+        _running.discard(process.pid)
+        measured = dict(_measured(report)) if report.exists() else {}
+    return Result(part.name, outcome, time.monotonic() - started, measured, output)
+
+
+def _outcome(status: int, report: Path | None) -> Outcome:
+    """A test that neither passed nor failed, such as one that was left out, is no success."""
+    if status == 0 and report is not None:
+        (suite,) = ElementTree.parse(report).getroot()
+        counts = {name: int(suite.get(name, 0)) for name in ("tests", "skipped")}
+        return "passed" if counts["tests"] > counts["skipped"] else "failed"
+    return "passed" if status == 0 else "failed" if status == 1 else "crashed"
+
+
+def _measured(report: Path) -> Iterator[tuple[str, str]]:
+    """What the test of a report recorded, numbers as `3.1e-15`."""
+    for found in ElementTree.parse(report).iter("property"):
+        value = found.get("value", "")
+        with contextlib.suppress(ValueError):
+            value = f"{float(value):.1e}"
+        yield found.get("name", ""), value
+
+
+def run_all(
+    parts: Sequence[Part], settings: Mapping[str, str], deadline: float, jobs: int
+) -> Generator[Result]:
+    """The results, each as it comes. Left early, as by Ctrl-C, it ends what runs."""
+    with ThreadPoolExecutor(jobs) as pool:
+        futures = [pool.submit(run, part, settings, deadline) for part in parts]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for group in tuple(_running):
+                os.killpg(group, signal.SIGKILL)
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of what is installed of `PACKAGES`."""
+    found = {"Python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def table(parts: Sequence[Part], results: Mapping[str, Result], seconds: float) -> str:
+    """The results so far in Markdown, under device and versions, and what was printed of note."""
+    doctor = results.get("doctor", Result("doctor", "not started")).output
+    devices = [line.split(maxsplit=2)[2] for line in doctor.splitlines() if "  devices  " in line]
+    counts = [result.outcome for result in results.values()]
+    said = ", ".join(f"{counts.count(outcome)} {outcome}" for outcome in dict.fromkeys(counts))
+    lines = [
+        f"# flaxblocks on {'; '.join(devices) or 'a device that the doctor could not name'}",
+        "",
+        ", ".join(f"{name} {found}" for name, found in versions().items()),
+        "",
+        f"{len(counts)} of {len(parts)} parts in {seconds:.0f} s: {said or 'none'}.",
+        "",
+        "| part | outcome | measured | s |",
+        "|---|---|---|---:|",
+    ]
+    done = [results[part.name] for part in parts if part.name in results]
+    for result in done:
+        measured = ", ".join(f"{name} {value}" for name, value in result.measured.items())
+        lines.append(f"| {result.part} | {result.outcome} | {measured} | {result.seconds:.0f} |")
+    for result in done:
+        if result.output and (result.outcome != "passed" or result.part in ("doctor", "selftest")):
+            output = result.output.rstrip().splitlines()
+            cut = output if result.outcome == "passed" else output[-LINES:]
+            lines += ["", f"## {result.part}", "", "```text", *cut, "```"]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Run every part, and write what comes out of it."""
+    parser = argparse.ArgumentParser(description="try flaxblocks on a GPU in a few minutes")
+    parser.add_argument("--out", type=Path, required=True, help="writes OUT.jsonl and OUT.md")
+    parser.add_argument("--on", choices=("gpu", "cpu"), default="gpu", help="the device, as JAX")
+    parser.add_argument("--quick", action="store_true", help=f"of families: {', '.join(QUICK)}")
+    parser.add_argument("--minutes", type=float, default=8.0, help="in all; default 8")
+    parser.add_argument(
+        "--jobs", type=int, default=max(1, (os.cpu_count() or 1) // 2), help="side by side"
+    )
+    options = parser.parse_args()
+    started = time.monotonic()
+    settings = environment(options.on)
+    parts = parts_of(settings, options.quick)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    lines, page = (options.out.with_name(options.out.name + end) for end in (".jsonl", ".md"))
+    results: dict[str, Result] = {}
+    with lines.open("w", encoding="utf-8") as file:
+        for result in run_all(parts, settings, started + 60 * options.minutes, options.jobs):
+            results[result.part] = result
+            print(f"{result.outcome:11}  {result.seconds:4.0f} s  {result.part}", flush=True)
+            file.write(json.dumps(asdict(result)) + "\n")
+            file.flush()
+            page.write_text(table(parts, results, time.monotonic() - started), encoding="utf-8")
+    sys.exit(any(result.outcome != "passed" for result in results.values()))
+
+
+if __name__ == "__main__":
+    main()
