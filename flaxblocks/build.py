@@ -37,6 +37,8 @@ OTHERWISE_CALLED = {  # in torchvision or timm
 
 Keys = Mapping[str, Any]  # random stream -> key
 Arrays = Mapping[str, np.ndarray]
+Draws = list[jax.ShapeDtypeStruct]  # of an abstract model, in order
+ANY_KEYS: Keys = {"params": 0, "dropout": 0}
 
 
 def build(entry: ModelEntry, config: Mapping[str, Any], keys: Keys) -> Any:
@@ -68,12 +70,12 @@ def abstract_model(name: str, **config: Any) -> Any:
 
     Raises: ValueError as `create_model`.
     """
-    return _abstract(partial(build, find_model(name), config, {"params": 0, "dropout": 0}))
+    return _abstract(partial(build, find_model(name), config, ANY_KEYS))[0]
 
 
-def _abstract(drawn: Callable[[], nnx.Module]) -> Any:
-    with undrawn():
-        return drawn()
+def _abstract(drawn: Callable[[], nnx.Module]) -> tuple[Any, Draws]:
+    with undrawn() as draws:
+        return drawn(), draws
 
 
 @dataclass(frozen=True)
@@ -89,9 +91,11 @@ class Reading:
         first_conv: the key of the kernel that sees the image.
         in_channels: of the checkpoint; None where it has no such kernel.
         model: the abstract model that it was held against, of the row asked for.
+        draws: what `model` would have drawn.
     """
 
     model: Any
+    draws: Draws
     entry: ModelEntry
     dialect: str
     head: tuple[str, ...]
@@ -100,17 +104,26 @@ class Reading:
     in_channels: int | None
 
 
-def read_as(entry: ModelEntry, config: Mapping[str, Any], arrays: Arrays) -> Reading:
+def read_as(
+    entry: ModelEntry, config: Mapping[str, Any], arrays: Arrays, keys: Keys = ANY_KEYS
+) -> Reading:
     """What a checkpoint says of the model that it is one of.
+
+    Args:
+        entry: the row asked for.
+        config: arguments of the model.
+        arrays: the checkpoint.
+        keys: random stream -> key, of the abstract model.
 
     Raises: ValueError for an argument that the model has not, or one out of range.
     """
     classes = config.get("num_classes")
     classes = DEFAULT_CLASSES if classes in (None, 0) else classes  # a model with a head, anyhow
-    model = abstract_model(entry.name, **{**config, "num_classes": classes})
-    keys = closest(model, arrays).keys
-    named = {item.native: item for item in keys.entries}
-    is_native = keys.dialect == NATIVE
+    drawn = partial(build, entry, {**config, "num_classes": classes}, keys)
+    model, draws = _abstract(drawn)
+    found = closest(model, arrays).keys
+    named = {item.native: item for item in found.entries}
+    is_native = found.dialect == NATIVE
     head, stem = named.get("head.kernel"), named.get(f"{model.first_conv}.kernel")
 
     def length(item: Entry | None, axis: int) -> int | None:
@@ -119,9 +132,10 @@ def read_as(entry: ModelEntry, config: Mapping[str, Any], arrays: Arrays) -> Rea
 
     return Reading(
         model,
-        find_model(entry.in_layout.get(keys.dialect, entry.name)),
-        keys.dialect,
-        tuple(item.foreign for item in keys.entries if item.native.startswith("head.")),
+        draws,
+        find_model(entry.in_layout.get(found.dialect, entry.name)),
+        found.dialect,
+        tuple(item.foreign for item in found.entries if item.native.startswith("head.")),
         length(head, -1 if is_native else 0),
         "" if stem is None else stem.foreign,
         length(stem, 2 if is_native else 1),
@@ -145,13 +159,13 @@ def build_loaded(
     Raises: ConversionError if the checkpoint is not of this model.
     """
     asked, wanted = entry, config["num_classes"]
-    found = read_as(asked, config, arrays)
+    found = read_as(asked, config, arrays, keys)
     entry = found.entry
     classes = (found.num_classes or DEFAULT_CLASSES) if wanted is None else wanted
     config = {**config, "num_classes": classes}
     drawn = partial(build, entry, config, keys)
     same = entry is asked and found.model.num_classes == classes
-    model = found.model if same else _abstract(drawn)
+    model, draws = (found.model, found.draws) if same else _abstract(drawn)
     if found.in_channels == RGB != config["in_channels"]:
         arrays = _with_adapted_stem(arrays, found, entry, config)
     body = {key: array for key, array in arrays.items() if key not in found.head}
@@ -166,7 +180,7 @@ def build_loaded(
                 "`num_classes=0` gives its features, another number draws a head"
             )
         load_torch(model, body, found.dialect, strict=False)
-    _draw_the_rest(model, drawn)
+    _draw_the_rest(model, draws, drawn)
     return model
 
 
@@ -184,26 +198,27 @@ def _with_adapted_stem(
     return {**arrays, key: own.by_foreign[key].to_foreign(adapted)}
 
 
-def _draw_the_rest(model: nnx.Module, drawn: Callable[[], nnx.Module]) -> None:
-    """Give the variables that are still abstract the values that building would have given them."""
-    flat = dict(nnx.to_flat_state(nnx.state(model)))
-    empty = [
-        path
-        for path, variable in flat.items()
-        if isinstance(variable.get_value(), jax.ShapeDtypeStruct)
-    ]
+def _draw_the_rest(model: nnx.Module, draws: Draws, drawn: Callable[[], nnx.Module]) -> None:
+    """Give the variables that are still abstract the values that building would have given them.
+
+    The model is built again, and of its draws only those are made: a new head of a large network
+    costs no more than the head.
+    """
+    numbers = {id(shape): number for number, shape in enumerate(draws)}
+    variables = _variables(model)
+    empty = {
+        path: numbers[id(value)]
+        for path, variable in variables.items()
+        if isinstance(value := variable.get_value(), jax.ShapeDtypeStruct)
+    }
     if not empty:
         return
+    with undrawn(but=frozenset(empty.values())):
+        filled = _variables(drawn())
+    for path in empty:
+        variables[path].set_value(filled[path].get_value())
 
-    @jax.jit
-    def draw():
-        state = dict(nnx.to_flat_state(nnx.state(drawn())))
-        return {path: state[path].get_value() for path in empty}
 
-    variables = {
-        path: variable
-        for path, variable in nnx.iter_graph(model)
-        if isinstance(variable, nnx.Variable)
-    }
-    for path, value in draw().items():
-        variables[path].set_value(value)
+def _variables(model: nnx.Module) -> dict[tuple[Any, ...], nnx.Variable]:
+    nodes = nnx.iter_graph(model)
+    return {path: variable for path, variable in nodes if isinstance(variable, nnx.Variable)}

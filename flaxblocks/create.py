@@ -4,10 +4,12 @@ import os
 import sys
 from collections.abc import Iterable, Mapping
 from enum import Enum
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
@@ -15,10 +17,11 @@ from flaxblocks.build import DEFAULT_CLASSES, build, build_loaded
 from flaxblocks.convert.convert import as_arrays
 from flaxblocks.convert.fit import RECOGNISERS
 from flaxblocks.convert.origin import origin_of, remember
+from flaxblocks.host import built_on_host
 from flaxblocks.lookalike import looks_like
 from flaxblocks.models import FeatureExtractor
 from flaxblocks.nn.arguments import is_integer
-from flaxblocks.registry import find_model
+from flaxblocks.registry import ModelEntry, find_model
 
 __all__ = ["create_model", "published_weights", "resolve_weights"]
 
@@ -72,7 +75,7 @@ def create_model(
         ConversionError: the weights are not this model's.
     """
     entry = find_model(name)
-    keys = _streams(rngs)
+    source = _streams(rngs) if isinstance(rngs, nnx.Rngs) else _checked_seed(rngs)
     num_classes = int(num_classes) if is_integer(num_classes) else num_classes  # NumPy's too
     _check_types(dtype=dtype, param_dtype=param_dtype)
     config = {"in_channels": in_channels, "dtype": dtype, "param_dtype": param_dtype, **config}
@@ -80,17 +83,31 @@ def create_model(
         num_classes = 0  # the head would be dropped
     if out_indices is not None and not features_only:
         raise ValueError(f"`out_indices` (={out_indices}) needs `features_only=True`")
-    if weights is None:
-        classes = DEFAULT_CLASSES if num_classes is None else num_classes
-        model = build(entry, {"num_classes": classes, **config}, keys)
-    else:
-        arrays = as_arrays(resolve_weights(name, weights))
-        model = build_loaded(entry, {"num_classes": num_classes, **config}, keys, arrays)
+    if weights is None and num_classes is None:
+        num_classes = DEFAULT_CLASSES
+    arrays = None if weights is None else as_arrays(resolve_weights(name, weights))
+    make = partial(_make, entry, {"num_classes": num_classes, **config}, arrays)
+    model = built_on_host(make, source)
     if not features_only:
         return model
     extractor = FeatureExtractor(model, out_indices)
     remember(extractor, row=origin_of(model).row, dialect=origin_of(model).dialect)
     return extractor
+
+
+def _make(
+    entry: ModelEntry,
+    config: Mapping[str, Any],
+    arrays: Mapping[str, np.ndarray] | None,
+    source: Mapping[str, Any] | int | jax.Array,
+) -> Any:
+    """The module, from a checkpoint if there is one; `source` is a key for each stream, or a seed
+    or key that they come from.
+    """
+    keys = source if isinstance(source, Mapping) else _streams(nnx.Rngs(source))
+    if arrays is None:
+        return build(entry, config, keys)
+    return build_loaded(entry, config, keys, arrays)
 
 
 def _check_types(**types: Any) -> None:
@@ -104,13 +121,16 @@ def _check_types(**types: Any) -> None:
         raise ValueError(f"`{name}` (={dtype!r}) must be a floating-point type, as 'bfloat16'")
 
 
-def _streams(rngs: Any) -> dict[str, Any]:
+def _checked_seed(seed: Any) -> int | jax.Array:
+    if isinstance(seed, jax.Array):
+        return seed
+    if not is_integer(seed):
+        raise ValueError(f"`rngs` (={seed!r}) must be `nnx.Rngs`, a seed or a JAX random key")
+    return int(seed)
+
+
+def _streams(rngs: nnx.Rngs) -> dict[str, Any]:
     """A key for each stream, drawn from `rngs`; a stream that it has not is `params`'s."""
-    if not isinstance(rngs, nnx.Rngs):
-        is_key = isinstance(rngs, jax.Array)
-        if not (is_key or is_integer(rngs)):
-            raise ValueError(f"`rngs` (={rngs!r}) must be `nnx.Rngs`, a seed or a JAX random key")
-        rngs = nnx.Rngs(rngs if is_key else int(rngs))
     known = set(dict(rngs.items()))
     if not known & {"params", "default"}:
         raise ValueError(

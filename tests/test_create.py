@@ -5,6 +5,7 @@ import sys
 from functools import partial
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +14,7 @@ from flax import nnx
 from torchvision.models import ResNet18_Weights
 
 import flaxblocks as fb
+from flaxblocks.nn import init
 from flaxblocks.registry import ModelEntry, model_entries, register
 
 SMALL: dict[str, Any] = {  # four blocks for seventeen
@@ -150,6 +152,36 @@ def test_another_number_of_classes_draws_only_the_head_anew(weights, classes, di
     if classes:
         np.testing.assert_array_equal(model.head.kernel[...], fresh.head.kernel[...])
         assert float(jnp.abs(model.head.kernel[...]).max()) > 0
+
+
+def test_a_new_head_costs_only_the_head(weights, monkeypatch):
+    drawn = []
+    chunk = init._chunk
+    monkeypatch.setattr(init, "_chunk", lambda *args: drawn.append(args) or chunk(*args))
+    model = fb.create_model("mobilenet_v2", weights=weights, num_classes=20, rngs=3, **SMALL)
+    assert len(drawn) == -(-model.head.kernel.size // init.CHUNK) > 1
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v2", "resnet18"])
+def test_a_loaded_model_draws_on_from_its_own_seed(name):
+    options: Any = {"dropout": 0.5, "stochastic_depth": 0.5}
+    options |= {"depths": (1, 1, 1, 1)} if name == "resnet18" else SMALL
+    fresh = fb.create_model(name, rngs=7, **options)
+    weights = fb.to_torch(fresh)
+    assert fresh.num_classes == 1000  # as many as there are unless someone says another number
+    headless = dict(list(weights.items())[:-2])
+    for state, classes in ((weights, None), (weights, 1000), (weights, 3), (headless, 1000)):
+        loaded = fb.create_model(name, weights=state, num_classes=classes, rngs=7, **options)
+        ours, theirs = (
+            {path: np.asarray(jax.random.key_data(variable[...])) for path, variable in streams}
+            for streams in (
+                nnx.to_flat_state(nnx.state(model, nnx.RngKey)) for model in (loaded, fresh)
+            )
+        )
+        assert len(theirs) > 1
+        chex.assert_trees_all_equal(ours, theirs)
+        if state is headless:
+            np.testing.assert_array_equal(loaded.head.kernel[...], fresh.head.kernel[...])
 
 
 def test_other_classes_do_not_hide_other_faults(weights):

@@ -1,4 +1,4 @@
-"""`compile_inference` and folding: what is folded, what stays, and whose memory it is."""
+"""`compile_inference` and folding: what is folded, what stays, whose memory it is, and where."""
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,8 @@ import flaxblocks as fb
 from flaxblocks.blocks import ConvNormAct, ResidualAdd
 from flaxblocks.inference import fold_batch_norm
 from flaxblocks.nn import BatchNorm, Conv
+from tests.devices import outcomes
+from tests.eight_devices import CASES as DEVICE_CASES
 
 X = np.random.default_rng(0).standard_normal((3, 9, 8, 6)).astype(np.float32)
 
@@ -96,3 +98,25 @@ def test_what_is_compiled_takes_no_integers(fold):
     with pytest.raises(ValueError, match=r"^`x` \(dtype uint8\) must be of a floating type"):
         run(jnp.asarray(pixels))
     assert run(pixels.astype(np.float32) / 255).shape == (2, 1000)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("fold", [True, False])
+def test_what_is_finished_has_no_random_state(fold):
+    model = fb.create_model(
+        "resnet18", depths=(1, 1, 1, 1), num_classes=3, dropout=0.2, stochastic_depth=0.1
+    )
+    assert jax.tree.leaves(nnx.state(model, nnx.RngState))
+    run = fb.compile_inference(model, fold=fold)
+    assert "key<" not in str(jax.make_jaxpr(run)(jnp.ones((1, 32, 32, 3))))
+    assert not jax.tree.leaves(nnx.state(fold_batch_norm(model), nnx.RngState))
+    assert jax.tree.leaves(nnx.state(model, nnx.RngState))  # the original goes on training
+
+
+@pytest.fixture(scope="module")
+def found_on_devices() -> dict[str, str]:
+    return outcomes("tests.eight_devices", devices=8)
+
+
+@pytest.mark.parametrize("case", DEVICE_CASES)
+def test_on_several_devices(case, found_on_devices):
+    assert not found_on_devices[case]

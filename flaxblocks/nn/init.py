@@ -2,13 +2,17 @@
 
 A model has dozens of kernel shapes, and XLA compiles a program for each shape that is drawn: seven
 seconds for MobileNetV2 before it does anything. Here every draw is made of chunks of one size, so
-one program serves all of them. Under `jax.jit` and `jax.eval_shape` the values are the same.
+one program serves all of them. Under `jax.jit` the values are the same, to the last bit.
+
+A model can also be built without drawing, or with some of its draws only (`undrawn`): one that a
+checkpoint fills has no use for them.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,6 +21,7 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax import lax
 from jax.typing import DTypeLike
 
 __all__ = [
@@ -38,25 +43,56 @@ else:
     Value = jax.Array | jax.ShapeDtypeStruct  # the latter within `undrawn`
 Initializer = Callable[[jax.Array, tuple[int, ...], DTypeLike], Value]
 CHUNK = 1 << 14  # values
-_undrawn: ContextVar[bool] = ContextVar("undrawn", default=False)
+
+
+@dataclass
+class _Undrawn:
+    """The draws of a build, in order, and which of them are made nevertheless."""
+
+    but: Collection[int]
+    shapes: list[jax.ShapeDtypeStruct] = field(default_factory=list)
+
+
+_undrawn: ContextVar[_Undrawn | None] = ContextVar("undrawn", default=None)
 
 
 @contextmanager
-def undrawn() -> Iterator[None]:
+def undrawn(but: Collection[int] = ()) -> Iterator[list[jax.ShapeDtypeStruct]]:
     """Within it parameters and buffers are shapes and dtypes in place of arrays, as
     `nnx.eval_shape` gives them in five times the time; random streams are real.
+
+    Args:
+        but: the draws that are made nevertheless, by their numbers: a model makes its draws in the
+            same order each time that it is built.
+
+    Yields: a list that fills with the shape of each draw, in order. It is the same object that
+        stands in the place of the array.
     """
-    token = _undrawn.set(True)
+    state = _Undrawn(but)
+    token = _undrawn.set(state)
     try:
-        yield
+        yield state.shapes
     finally:
         _undrawn.reset(token)
 
 
+def _left_out(shape: tuple[int, ...], dtype: DTypeLike) -> Any:
+    """What stands for the next draw within `undrawn`; None if it is to be made."""
+    state = _undrawn.get()
+    if state is None:
+        return None
+    number = len(state.shapes)
+    state.shapes.append(jax.ShapeDtypeStruct(shape, dtype))
+    return None if number in state.but else state.shapes[number]
+
+
 def make_rngs(keys: Mapping[str, int | jax.Array]) -> nnx.Rngs:
-    """Random streams from their keys; `undrawn`, the stream `params` gives one key for ever."""
+    """Random streams from their keys. Where nothing at all is drawn, the stream `params` gives one
+    key for ever.
+    """
     rngs = nnx.Rngs(**keys)
-    if _undrawn.get():
+    state = _undrawn.get()
+    if state is not None and not state.but:
         key = rngs.params()
         setattr(rngs, "params", lambda: key)  # noqa: B010
     return rngs
@@ -122,13 +158,14 @@ def full(value: int, shape: tuple[int, ...], dtype: DTypeLike) -> Value:
     """A constant that XLA need not compile a program for: models have hundreds, of dozens of
     shapes.
     """
-    if _undrawn.get():
-        return _only_shape(shape, dtype)
-    return jnp.asarray(np.full(shape, value, dtype))
+    left_out = _left_out(shape, dtype)
+    return _array(np.full(shape, value, dtype)) if left_out is None else left_out
 
 
-def _only_shape(shape: tuple[int, ...], dtype: DTypeLike) -> Any:
-    return jax.ShapeDtypeStruct(shape, dtype)
+def _array(values: np.ndarray) -> jax.Array:
+    """As `jnp.asarray`, which however compiles a program for each shape."""
+    on_a_mesh = not jax.sharding.get_abstract_mesh().empty  # of `jax.set_mesh`, where it puts it
+    return jnp.asarray(values) if on_a_mesh else jax.device_put(values)
 
 
 @partial(jax.jit, static_argnames=("kind", "dtype"))
@@ -153,14 +190,17 @@ def _draw(
     dtype: DTypeLike,
     scale: float,
 ) -> Value:
-    if _undrawn.get():
-        return _only_shape(shape, dtype)
+    left_out = _left_out(shape, dtype)
+    if left_out is not None:
+        return left_out
     count = math.prod(shape)
     indices = np.arange(-(-count // CHUNK), dtype=np.uint32)
     dtype = jnp.dtype(dtype)
     if isinstance(key, jax.core.Tracer):
         stream = jax.vmap(lambda index: _chunk(kind, key, index, dtype, scale))(indices)
+        # Or XLA computes only what is taken of a chunk, in a loop that rounds otherwise.
+        stream = lax.optimization_barrier(stream)
         return stream.reshape(-1)[:count].reshape(shape)
     with jax.ensure_compile_time_eval():  # also within a `jax.jit` that closes over `key`
         chunks = [np.asarray(_chunk(kind, key, index, dtype, scale)) for index in indices]
-    return jnp.asarray(np.concatenate(chunks)[:count].reshape(shape))
+    return _array(np.concatenate(chunks)[:count].reshape(shape))

@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 
 from flaxblocks.nn.arguments import check_divisible, check_positive, check_rate, pair
-from flaxblocks.nn.init import CHUNK, kaiming_normal_fan_out, normal, uniform_fan_in, zeros
+from flaxblocks.nn.init import (
+    CHUNK,
+    full,
+    kaiming_normal_fan_out,
+    make_rngs,
+    normal,
+    undrawn,
+    uniform_fan_in,
+    zeros,
+)
 
 DRAWN = {
     "uniform": uniform_fan_in,
@@ -62,8 +71,9 @@ def test_zeros():
 
 @pytest.mark.parametrize("name", DRAWN)
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_same_bits_eager_jitted_mapped_and_closed_over(name, dtype):
-    draw, shape = DRAWN[name], (3, 3, 1, 2000)
+@pytest.mark.parametrize("shape", [(3, 3, 1, 2000), (1280, 3)])
+def test_same_bits_eager_jitted_mapped_and_closed_over(name, dtype, shape):
+    draw = DRAWN[name]
     eager = np.asarray(draw(KEY, shape, dtype), np.float32)
     jitted = jax.jit(lambda key: draw(key, shape, dtype))(KEY)
     closed_over = jax.jit(lambda: draw(KEY, shape, dtype))()
@@ -73,6 +83,34 @@ def test_same_bits_eager_jitted_mapped_and_closed_over(name, dtype):
         assert values.dtype == dtype
         np.testing.assert_array_equal(np.asarray(values, np.float32), eager)
     np.testing.assert_array_equal(np.asarray(mapped, np.float32), np.asarray(one, np.float32))
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.int32])
+def test_a_constant_compiles_nothing(dtype, caplog):
+    with jax.log_compiles():
+        values = full(3, (7, 1, 13), dtype)
+    assert "Compiling" not in caplog.text
+    assert not values.committed
+    assert values.dtype == dtype
+    np.testing.assert_array_equal(np.asarray(values, np.float32), np.full((7, 1, 13), 3))
+
+
+def test_draws_are_left_out_and_made_by_their_numbers():
+    def build(rngs):
+        return [
+            normal(rngs.params(), (3, 2), jnp.float32),
+            full(1, (4,), jnp.int32),
+            uniform_fan_in(rngs.params(), (3, 2), jnp.bfloat16),
+        ]
+
+    drawn = build(make_rngs({"params": 5}))
+    with undrawn() as shapes:
+        assert all(a is b for a, b in zip(build(make_rngs({"params": 5})), shapes, strict=True))
+    assert [(s.shape, s.dtype) for s in shapes] == [(a.shape, a.dtype) for a in drawn]
+    with undrawn(but={2}) as shapes:
+        *left_out, last = build(make_rngs({"params": 5}))
+    assert left_out == shapes[:2]
+    np.testing.assert_array_equal(np.asarray(last, np.float32), np.asarray(drawn[2], np.float32))
 
 
 @pytest.mark.parametrize("name", DRAWN)
