@@ -210,7 +210,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="writes OUT.jsonl and OUT.md")
     parser.add_argument("--on", choices=("gpu", "cpu"), default="gpu", help="the device, as JAX")
     parser.add_argument("--quick", action="store_true", help=f"of families: {', '.join(QUICK)}")
-    parser.add_argument("--minutes", type=float, default=8.0, help="in all; default 8")
+    parser.add_argument("--minutes", type=float, default=7.5, help="in all; default 7.5")
     parser.add_argument(
         "--jobs", type=int, default=max(1, (os.cpu_count() or 1) // 2), help="side by side"
     )

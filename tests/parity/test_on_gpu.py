@@ -122,7 +122,7 @@ def test_a_family_agrees_in_training_mode_with_buffers_and_gradients(
         entry, size=(65, 47), batch=8, train=True, grad=True, float32=False, num_classes=7
     )
     for kind in ("module", "buffer", "gradient"):
-        record_property(f"float64, {kind}", report.worst(kind))
+        record_property(f"{kind}s", report.worst(kind))
     assert report.first_departure is None, str(report)  # 1e-12; gradients 1e-10
 
 
