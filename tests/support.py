@@ -54,6 +54,11 @@ def compiled_errors(entry: ModelEntry, size: tuple[int, int]) -> tuple[float, fl
     return relative_error(ours, truth), relative_error(theirs, truth)
 
 
+def rms(a: np.ndarray) -> float:
+    """The root of the mean square: an error of which no number's luck decides."""
+    return float(np.sqrt(np.mean(np.square(a))))
+
+
 def equal_arrays(a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray]) -> bool:
     """The same keys in the same order, and under each the same dtype and the same bits."""
     return list(a) == list(b) and all(

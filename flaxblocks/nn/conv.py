@@ -26,6 +26,7 @@ from flaxblocks.nn.arguments import as_floating, check_divisible, check_positive
 from flaxblocks.nn.depthwise import depthwise
 from flaxblocks.nn.grouped import grouped, separate_groups
 from flaxblocks.nn.init import Initializer, uniform_fan_in
+from flaxblocks.nn.linear import sum_of_parts
 from flaxblocks.nn.windows import Geometry, conv_output_size, plain_conv
 
 __all__ = ["Conv", "Padding", "conv2d"]
@@ -115,10 +116,12 @@ def _as_matrix_product(
     """A 1x1 convolution: a strided view of the pixels times the (C, O) matrix.
 
     The pixels stand in one row: contracted over three axes, as the kernel's gradient would be, XLA
-    transposes the image first, which takes ten times longer than the product.
+    transposes the image first, which takes ten times longer than the product. A single pixel is
+    what a gate or a head sees, with nothing behind it to average its rounding out.
     """
     x = x[:, :: geometry.stride[0], :: geometry.stride[1], :]
-    y = x.reshape(-1, x.shape[-1]) @ kernel[0, 0]
+    product = sum_of_parts if x.shape[1:3] == (1, 1) else jnp.matmul
+    y = product(x.reshape(-1, x.shape[-1]), kernel[0, 0])
     return y.reshape(*x.shape[:-1], y.shape[-1])
 
 

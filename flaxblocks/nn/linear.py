@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 from flaxblocks.nn.arguments import as_floating, check_positive
 from flaxblocks.nn.init import Initializer, uniform_fan_in
 
-__all__ = ["Linear"]
+__all__ = ["Linear", "sum_of_parts"]
 
 # On CPU: inputs that are added up in one go, and for how few rows the number is smaller.
 PART = 256
@@ -77,22 +77,23 @@ class Linear(nnx.Module):
             raise ValueError(f"`x` (shape {x.shape}) must be (..., {self.in_features})")
         bias = None if self.bias is None else self.bias[...]
         x, kernel, bias = promote_dtype((x, self.kernel[...], bias), dtype=self.dtype)
-        y = lax.platform_dependent(x, kernel, cpu=_sum_of_parts, default=jnp.matmul)
+        y = lax.platform_dependent(x, kernel, cpu=sum_of_parts, default=jnp.matmul)
         return y if bias is None else y + bias
 
 
-def _sum_of_parts(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """`x @ kernel`, long sums in parts.
+def sum_of_parts(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """`x @ kernel` on CPU, long sums in parts.
 
     XLA's CPU backend adds up one product after the other. At 1,280 inputs that leaves two to four
     times the rounding error of PyTorch's product, and behind a classifier's head there is nothing
     to average it out. In parts it leaves less than PyTorch's. Few rows take one product with an
     axis for the parts, which is also the fastest; for many rows that would be slow.
     """
-    if x.dtype != jnp.float32 or len(kernel) <= PART:
-        return x @ kernel
     rows, parts = math.prod(x.shape[:-1]), len(kernel) // SMALL_PART
-    if not isinstance(rows, int) or rows > FEW_ROWS:  # a symbolic number may be many
+    are_few = isinstance(rows, int) and rows <= FEW_ROWS  # a symbolic number may be many
+    if x.dtype != jnp.float32 or len(kernel) <= (SMALL_PART if are_few else PART):
+        return x @ kernel
+    if not are_few:
         ends = list(range(PART, len(kernel), PART))
         pairs = zip(jnp.split(x, ends, axis=-1), jnp.split(kernel, ends), strict=True)
         return sum((a @ b for a, b in pairs), start=jnp.zeros((), x.dtype))

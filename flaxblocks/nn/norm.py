@@ -24,7 +24,7 @@ from flaxblocks.nn.arguments import (
     check_positive,
     check_rate,
 )
-from flaxblocks.nn.batch_statistics import normalise_by_batch
+from flaxblocks.nn.batch_statistics import inverse_root, normalise_by_batch
 from flaxblocks.nn.init import full
 
 __all__ = [
@@ -129,7 +129,7 @@ class BatchNorm(nnx.Module):
         scale = jnp.ones((), wide) if self.scale is None else self.scale[...].astype(wide)
         if self.use_running_average and self.mean is not None and self.var is not None:
             mean, var = self.mean[...].astype(wide), self.var[...].astype(wide)
-            y = (x - mean) * (lax.rsqrt(var + self.eps) * scale)
+            y = (x - mean) * (inverse_root(var + self.eps) * scale)
         else:
             y = self._by_batch(x, scale)
         if self.bias is not None:

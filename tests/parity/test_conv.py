@@ -11,6 +11,7 @@ from flax import nnx
 
 from flaxblocks.nn import Conv, conv2d
 from flaxblocks.parity import relative_error
+from tests.support import rms
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,23 @@ def test_layer_agrees(groups, bias):
             ours.bias[...] = jnp.asarray(theirs.bias.detach().numpy())
         y = np.asarray(ours(jnp.asarray(x)))
     assert relative_error(y, from_torch(theirs(to_torch(x)))) <= 1e-12
+
+
+@pytest.mark.parametrize("batch", [1, 4, 32])
+@pytest.mark.parametrize("widths", [(216, 18), (960, 240), (1280, 1000)])
+def test_a_gates_sums_round_hardly_more_than_pytorchs(widths: tuple[int, int], batch):
+    """Behind a mean over all pixels no rounding is averaged out any more."""
+    theirs, ours = torch.nn.Conv2d(*widths, 1), Conv(*widths, 1, rngs=nnx.Rngs(0))
+    assert theirs.bias is not None
+    ours.kernel[...] = jnp.asarray(theirs.weight.detach().numpy().transpose(2, 3, 1, 0))
+    ours.bias = nnx.Param(jnp.asarray(theirs.bias.detach().numpy()))
+    x = np.random.default_rng(0).standard_normal((batch, 1, 1, widths[0])).clip(0)
+    x = x.astype(np.float32)
+    y = np.asarray(nnx.jit(lambda conv, x: conv(x))(ours, jnp.asarray(x)))
+    torch_y = from_torch(theirs(to_torch(x)))
+    truth = from_torch(theirs.double()(to_torch(x.astype(np.float64))))
+    # Added up in one go it is up to twice PyTorch's.
+    assert rms(y - truth) <= 1.25 * rms(torch_y - truth)
 
 
 @pytest.mark.parametrize("groups", [1, 8])

@@ -10,6 +10,7 @@ from flax import nnx
 from flaxblocks.nn import Linear
 from flaxblocks.parity import relative_error
 from flaxblocks.parity.report import FLOAT32_FACTOR
+from tests.support import rms
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -84,7 +85,3 @@ def test_long_sums_are_the_same_map_with_the_same_gradients(leading, width):
         assert ours.shape == truth.shape
         # some tens of roundings of 6e-8
         np.testing.assert_allclose(ours, truth, rtol=0, atol=2e-6 * abs(truth).max(initial=1e-9))
-
-
-def rms(a: np.ndarray) -> float:
-    return float(np.sqrt(np.mean(np.square(a))))
