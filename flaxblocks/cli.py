@@ -209,6 +209,14 @@ def convert_command(
 @click.option("--batch", type=click.IntRange(min=1), default=2, show_default=True, help="Images.")
 @click.option("--train", is_flag=True, help="Normalise by the batch; compare the updated buffers.")
 @click.option("--grad", is_flag=True, help="Compare the gradient of every parameter.")
+@click.option("--bfloat16", is_flag=True, help="Run in bfloat16 too.")
+@click.option(
+    "--whole",
+    is_flag=True,
+    help="Run the program that users run: the whole model under one jax.jit with XLA's default"
+    " options, which gives the output, buffers and gradients alone. Without it ours runs as a"
+    " program that gives every module's output too, which XLA compiles otherwise.",
+)
 @click.option(
     "--seed",
     type=click.IntRange(0, 2**32 - 1),

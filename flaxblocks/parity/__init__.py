@@ -3,6 +3,21 @@ float64 truth.
 """
 
 from flaxblocks.parity.compare import compare
-from flaxblocks.parity.report import BOUNDS, FLOAT32_FACTOR, ParityReport, Row, relative_error
+from flaxblocks.parity.report import (
+    BFLOAT16_FACTOR,
+    BOUNDS,
+    FLOAT32_FACTOR,
+    ParityReport,
+    Row,
+    relative_error,
+)
 
-__all__ = ["BOUNDS", "FLOAT32_FACTOR", "ParityReport", "Row", "compare", "relative_error"]
+__all__ = [
+    "BFLOAT16_FACTOR",
+    "BOUNDS",
+    "FLOAT32_FACTOR",
+    "ParityReport",
+    "Row",
+    "compare",
+    "relative_error",
+]

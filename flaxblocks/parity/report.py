@@ -7,15 +7,25 @@ from typing import Any, Literal
 
 import numpy as np
 
-__all__ = ["BOUNDS", "FLOAT32_FACTOR", "ParityReport", "Row", "relative_error"]
+__all__ = [
+    "BFLOAT16_FACTOR",
+    "BOUNDS",
+    "FLOAT32_FACTOR",
+    "ParityReport",
+    "Row",
+    "relative_error",
+]
 
 OUTPUT = "(output)"
 Kind = Literal["module", "buffer", "gradient"]
+Narrow = Literal["float32", "bfloat16"]
 
 # The largest relative error in float64. Both frameworks then round some 1e-16 at each operation.
 BOUNDS: Mapping[Kind, float] = {"module": 1e-12, "buffer": 1e-12, "gradient": 1e-10}
-# In float32 our error against the float64 truth may be this many times PyTorch's own.
+# In a narrow type our error against the float64 truth may be this many times PyTorch's own.
 FLOAT32_FACTOR = 2.0
+BFLOAT16_FACTOR = 2.0
+FACTORS: Mapping[Narrow, float] = {"float32": FLOAT32_FACTOR, "bfloat16": BFLOAT16_FACTOR}
 # The largest error of fewer numbers than these is a matter of luck, in both frameworks.
 FEW = 200
 # A gradient below this fraction of the model's largest is 0 up to rounding, such as a bias's before
@@ -30,7 +40,7 @@ def relative_error(ours: np.ndarray, reference: np.ndarray, negligible: float = 
     """max|ours - reference| / max|reference| over a whole tensor.
 
     Args:
-        ours: any shape.
+        ours: any shape, and any type that NumPy takes for a number, `ml_dtypes.bfloat16` too.
         reference: the same shape.
         negligible: a magnitude that counts as 0; where both tensors stay below it they agree.
 
@@ -53,6 +63,10 @@ def relative_error(ours: np.ndarray, reference: np.ndarray, negligible: float = 
     return float(difference / scale)
 
 
+def _exceeds(dtype: Narrow, ours: float, theirs: float) -> bool:
+    return not ours <= FACTORS[dtype] * theirs
+
+
 @dataclass(frozen=True)
 class Row:
     """One tensor that both frameworks have.
@@ -66,6 +80,8 @@ class Row:
         relative: `relative_error` in float64.
         ours32: relative error of Flax in float32 against PyTorch in float64; None if not run.
         torch32: relative error of PyTorch in float32 against PyTorch in float64; None if not run.
+        ours16: relative error of Flax in bfloat16 against PyTorch in float64; None if not run.
+        torch16: relative error of PyTorch in bfloat16 against PyTorch in float64; None if not run.
     """
 
     kind: Kind
@@ -76,6 +92,8 @@ class Row:
     relative: float
     ours32: float | None = None
     torch32: float | None = None
+    ours16: float | None = None
+    torch16: float | None = None
 
     @property
     def departs(self) -> bool:
@@ -89,6 +107,12 @@ class Row:
         """
         return self.torch32 is not None and self.relative <= AMPLIFIED * self.torch32
 
+    def narrow_errors(self, dtype: Narrow) -> tuple[float, float] | None:
+        """Our error and PyTorch's in a narrow type; None if it was not run."""
+        pair = (self.ours32, self.torch32) if dtype == "float32" else (self.ours16, self.torch16)
+        ours, theirs = pair
+        return None if ours is None or theirs is None else (ours, theirs)
+
 
 @dataclass(frozen=True)
 class ParityReport:
@@ -98,11 +122,13 @@ class ParityReport:
         rows: modules, then buffers, then gradients.
         dialect: the layout that joined the two models.
         train: the models ran in training mode.
+        whole: ours ran as the one program that users run, of which no module's output is known.
     """
 
     rows: tuple[Row, ...]
     dialect: str
     train: bool = False
+    whole: bool = False
 
     @property
     def first_departure(self) -> Row | None:
@@ -120,16 +146,23 @@ class ParityReport:
         """The output's float32 error is at most `FLOAT32_FACTOR` times PyTorch's own (inference
         only).
         """
-        return self.train or all(
-            row.ours32 is None or row.torch32 is None or row.ours32 <= FLOAT32_FACTOR * row.torch32
-            for row in self.rows
-            if row.foreign.startswith(OUTPUT)
-        )
+        return self._holds("float32")
+
+    @property
+    def bfloat16_holds(self) -> bool:
+        """The output's bfloat16 error is at most `BFLOAT16_FACTOR` times PyTorch's own (inference
+        only).
+        """
+        return self._holds("bfloat16")
+
+    def _holds(self, dtype: Narrow) -> bool:
+        errors = [row.narrow_errors(dtype) for row in self.rows if row.foreign.startswith(OUTPUT)]
+        return self.train or not any(pair is not None and _exceeds(dtype, *pair) for pair in errors)
 
     @property
     def ok(self) -> bool:
         """Every bound is kept."""
-        return self.first_departure is None and self.float32_holds
+        return self.first_departure is None and self.float32_holds and self.bfloat16_holds
 
     def worst(self, kind: Kind) -> float:
         """The largest float64 relative error of a kind; 0 if there is none of it."""
@@ -149,21 +182,24 @@ class ParityReport:
             "ok": self.ok,
             "dialect": self.dialect,
             "train": self.train,
+            "whole": self.whole,
             "first_departure": departure.foreign if departure else None,
             "float32_holds": self.float32_holds,
+            "bfloat16_holds": self.bfloat16_holds,
             "bounds": dict(BOUNDS),
             "float32_factor": FLOAT32_FACTOR,
+            "bfloat16_factor": BFLOAT16_FACTOR,
             "rows": rows,
         }
 
     def summary(self) -> str:
         """The verdict in a few sentences."""
-        counts = {kind: sum(row.kind == kind for row in self.rows) for kind in BOUNDS}
+        departing = {row.kind for row in self.rows if row.departs}
+        kinds = {row.kind for row in self.rows}
         lines = [
-            f"{counts[kind]} {kind}s agree to {self.worst(kind):.1e} in float64 "
-            f"(bound {BOUNDS[kind]:.0e})"
-            for kind in BOUNDS
-            if counts[kind] and not any(row.departs for row in self.rows if row.kind == kind)
+            f"{self._count(kind)} to {self.worst(kind):.1e} in float64 (bound {bound:.0e})"
+            for kind, bound in BOUNDS.items()
+            if kind in kinds - departing
         ]
         if self.first_departure is not None:
             row = self.first_departure
@@ -176,28 +212,49 @@ class ParityReport:
                     f"PyTorch's own float32 error there is {row.torch32:.1e}: this input amplifies "
                     "rounding, as batch norms over few values do; try a larger image or batch"
                 )
-        if self.output.ours32 is not None and self.output.torch32 is not None:
-            verdict = "" if self.float32_holds else f", more than {FLOAT32_FACTOR:g} times as much"
-            lines.append(
-                f"float32 output, error against the float64 truth: JAX {self.output.ours32:.1e}, "
-                f"PyTorch {self.output.torch32:.1e}{verdict}"
-            )
-            count = math.prod(self.output.shape)
-            if not self.float32_holds and count < FEW:
-                lines.append(
-                    f"the largest error of {count} numbers is a matter of luck: try a larger batch"
-                )
+        for dtype in FACTORS:
+            lines += self._narrow_verdict(dtype)
         return "\n".join(lines)
+
+    def _count(self, kind: Kind) -> str:
+        """As in "53 modules agree"."""
+        count = sum(row.kind == kind for row in self.rows)
+        noun = "output" if kind == "module" and self.whole else kind
+        plural = "" if count == 1 else "s"
+        of_what = " of the whole program" if noun == "output" else ""
+        return f"{count} {noun}{plural}{of_what} {'agrees' if count == 1 else 'agree'}"
+
+    def _narrow_verdict(self, dtype: Narrow) -> list[str]:
+        """What is said of the output in a narrow type: of the one that misses, or of the worst."""
+        outputs = [row for row in self.rows if row.foreign.startswith(OUTPUT)]
+        errors = [(row.narrow_errors(dtype), row) for row in outputs]
+        found = [(_exceeds(dtype, *pair), *pair, row) for pair, row in errors if pair is not None]
+        if not found:
+            return []
+        exceeds, ours, theirs, row = max(found, key=lambda item: item[:2])
+        exceeds = exceeds and not self.train
+        count = math.prod(row.shape)
+        verdict = f", more than {FACTORS[dtype]:g} times as much" if exceeds else ""
+        luck = f"the largest error of {count} numbers is a matter of luck: try a larger batch"
+        return [
+            f"{dtype} output, error against the float64 truth: JAX {ours:.1e}, "
+            f"PyTorch {theirs:.1e}{verdict}",
+            *([luck] if exceeds and count < FEW else []),
+        ]
 
     def __str__(self) -> str:
         """A line for each row, then the verdict."""
         width = max([len(row.foreign) for row in self.rows] + [len("PyTorch name")])
-        columns = ("max abs", "relative", "JAX f32", "torch f32")
-        lines = [f"{'PyTorch name':{width}}  {'shape':16}" + "".join(f"{c:>10}" for c in columns)]
+        columns = ["max abs", "relative", "JAX f32", "torch f32"]
+        narrower = any(row.ours16 is not None for row in self.rows)
+        columns += ["JAX bf16", "torch bf16"] if narrower else []
+        lines = [f"{'PyTorch name':{width}}  {'shape':16}" + "".join(f"{c:>11}" for c in columns)]
         for row in self.rows:
             shape = "x".join(map(str, row.shape)) or "scalar"
-            numbers = (row.max_abs, row.relative, row.ours32, row.torch32)
-            cells = "".join(f"{'-' if n is None else f'{n:.1e}':>10}" for n in numbers)
+            numbers = (row.max_abs, row.relative, row.ours32, row.torch32, row.ours16, row.torch16)
+            cells = "".join(
+                f"{'-' if n is None else f'{n:.1e}':>11}" for n in numbers[: len(columns)]
+            )
             mark = "  <- departs" if row.departs else ""
             lines.append(f"{row.foreign:{width}}  {shape:16}{cells}{mark}")
         return "\n".join([*lines, self.summary()])

@@ -28,6 +28,8 @@ def verify(
     in_channels: int = 3,
     config: dict[str, Any] | None = None,
     float32: bool = True,
+    bfloat16: bool = False,
+    whole: bool = False,
 ) -> ParityReport:
     """Compare a registered model with the PyTorch model that torchvision or timm has under its
     name.
@@ -45,6 +47,8 @@ def verify(
         in_channels: channels of the image.
         config: further arguments of the model.
         float32: run in float32 too.
+        bfloat16: run in bfloat16 too.
+        whole: run the program that users run, and compare no module but the model itself.
 
     Raises: OracleError if there is no such PyTorch model here; ConversionError if the weights are
         not this model's.
@@ -66,4 +70,14 @@ def verify(
         model = create_model(entry.name, weights=arrays, **settings)
         load_arrays(oracle, to_torch(model, entry.dialect))
     images = np.random.default_rng(seed).standard_normal((batch, *size, in_channels))
-    return compare(model, oracle, images, entry.dialect, train=train, grad=grad, float32=float32)
+    return compare(
+        model,
+        oracle,
+        images,
+        entry.dialect,
+        train=train,
+        grad=grad,
+        float32=float32,
+        bfloat16=bfloat16,
+        whole=whole,
+    )

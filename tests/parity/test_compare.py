@@ -11,12 +11,14 @@ from flax import nnx
 
 import flaxblocks as fb
 from flaxblocks.blocks import ConvNormAct
+from flaxblocks.build import abstract_model
 from flaxblocks.calibration import calibrate
 from flaxblocks.nn import Conv, Linear, global_avg_pool
 from flaxblocks.oracle import OracleError, make_oracle
+from flaxblocks.parity import run_flax
 from flaxblocks.registry import ModelEntry, find_model
 from flaxblocks.summary import summarize
-from tests.support import equal_arrays
+from tests.support import equal_arrays, smallest_of_each_family
 
 X = np.random.default_rng(0).standard_normal((2, 33, 35, 3))
 
@@ -199,3 +201,76 @@ def test_an_output_of_zeros_keeps_its_float32_error():
     fb.load_torch(model, oracle.state_dict(), dialect="conv1x1")
     report = fb.parity.compare(model, oracle, X, "conv1x1")
     assert [(row.ours32, row.torch32) for row in report.rows] == [(0.0, 0.0), (0.0, 0.0)]
+
+
+class Shy(Headed):
+    """Right while every module's output is looked at, and only then."""
+
+    def __call__(self, x):
+        y = super().__call__(x)
+        return y if type(self) is not Shy else y + 1
+
+
+@pytest.mark.parametrize("options", [{}, {"grad": True}, {"train": True}], ids=str)
+def test_the_whole_program_is_not_the_one_that_records(options):
+    model, oracle = Shy(Linear(3, 5, rngs=nnx.Rngs(0))), TorchHeaded(torch.nn.Conv2d(3, 5, 1))
+    fb.load_torch(model, oracle.state_dict(), dialect="conv1x1")
+    assert fb.parity.compare(model, oracle, X, "conv1x1", **options).ok
+    report = fb.parity.compare(model, oracle, X, "conv1x1", whole=True, **options)
+    assert report.first_departure == report.output
+
+
+def small_pair(**options: Any) -> tuple[Any, torch.nn.Module]:
+    """A MobileNetV2 of three blocks, as torchvision builds it and with its weights here."""
+    config = {"width_mult": 0.25, "inverted_residual_setting": [[1, 16, 1, 1], [6, 24, 2, 2]]}
+    oracle = make_oracle(find_model("mobilenet_v2"), 300, 3, config)
+    calibrate(oracle, (4, 3, 33, 35))
+    weights = oracle.state_dict()
+    return fb.create_model("mobilenet_v2", weights=weights, **config, **options), oracle
+
+
+def test_the_whole_program_gives_what_a_users_gives(monkeypatch):
+    for name in ("record_outputs", "record_by_step", "quick_to_compile"):
+        monkeypatch.delattr(run_flax, name)  # what is made for the comparison alone
+    model, oracle = small_pair()
+    report = fb.parity.compare(model, oracle, X, train=True, grad=True, whole=True)
+    assert report.first_departure is None, str(report)
+    named = dict(oracle.named_parameters())
+    found = {kind: [r.foreign for r in report.rows if r.kind == kind] for kind in fb.parity.BOUNDS}
+    assert found["module"] == ["(output)"]
+    assert found["gradient"] == list(named)
+    assert set(found["buffer"]) == set(oracle.state_dict()) - set(named)
+    report = fb.parity.compare(model, oracle, X, whole=True)
+    assert [row.foreign for row in report.rows] == ["(output)"]
+    assert report.ok, str(report)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_bfloat16_is_what_users_of_either_run(whole):
+    model, oracle = small_pair()
+    narrow, _ = small_pair(dtype=jnp.bfloat16)
+    narrow.eval()
+    report = fb.parity.compare(model, oracle, X, float32=False, bfloat16=True, whole=whole)
+    channels_first = torch.from_numpy(X).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        truth = oracle.double()(channels_first).numpy()
+        theirs = oracle.bfloat16()(channels_first.bfloat16()).float().numpy()
+    ours = nnx.jit(lambda model, x: model(x))(narrow, jnp.asarray(X, jnp.float32))
+    assert ours.dtype == jnp.bfloat16
+    # The errors are of the same numbers; the truth itself rounds by how PyTorch's input is laid.
+    wanted = fb.parity.relative_error(theirs, truth)
+    assert report.output.torch16 == pytest.approx(wanted, rel=1e-9)
+    if whole:  # a program that records fuses, and so rounds, in other places
+        wanted = fb.parity.relative_error(np.asarray(ours), truth)
+        assert report.output.ours16 == pytest.approx(wanted, rel=1e-9)
+    assert report.bfloat16_holds, str(report)
+    assert all(0 < row.ours16 < 0.1 for row in report.rows if row.ours16 is not None)
+    assert (len(report.rows) > 10) == (not whole)
+    assert all((row.ours16 is None, row.ours32) == (False, None) for row in report.rows)
+
+
+@pytest.mark.parametrize("entry", smallest_of_each_family(), ids=lambda entry: entry.name)
+def test_the_model_that_runs_in_bfloat16_is_the_one_that_users_build(entry):
+    model, wanted = (abstract_model(entry.name, dtype=d) for d in (None, jnp.bfloat16))
+    model.set_attributes(dtype=jnp.bfloat16, raise_if_not_found=False)
+    assert nnx.graphdef(model) == nnx.graphdef(wanted)

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -58,6 +59,22 @@ def test_an_untouched_model_passes_in_training_mode_with_gradients(run) -> None:
     assert all((row["ours32"] is None) == (row["foreign"] in zero) for row in gradients)
 
 
+def test_the_whole_program_is_held_against_the_bounds(run) -> None:
+    command = (*SMALL, "--whole", "--bfloat16", "--batch", "3")
+    status, out, err = run(*command)
+    assert (status, err) == (0, "")
+    assert out.splitlines()[1].startswith("(output)")  # under the heading, and alone
+    assert "1 output of the whole program agrees to" in out.splitlines()[2]
+    assert "bfloat16 output, error against the float64 truth: JAX" in out
+    status, out, err = run(*command, "--train", "--grad", "--json")
+    assert (status, err) == (0, "")
+    report = json.loads(out)
+    assert report["whole"]
+    assert [row["foreign"] for row in report["rows"] if row["kind"] == "module"] == ["(output)"]
+    assert {row["kind"] for row in report["rows"]} == {"module", "buffer", "gradient"}
+    assert all(row["ours16"] is not None for row in report["rows"] if row["kind"] == "buffer")
+
+
 @pytest.mark.parametrize("dialect", ["torchvision", "timm"])
 def test_weights_from_a_file_are_what_is_compared(
     dialect: str, run, monkeypatch: pytest.MonkeyPatch
@@ -80,7 +97,12 @@ def test_weights_from_a_file_are_what_is_compared(
     assert all(np.array_equal(seen[key], value) for key, value in state.items())
 
 
-def test_a_wrong_epsilon_breaks_a_bound(run, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("options", "departs"), [((), "features.0"), (("--whole",), "(output)")], ids=["", "whole"]
+)
+def test_a_wrong_epsilon_breaks_a_bound(
+    options: tuple[str, ...], departs: str, run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     create = verify_module.create_model
 
     def broken(*args, **kwargs):
@@ -89,17 +111,20 @@ def test_a_wrong_epsilon_breaks_a_bound(run, monkeypatch: pytest.MonkeyPatch) ->
         return model
 
     monkeypatch.setattr(verify_module, "create_model", broken)
-    status, out, err = run(*SMALL)
+    status, out, err = run(*SMALL, *options)
     assert (status, err) == (1, "")
-    assert "the first module to depart is features.0" in out
+    assert f"the first module to depart is {departs}" in out
     assert "amplifies" not in out
     assert out.splitlines()[-1] == "mobilenet_v2: a bound is broken"
 
 
-def test_rounding_that_the_input_amplifies_is_told_from_a_mistake(run) -> None:
-    narrow = ("verify", "mobilenet_v2", "--width-mult", "0.25", "--num-classes", "10")
-    status, out, err = run(*narrow, "--size", "32", "--train", "--batch", "3", "--quiet")
-    assert (status, err) == (1, "")  # the last norms normalise over 3 values
+def test_rounding_that_the_input_amplifies_is_told_from_a_mistake(
+    run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What rounding alone makes of a bound that no float64 keeps is of the size of PyTorch's own.
+    monkeypatch.setitem(BOUNDS, "module", 1e-17)
+    status, out, err = run(*SMALL, "--train", "--batch", "3", "--quiet")
+    assert (status, err) == (1, "")
     assert "this input amplifies rounding" in out
 
 
@@ -160,7 +185,9 @@ def test_without_pytorch_the_sentence_says_what_to_install(
 
 
 def report_of(*rows: tuple[Any, ...]) -> ParityReport:
-    """Rows of (name, float64 error, our float32 error, PyTorch's); "(output)" is a module too."""
+    """Rows of (name, float64 error, our float32 error, PyTorch's, and both in bfloat16);
+    "(output)" is a module too.
+    """
     kinds: dict[str, Any] = {"(output)": "module", "(output)[1]": "module"}
     return ParityReport(
         tuple(Row(kinds.get(name, name), "", name, (1,), 0.0, *errors) for name, *errors in rows),
@@ -181,24 +208,47 @@ def test_the_float64_bounds_are_the_documented_ones(kind: Kind, bound: float) ->
     assert report.worst(kind) == 1.0
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize(
     ("ours", "theirs", "holds"),
-    [(2e-7, 1e-7, True), (2.01e-7, 1e-7, False), (1e-9, 0.0, False), (None, None, True)],
+    [
+        (2e-7, 1e-7, True),
+        (2.01e-7, 1e-7, False),
+        (1e-9, 0.0, False),
+        (np.inf, 1e-7, False),
+        (None, None, True),
+    ],
 )
-def test_the_outputs_float32_error_may_be_twice_pytorchs(
-    ours: float | None, theirs: float | None, holds: bool
+def test_the_outputs_error_in_a_narrow_type_may_be_twice_pytorchs(
+    ours: float | None, theirs: float | None, holds: bool, dtype: str
 ) -> None:
-    inner = ("module", 0.0, 1.0, 1e-9)  # of the output alone
-    good, gradient = ("(output)", 0.0, 1e-7, 1e-7), ("gradient", 0.0, 1.0, 1e-9)
-    report = report_of(inner, good, ("(output)[1]", 0.0, ours, theirs), gradient)
-    assert report.float32_holds == report.ok == holds
+    fine = () if dtype == "float32" else (1e-7, 1e-7)
+    inner = ("module", 0.0, *fine, 1.0, 1e-9)  # of the output alone
+    good, gradient = ("(output)", 0.0, *fine, 3e-7, 3e-7), ("gradient", 0.0, *fine, 1.0, 1e-9)
+    report = report_of(inner, good, ("(output)[1]", 0.0, *fine, ours, theirs), gradient)
+    assert getattr(report, f"{dtype}_holds") == report.ok == holds
+    assert report.as_dict()[f"{dtype}_holds"] == holds
+    verdict = f"{dtype} output, error against the float64 truth: JAX "
+    assert verdict in report.summary()
     assert ("more than 2 times as much" in report.summary()) == (not holds)
-    assert replace(report, train=True).ok  # in training mode it is not asked for
+    if not holds:  # of two outputs the one that misses is named
+        assert f"{verdict}{ours:.1e}, PyTorch {theirs:.1e}, more than" in report.summary()
+    trained = replace(report, train=True)  # in training mode it is not asked for
+    assert trained.ok
+    assert "more than" not in trained.summary()
 
 
+def test_the_table_has_bfloat16_where_it_was_run() -> None:
+    table = str(report_of(("(output)", 0.0, 1e-7, 2e-7, 3e-3, 4e-3)))
+    assert table.splitlines()[0].split()[-4:] == ["JAX", "bf16", "torch", "bf16"]
+    assert table.splitlines()[1].split()[-4:] == ["1.0e-07", "2.0e-07", "3.0e-03", "4.0e-03"]
+    assert "bf16" not in str(report_of(("(output)", 0.0, 1e-7, 2e-7)))
+
+
+@pytest.mark.parametrize("errors", [(3e-7, 1e-7), (None, None, 3e-7, 1e-7)])
 @pytest.mark.parametrize(("classes", "hint"), [(5, True), (1000, False)])
-def test_a_float32_error_of_few_numbers_is_called_luck(classes: int, hint: bool) -> None:
-    report = report_of(("(output)", 0.0, 3e-7, 1e-7))
+def test_an_error_of_few_numbers_is_called_luck(classes: int, hint: bool, errors: Any) -> None:
+    report = report_of(("(output)", 0.0, *errors))
     report = replace(report, rows=(replace(report.rows[0], shape=(2, classes)),))
     assert not report.ok
     assert ("of 10 numbers is a matter of luck: try a larger batch" in report.summary()) == hint
@@ -222,6 +272,14 @@ def test_a_float32_error_of_few_numbers_is_called_luck(classes: int, hint: bool)
 def test_relative_error(ours, reference, negligible: float, error: float) -> None:
     found = relative_error(np.array(ours), np.array(reference), negligible)
     assert found == pytest.approx(error, rel=1e-6)
+
+
+def test_relative_error_of_bfloat16_is_not_rounded_to_it() -> None:
+    ours = np.array([1.0, 256.0], ml_dtypes.bfloat16)  # next to 256 it has 258
+    reference = np.array([1.0, 255.9])
+    assert relative_error(ours, reference) == pytest.approx(0.1 / 255.9, rel=1e-12)
+    assert relative_error(reference, ours) == pytest.approx(0.1 / 256, rel=1e-12)
+    assert relative_error(np.array([np.nan, 0], ml_dtypes.bfloat16), reference) == np.inf
 
 
 def test_the_seed_draws_weights_and_images(monkeypatch: pytest.MonkeyPatch) -> None:
