@@ -1,16 +1,17 @@
 """Hold every registered model against its PyTorch original, and write what came out of it.
 
-    python tools/parity_report.py                # all models that have no row yet
-    python tools/parity_report.py 'resnet*' -f   # these, again
-    python tools/parity_report.py --write-only   # the README's table from the rows there are
+    python tools/parity_report.py                  # what each model lacks: a row, or a part of it
+    python tools/parity_report.py --only bfloat16  # of that, this part
+    python tools/parity_report.py 'resnet*' -f     # these, again
+    python tools/parity_report.py --write-only     # the README's table from the rows there are
 
-The rows lie in tools/parity_report.json, written after each model, so that a run that was stopped
-goes on where it was, and two runs of different patterns may go on side by side. Each has the
-model's parameters and multiply-adds (224x224), the largest relative error of a module in float64,
-the float32 error of the output beside PyTorch's own, the largest errors of modules, updated buffers
-and gradients in training mode in float64, and the seconds that `load_torch` takes, the least of
-three. Weights are random and calibrated. The exit status is 1 if a bound of `flaxblocks.parity` is
-broken.
+The rows lie in tools/parity_report.json, written after each part of each model, so that a run that
+was stopped goes on where it was, and two runs of different patterns may go on side by side. Each
+has the model's parameters and multiply-adds (224x224) and the seconds that `load_torch` takes, the
+least of three; the largest relative error of a module in float64, and the float32 error of the
+output beside PyTorch's own; the bfloat16 errors likewise; and the largest errors of modules,
+updated buffers and gradients in training mode in float64. Weights are random and calibrated. The
+exit status is 1 if a bound of `flaxblocks.parity` is broken.
 """
 
 import argparse
@@ -19,6 +20,7 @@ import gc
 import json
 import sys
 import timeit
+from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -31,7 +33,7 @@ from flaxblocks.build import abstract_model
 from flaxblocks.convert.atomic_file import replacing
 from flaxblocks.oracle import calibrated_oracle
 from flaxblocks.parity import BOUNDS
-from flaxblocks.registry import ModelEntry, model_entries
+from flaxblocks.registry import ModelEntry, find_model, model_entries
 from flaxblocks.summary import count_parameters, summarize
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -42,36 +44,81 @@ BEGIN, END = "<!-- parity report: begin -->", "<!-- parity report: end -->"
 SIZE = (64, 96)  # of the images; every model takes it, those included that need multiples of 32
 IMAGES, TRAINING_IMAGES = 2, 8  # a gate's batch norm sees one value an image
 CLASSES = 1000
+MISSING = "-"
 LIBRARIES = ("jax", "flax", "torch", "torchvision", "timm")
 
 Row = dict[str, Any]
 
 
-def measure(entry: ModelEntry) -> Row:
-    """The row of one model."""
-    oracle = calibrated_oracle(entry, CLASSES, size=SIZE)
+def measure_size(entry: ModelEntry, model: Any, oracle: Any) -> Row:
+    """What the model is, and how long its weights take to load."""
     state = oracle.state_dict()
-    model = fb.create_model(entry.name, weights=state)
     seconds = min(timeit.repeat(lambda: fb.load_torch(model, state), number=1, repeat=3))
-    rng = np.random.default_rng(0)
-    images, batch = (rng.standard_normal((n, *SIZE, 3)) for n in (IMAGES, TRAINING_IMAGES))
-    training = fb.parity.compare(model, oracle, batch, train=True, grad=True, float32=False)
-    inference = fb.parity.compare(model, oracle, images)
     stages = summarize(abstract_model(entry.name), entry.input_size)
     return {
         "source": entry.source,
         "parameters": count_parameters(model),
         "multiply_adds": sum(stage.multiply_adds for stage in stages),
-        "float64": inference.worst("module"),
-        "float32": inference.output.ours32,
-        "float32_torch": inference.output.torch32,
-        "float32_holds": inference.float32_holds,
-        "train": training.worst("module"),
-        "buffers": training.worst("buffer"),
-        "gradients": training.worst("gradient"),
         "load_seconds": round(seconds, 3),
-        "libraries": {name: version(name) for name in LIBRARIES},
     }
+
+
+def measure_training(entry: ModelEntry, model: Any, oracle: Any) -> Row:
+    """The errors in training mode, with gradients."""
+    report = fb.parity.compare(
+        model, oracle, images(TRAINING_IMAGES), entry.dialect, train=True, grad=True, float32=False
+    )
+    return {
+        "train": report.worst("module"),
+        "buffers": report.worst("buffer"),
+        "gradients": report.worst("gradient"),
+    }
+
+
+def measure_inference(entry: ModelEntry, model: Any, oracle: Any) -> Row:
+    """The errors in inference, in float64 and float32."""
+    report = fb.parity.compare(model, oracle, images(IMAGES), entry.dialect)
+    return {
+        "float64": report.worst("module"),
+        "float32": report.output.ours32,
+        "float32_torch": report.output.torch32,
+        "float32_holds": report.float32_holds,
+    }
+
+
+def measure_bfloat16(entry: ModelEntry, model: Any, oracle: Any) -> Row:
+    """The errors in bfloat16, of the program that users run."""
+    report = fb.parity.compare(
+        model, oracle, images(IMAGES), entry.dialect, float32=False, bfloat16=True, whole=True
+    )
+    return {
+        "bfloat16": report.output.ours16,
+        "bfloat16_torch": report.output.torch16,
+        "bfloat16_holds": report.bfloat16_holds,
+    }
+
+
+# By the key that a row has if that part of it is measured.
+PARTS: dict[str, Callable[[ModelEntry, Any, Any], Row]] = {
+    "parameters": measure_size,
+    "train": measure_training,
+    "float32": measure_inference,
+    "bfloat16": measure_bfloat16,
+}
+
+
+def images(count: int) -> np.ndarray:
+    """The images that are compared, the same in every run."""
+    return np.random.default_rng(0).standard_normal((count, *SIZE, 3))
+
+
+def measure(entry: ModelEntry, parts: Iterable[str]) -> Iterator[Row]:
+    """Those parts of one model's row, one by one, each with the libraries it was measured with."""
+    oracle = calibrated_oracle(entry, CLASSES, size=SIZE)
+    model = fb.create_model(entry.name, weights=oracle.state_dict())
+    libraries = ", ".join(f"{name} {version(name)}" for name in LIBRARIES)
+    for part in parts:
+        yield {**PARTS[part](entry, model, oracle), "libraries": {part: libraries}}
 
 
 def read_rows() -> dict[str, Row]:
@@ -79,14 +126,30 @@ def read_rows() -> dict[str, Row]:
     return json.loads(ROWS.read_text(encoding="utf-8")) if ROWS.exists() else {}
 
 
+def add(name: str, found: Row) -> None:
+    """Put a part into the row of its model."""
+    rows = read_rows()
+    row = rows.get(name, {})
+    libraries = {**row.get("libraries", {}), **found["libraries"]}
+    rows[name] = {**row, **found, "libraries": libraries}
+    with replacing(ROWS) as file:
+        file.write(f"{json.dumps(rows, indent=1, sort_keys=True)}\n".encode())
+
+
 def holds(row: Row) -> bool:
-    """Every bound is kept."""
+    """Every bound that was measured is kept."""
     return (
-        max(row["float64"], row["train"]) <= BOUNDS["module"]
-        and row["buffers"] <= BOUNDS["buffer"]
-        and row["gradients"] <= BOUNDS["gradient"]
-        and row["float32_holds"]
+        max(row.get("float64", 0), row.get("train", 0)) <= BOUNDS["module"]
+        and row.get("buffers", 0) <= BOUNDS["buffer"]
+        and row.get("gradients", 0) <= BOUNDS["gradient"]
+        and row.get("float32_holds", True)
+        and row.get("bfloat16_holds", True)
     )
+
+
+def cell(row: Row, form: str, *keys: str) -> str:
+    """The numbers under `keys`, if that part of the row is measured."""
+    return form.format(*(row[key] for key in keys)) if keys[0] in row else MISSING
 
 
 def table(rows: dict[str, Row]) -> str:
@@ -97,6 +160,7 @@ def table(rows: dict[str, Row]) -> str:
         "multiply-adds",
         "float64",
         "float32: JAX / PyTorch",
+        "bfloat16: JAX / PyTorch",
         "training",
         "buffers",
         "gradients",
@@ -105,15 +169,16 @@ def table(rows: dict[str, Row]) -> str:
     lines = [f"| {' | '.join(head)} |", f"|---{'|---:' * (len(head) - 1)}|"]
     for name, row in sorted(rows.items()):
         cells = (
-            f"{name} ({row['source']})",
-            f"{row['parameters']:,}",
-            f"{row['multiply_adds'] / 1e9:.3f} G",
-            f"{row['float64']:.1e}",
-            f"{row['float32']:.1e} / {row['float32_torch']:.1e}",
-            f"{row['train']:.1e}",
-            f"{row['buffers']:.1e}",
-            f"{row['gradients']:.1e}",
-            f"{row['load_seconds']:.2f}",
+            f"{name} ({find_model(name).source})",
+            cell(row, "{:,}", "parameters"),
+            f"{row['multiply_adds'] / 1e9:.3f} G" if "multiply_adds" in row else MISSING,
+            cell(row, "{:.1e}", "float64"),
+            cell(row, "{:.1e} / {:.1e}", "float32", "float32_torch"),
+            cell(row, "{:.1e} / {:.1e}", "bfloat16", "bfloat16_torch"),
+            cell(row, "{:.1e}", "train"),
+            cell(row, "{:.1e}", "buffers"),
+            cell(row, "{:.1e}", "gradients"),
+            cell(row, "{:.2f}", "load_seconds"),
         )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -138,7 +203,8 @@ def main() -> None:
         description="hold every registered model against its PyTorch original"
     )
     parser.add_argument("patterns", nargs="*", default=["*"], help="names, as 'resnet*'")
-    parser.add_argument("-f", "--again", action="store_true", help="also what has a row already")
+    parser.add_argument("-f", "--again", action="store_true", help="also what is there already")
+    parser.add_argument("--only", choices=PARTS, help="of each row this part")
     parser.add_argument("--write-only", action="store_true", help="measure nothing")
     options = parser.parse_args()
     chosen = [
@@ -148,14 +214,15 @@ def main() -> None:
     ]
     if not chosen:
         raise SystemExit(f"no registered model matches {options.patterns}")
+    parts = [options.only] if options.only else list(PARTS)
     for entry in [] if options.write_only else chosen:
-        if entry.name in read_rows() and not options.again:
+        row = read_rows().get(entry.name, {})
+        lacking = [part for part in parts if options.again or part not in row]
+        if not lacking:
             continue
-        row = measure(entry)
-        rows = {**read_rows(), entry.name: row}
-        with replacing(ROWS) as file:
-            file.write(f"{json.dumps(rows, indent=1, sort_keys=True)}\n".encode())
-        print(table({entry.name: row}).splitlines()[-1], flush=True)
+        for found in measure(entry, lacking):
+            add(entry.name, found)
+        print(table({entry.name: read_rows()[entry.name]}).splitlines()[-1], flush=True)
         jax.clear_caches()
         gc.collect()
     known = {entry.name for entry in model_entries()}
