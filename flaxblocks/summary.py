@@ -63,8 +63,11 @@ def summarize(
     shapes = output_shapes(model, (*input_size, in_channels))
     modules = {".".join(map(str, path)): module for path, module in nnx.iter_modules(model)}
     costs = {path: multiply_adds(modules[path], shape) for path, shape in shapes.items()}
-    own = {path: own_parameters(module) for path, module in modules.items() if callable(module)}
-    silent = [path for path, parameters in own.items() if parameters and path not in shapes]
+    silent = [
+        path
+        for path, module in modules.items()
+        if path not in shapes and callable(module) and own_parameters(module)
+    ]
     uncounted = [*(path for path, cost in costs.items() if cost is None), *silent]
 
     def row(path: str) -> StageRow:
@@ -81,7 +84,14 @@ def summarize(
     rows = [row(path) for path in shapes if _is_outermost(path, shapes)]
     listed = {path for row in rows for path in row.uncounted}
     others = [
-        StageRow(path, type(modules[path]).__name__, shapes.get(path, ()), own[path], 0, (path,))
+        StageRow(
+            path,
+            type(modules[path]).__name__,
+            shapes.get(path, ()),
+            own_parameters(modules[path]),
+            0,
+            (path,),
+        )
         for path in uncounted
         if path not in listed
     ]

@@ -53,7 +53,7 @@ def test_published_counts_hold_and_every_layout_is_told_from_the_others(entry):
 
 
 def check_published(entry: ModelEntry, model: Any) -> None:
-    """Its counts, and that its feature maps are what it says of them; it has a picture."""
+    """Its counts, and that its feature maps are what it says of them."""
     facts = PUBLISHED.get(entry.name, {})
     size = facts.get("size", entry.input_size)
     rows = {row.name: row for row in summarize(model, size)}
@@ -74,7 +74,12 @@ def check_published(entry: ModelEntry, model: Any) -> None:
         assert rows[feature.module].shape == (height, width, feature.channels)
     assert info[-1].channels == model.num_features or model.head_conv is not None
     assert rows["head"].shape == (1000,)
-    assert draw_model(model, size).startswith("<svg")  # what was traced is not traced again
+
+
+@pytest.mark.thorough  # of each family one is drawn by default
+@EVERY
+def test_every_model_has_a_picture(entry):
+    assert draw_model(abstract_model(entry.name), entry.input_size).startswith("<svg")
 
 
 class Unallocated(TorchFunctionMode):

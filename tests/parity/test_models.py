@@ -62,14 +62,16 @@ def photographs(height: int, width: int) -> np.ndarray:
     return preprocess_batch(pictures, Transforms(max(height, width), (height, width)))
 
 
-LARGE = 30_000_000  # parameters; in float64 the largest take 10 GB and a minute each
-LARGEST = 100_000_000  # one at a time
+LARGE = 10_000_000  # parameters; in float64 the largest take 10 GB and a minute each
+LARGEST = 100_000_000
 
 
 def _marks(entry: ModelEntry) -> list[pytest.MarkDecorator]:
     parameters = entry.parameters or 0
-    marks = [(LARGE, pytest.mark.thorough), (LARGEST, pytest.mark.xdist_group("largest"))]
-    return [mark for least, mark in marks if parameters > least]
+    is_first = entry in smallest_of_each_family()
+    marks = [pytest.mark.thorough] if parameters > LARGE and not is_first else []
+    # One at a time.
+    return [*marks, pytest.mark.xdist_group("largest")] if parameters > LARGEST else marks
 
 
 EVERY = pytest.mark.parametrize(
@@ -132,7 +134,7 @@ def test_a_family_agrees_on_photographs_of_odd_sides_in_float32_too(entry):
     assert report.ok, report.summary()
 
 
-@FAMILIES
+@SOME_FAMILIES  # as one program all of them
 def test_a_family_agrees_in_training_mode_with_buffers_and_gradients(entry):
     report = verify(
         entry, size=(65, 47), batch=8, train=True, grad=True, float32=False, num_classes=7

@@ -80,8 +80,7 @@ MODELS = {
 DEFAULT = [
     ("mobilenet_v2", "rmsprop-tf"),
     ("resnet18", "nesterov"),
-    ("efficientnet_b0", "adamw"),
-    ("rexnet_100", "sgd"),
+    ("resnet18", "adamw"),
 ]
 CASES = [
     pytest.param(

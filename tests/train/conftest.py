@@ -1,9 +1,12 @@
 """What the tests share: images on disk, the tiny network, and a run of it left alone."""
 
 import io
+from collections.abc import Iterator
 from pathlib import Path
 
+import jax
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 
 import train.plan
@@ -11,6 +14,29 @@ from tests.train.images import COLOURS, write_images
 from tests.train.runs import in_
 from tests.train.tiny import build_tiny
 from train.loop import run
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _what_one_run_compiled_the_next_one_has(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[None]:
+    """Most of these runs, and the processes that they start, compile the same few programs."""
+    folder = tmp_path_factory.getbasetemp().parent / "compiled"  # the workers' own lie beside it
+    settings = {
+        "jax_compilation_cache_dir": str(folder),
+        "jax_persistent_cache_min_compile_time_secs": 0.3,
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TF_CPP_MIN_LOG_LEVEL", "3")  # XLA finds fault with what it saved itself
+        before = {name: getattr(jax.config, name) for name in settings}
+        for name, value in settings.items():
+            patch.setenv(name.upper(), str(value))
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()  # it looks for its folder once
+        yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
 
 
 @pytest.fixture
