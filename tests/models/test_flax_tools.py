@@ -14,7 +14,9 @@ from tests.support import smallest_of_each_family
 
 X = jnp.zeros((1, 64, 96, 3))
 WIDE: Any = {"width": 300, "force_terminal": False}  # else names are cut off
-FAMILIES = pytest.mark.parametrize("name", [entry.name for entry in smallest_of_each_family()])
+NAMES = [entry.name for entry in smallest_of_each_family()]
+FAMILIES = pytest.mark.parametrize("name", NAMES)
+TABULATED = ("resnet10t", "mobilenetv2_035", "regnet_y_400mf")  # it compiles the model
 
 
 def evaluating(name: str, **config: Any) -> Any:
@@ -48,7 +50,13 @@ def subclasses(cls: type) -> set[type]:
 
 
 @pytest.mark.usefixtures("_classes_as_they_were")
-@FAMILIES
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name in TABULATED else [pytest.mark.thorough])
+        for name in NAMES
+    ],
+)
 def test_tabulate_runs_and_leaves_every_model_as_it_was(name):
     model = evaluating(name)
     table = nnx.tabulate(model, X, console_kwargs=WIDE)
