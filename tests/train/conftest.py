@@ -21,7 +21,8 @@ def _what_one_run_compiled_the_next_one_has(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[None]:
     """Most of these runs, and the processes that they start, compile the same few programs."""
-    folder = tmp_path_factory.getbasetemp().parent / "compiled"  # the workers' own lie beside it
+    # Of each worker its own: JAX writes an entry in place, and another would read half of it.
+    folder = tmp_path_factory.getbasetemp() / "compiled"
     settings = {
         "jax_compilation_cache_dir": str(folder),
         "jax_persistent_cache_min_compile_time_secs": 0.3,
