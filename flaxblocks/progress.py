@@ -1,9 +1,19 @@
 """What the command is busy with, on stderr, and only where stderr is a terminal."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
-__all__ = ["working"]
+__all__ = ["counted", "working"]
+
+T = TypeVar("T")
+
+
+def counted(items: Iterable[T], total: int, unit: str) -> Iterator[T]:
+    """The items, with a bar that shows how many of `total` have come."""
+    from tqdm import tqdm
+
+    return iter(tqdm(items, total=total, unit=f" {unit}", leave=False, disable=None))
 
 
 @contextmanager

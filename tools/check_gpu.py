@@ -37,6 +37,7 @@ COMMAND = (sys.executable, "-c", "from flaxblocks.cli import main; main()")
 PYTEST = (sys.executable, "-m", "pytest", "-q", "-n", "0", "-m", "gpu", "-W", "default")
 QUICK = ("resnet10t", "mobilenetv2_035")  # the families, and the selftest's model is the latter
 PACKAGES = ("jax", "jaxlib", "jax-cuda13-plugin", "jax-cuda12-plugin", "flax", "numpy", "torch")
+CORES = os.cpu_count() or 1
 LINES = 60  # of the output of a part that did not pass
 
 _running: set[int] = set()  # process groups, which end with this program
@@ -64,8 +65,10 @@ class Result:
     output: str = ""
 
 
-def environment(on: str) -> dict[str, str]:
-    """Of every part: the device, its memory shared, and no known fault of jaxlib's CPU backend."""
+def environment(on: str, jobs: int) -> dict[str, str]:
+    """Of every part: the device, its memory and the processors shared, and no known fault of
+    jaxlib's CPU backend.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of such a fault
         import jaxlib.version
@@ -75,8 +78,10 @@ def environment(on: str) -> dict[str, str]:
     settings = {
         **os.environ,
         "FLAXBLOCKS_GPU_TESTS_ON": on,
+        "OMP_NUM_THREADS": str(max(1, CORES // jobs)),  # PyTorch's, else all for each part
         "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
         "PYTHONUNBUFFERED": "1",
+        "TF_CPP_MIN_LOG_LEVEL": "2",  # no warnings that others use the device too
         "XLA_FLAGS": " ".join([os.environ.get("XLA_FLAGS", ""), *sorted(cures)]).strip(),
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
     }
@@ -84,7 +89,9 @@ def environment(on: str) -> dict[str, str]:
 
 
 def parts_of(settings: Mapping[str, str], quick: bool) -> list[Part]:
-    """The doctor, the selftest, and each test, in the order in which they are to start."""
+    """The doctor, the selftest by networks, and each test, in the order in which they start."""
+    from flaxblocks.parity.cases import CASES
+
     listed = subprocess.run(
         [*PYTEST, "--collect-only", TESTS], cwd=ROOT, env=settings, capture_output=True, text=True
     )
@@ -94,9 +101,13 @@ def parts_of(settings: Mapping[str, str], quick: bool) -> list[Part]:
     if quick:
         ends = tuple(f"[{name}]" for name in QUICK)
         tests = [test for test in tests if "[" not in test or test.endswith(ends)]
+    models, blocks = dict.fromkeys(c.name for c in CASES if not c.is_block), "[A-Z]*"
     return [
         Part("doctor", (*COMMAND, "doctor")),
-        Part("selftest", (*COMMAND, "selftest", QUICK[-1] if quick else "*")),
+        *(
+            Part(f"selftest {pattern}", (*COMMAND, "selftest", pattern))
+            for pattern in (QUICK[-1:] if quick else (blocks, *models))
+        ),
         *(Part(test.partition("::test_")[2], (*PYTEST, test), is_test=True) for test in tests),
     ]
 
@@ -197,7 +208,8 @@ def table(parts: Sequence[Part], results: Mapping[str, Result], seconds: float) 
         measured = ", ".join(f"{name} {value}" for name, value in result.measured.items())
         lines.append(f"| {result.part} | {result.outcome} | {measured} | {result.seconds:.0f} |")
     for result in done:
-        if result.output and (result.outcome != "passed" or result.part in ("doctor", "selftest")):
+        is_report = result.part.startswith(("doctor", "selftest"))
+        if result.output and (is_report or result.outcome != "passed"):
             output = result.output.rstrip().splitlines()
             cut = output if result.outcome == "passed" else output[-LINES:]
             lines += ["", f"## {result.part}", "", "```text", *cut, "```"]
@@ -212,11 +224,12 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help=f"of families: {', '.join(QUICK)}")
     parser.add_argument("--minutes", type=float, default=7.5, help="in all; default 7.5")
     parser.add_argument(
-        "--jobs", type=int, default=max(1, (os.cpu_count() or 1) // 2), help="side by side"
+        "--jobs", type=int, default=CORES, help="side by side; by default as many as processors"
     )
     options = parser.parse_args()
     started = time.monotonic()
-    settings = environment(options.on)
+    sys.path.insert(0, str(ROOT))  # it need not be installed
+    settings = environment(options.on, options.jobs)
     parts = parts_of(settings, options.quick)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     lines, page = (options.out.with_name(options.out.name + end) for end in (".jsonl", ".md"))

@@ -6,7 +6,10 @@ and depends on the image's size. Networks that were trained in TensorFlow need i
 owns the choice of formulation. XLA's CPU backend runs a depthwise convolution 20 to 90 times slower
 than the arithmetic needs, one in groups 2 to 6 times, and a 1x1 convolution slower than a matrix
 product, so on CPU those are written as what they are. On GPU and TPU every shape goes to XLA's
-convolution.
+convolution, but for a 1x1 convolution of a single pixel, as in a squeeze-and-excite gate. That is a
+matrix product everywhere: XLA hands the constant that follows a convolution (1/HW, where the
+gradient leaves the gate) to cuDNN, which rounds it to float32, also between float64 numbers
+(NVIDIA/cudnn-frontend#423).
 """
 
 import math
@@ -26,13 +29,15 @@ from flaxblocks.nn.arguments import as_floating, check_divisible, check_positive
 from flaxblocks.nn.depthwise import depthwise
 from flaxblocks.nn.grouped import grouped, separate_groups
 from flaxblocks.nn.init import Initializer, uniform_fan_in
-from flaxblocks.nn.linear import sum_of_parts
+from flaxblocks.nn.linear import matrix_product
 from flaxblocks.nn.windows import Geometry, conv_output_size, plain_conv
 
 __all__ = ["Conv", "Padding", "conv2d"]
 
 Pair = tuple[int, int]
 Padding = int | Pair | Literal["SAME"]
+
+UNPADDED = ((0, 0), (0, 0))
 
 # On CPU: a grouped convolution is a sum of products up to so many of them to a value (8 channels
 # under 3x3 taps); beyond, separate convolutions, up to so many. More of either compile slowly.
@@ -68,6 +73,9 @@ def conv2d(
     strides, dilations = pair("stride", stride), pair("dilation", dilation)
     sides = _sides(padding, x.shape[1:3], kernel.shape[:2], strides, dilations)
     geometry = Geometry(strides, sides, dilations)
+    is_pointwise = groups == 1 and kernel.shape[:2] == (1, 1) and geometry.padding == UNPADDED
+    if is_pointwise and x.shape[1:3] == (1, 1):
+        return matrix_product(x[:, 0, 0], kernel[0, 0])[:, None, None]
     plain = partial(plain_conv, geometry=geometry, groups=groups)
     on_cpu = _cpu_formulation(kernel.shape, x.shape[-1], geometry, groups)
     if on_cpu is None:
@@ -99,7 +107,7 @@ def _cpu_formulation(
 ) -> Callable[..., jax.Array] | None:
     """What beats XLA's own convolution on CPU for this shape, or None."""
     *taps, width, _ = kernel_shape
-    if groups == 1 and taps == [1, 1] and geometry.padding == ((0, 0), (0, 0)):
+    if groups == 1 and taps == [1, 1] and geometry.padding == UNPADDED:
         return _as_matrix_product
     if groups == 1:
         return None
@@ -116,12 +124,10 @@ def _as_matrix_product(
     """A 1x1 convolution: a strided view of the pixels times the (C, O) matrix.
 
     The pixels stand in one row: contracted over three axes, as the kernel's gradient would be, XLA
-    transposes the image first, which takes ten times longer than the product. A single pixel is
-    what a gate or a head sees, with nothing behind it to average its rounding out.
+    transposes the image first, which takes ten times longer than the product.
     """
     x = x[:, :: geometry.stride[0], :: geometry.stride[1], :]
-    product = sum_of_parts if x.shape[1:3] == (1, 1) else jnp.matmul
-    y = product(x.reshape(-1, x.shape[-1]), kernel[0, 0])
+    y = x.reshape(-1, x.shape[-1]) @ kernel[0, 0]
     return y.reshape(*x.shape[:-1], y.shape[-1])
 
 

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 from flaxblocks.nn.arguments import as_floating, check_positive
 from flaxblocks.nn.init import Initializer, uniform_fan_in
 
-__all__ = ["Linear", "sum_of_parts"]
+__all__ = ["Linear", "matrix_product"]
 
 # On CPU: inputs that are added up in one go, and for how few rows the number is smaller.
 PART = 256
@@ -77,11 +77,16 @@ class Linear(nnx.Module):
             raise ValueError(f"`x` (shape {x.shape}) must be (..., {self.in_features})")
         bias = None if self.bias is None else self.bias[...]
         x, kernel, bias = promote_dtype((x, self.kernel[...], bias), dtype=self.dtype)
-        y = lax.platform_dependent(x, kernel, cpu=sum_of_parts, default=jnp.matmul)
+        y = matrix_product(x, kernel)
         return y if bias is None else y + bias
 
 
-def sum_of_parts(x: jax.Array, kernel: jax.Array) -> jax.Array:
+def matrix_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """`x @ kernel`, `(..., I)` with `(I, O)`, rounded no worse than PyTorch's on every platform."""
+    return lax.platform_dependent(x, kernel, cpu=_sum_of_parts, default=jnp.matmul)
+
+
+def _sum_of_parts(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """`x @ kernel` on CPU, long sums in parts.
 
     XLA's CPU backend adds up one product after the other. At 1,280 inputs that leaves two to four

@@ -27,6 +27,7 @@ from flaxblocks.parity.cases import Case, cases_of
 from flaxblocks.parity.hashed import hashed, hashed_state
 from flaxblocks.parity.report import BOUNDS, FLOAT32_FACTOR
 from flaxblocks.parity.selftest_report import Check, SelfTestReport
+from flaxblocks.progress import counted
 
 __all__ = ["Program", "programs_of", "run_program", "selftest"]
 
@@ -43,11 +44,14 @@ BOUND = {
 # Of PyTorch's own error in training mode: XLA's CPU backend adds up a batch one number after the
 # other, which rounds up to four times as much. In float64 the bounds above hold for it.
 TRAINING_FACTOR = 10.0
+# PyTorch's errors are those of a CPU. In full float32 cuDNN's 3x3 convolutions were seen to round
+# up to 2.7 times as much (resnet10t on an H200), where TF32 rounds a thousand times as much.
+ROUGHER = {"gpu": 2.0}
 THOROUGH = ("mobilenetv2_035",)  # runs in every way and precision by default
 # Backend -> what its default products are if they are not float32's, and how many times less than
 # bfloat16 they round: TF32 has three binary digits more.
 NARROW = {"gpu": ("TF32", 8), "tpu": ("bfloat16 products", 1)}
-MOST_THREADS = 4  # that trace and compile side by side
+MOST_THREADS = 8  # that trace and compile side by side
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,7 @@ def selftest(
     checks: list[Check] = []
     started = time.monotonic()
     with ThreadPoolExecutor(min(os.cpu_count() or 1, MOST_THREADS)) as pool:
-        for found in pool.map(run_program, programs):
+        for found in counted(pool.map(run_program, programs), len(programs), "programs"):
             checks += found
     return SelfTestReport(tuple(checks), time.monotonic() - started)
 
@@ -225,11 +229,12 @@ def _judged(program: Program, answer: Answer, what: str, ours: np.ndarray) -> Ch
     if precision == "float64":
         return _check(program, what, errors.max(), BOUND[what])
     error = float(errors.max() if what in ("output", "features") else np.median(errors))
+    backend, is_bfloat16 = jax.default_backend(), precision == "bfloat16"
     factor = TRAINING_FACTOR if program.case.train else FLOAT32_FACTOR
-    own = answer.bfloat16 if precision == "bfloat16" else answer.float32
-    bound = factor * own[what]
-    if precision == "float32" and error > bound and jax.default_backend() in NARROW:
-        seen, part = NARROW[jax.default_backend()]
+    own = (answer.bfloat16 if is_bfloat16 else answer.float32)[what]
+    bound = factor * own * (1.0 if is_bfloat16 else ROUGHER.get(backend, 1.0))
+    if precision == "float32" and error > bound and backend in NARROW:
+        seen, part = NARROW[backend]
         narrow = factor * answer.bfloat16[what] / part
         if error <= narrow:
             return _check(program, what, error, narrow, seen=seen)

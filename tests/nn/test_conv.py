@@ -7,6 +7,7 @@ import pytest
 from flax import nnx
 from jax import export
 
+from flaxblocks.blocks import SqueezeExcite
 from flaxblocks.nn import Conv, conv2d
 from flaxblocks.nn.conv import _cpu_formulation
 from flaxblocks.nn.windows import Geometry, conv_output_size, plain_conv
@@ -174,6 +175,19 @@ def test_lowers_for_every_platform_with_a_symbolic_batch(groups):
     assert exported.platforms == ("cpu", "cuda", "tpu")
     x = jnp.asarray(np.random.default_rng(0).standard_normal((3, 9, 8, 6)), jnp.float32)
     np.testing.assert_allclose(exported.call(x), pointwise(conv(x)), atol=1e-6)  # float32 rounding
+
+
+def test_on_a_gpu_a_gate_and_its_gradient_are_products():
+    """cuDNN would get the mean's 1/HW with a convolution, and round it to float32."""
+    graphdef, state = nnx.split(SqueezeExcite(8, rngs=nnx.Rngs(0)))
+
+    def loss(state, x):
+        return jnp.square(nnx.merge(graphdef, state, copy=True)(x)).sum()
+
+    gradient = jax.jit(jax.grad(loss, argnums=(0, 1)))
+    exported = export.export(gradient, platforms=["cuda"])(state, jnp.zeros((2, 5, 4, 8)))
+    assert "stablehlo.dot_general" in exported.mlir_module()
+    assert "stablehlo.convolution" not in exported.mlir_module()
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,7 @@ def test_a_value_that_is_refused_is_no_missing_option():
         compiling._taken({"xla_backend_optimization_level": "none"})
 
 
-def test_no_option_reaches_another_backend(monkeypatch):
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert quick_to_compile(None, grad=True) == {}
+@pytest.mark.parametrize(("backend", "known"), [("gpu", "xla_gpu_"), ("tpu", "xla_tpu_")])
+def test_no_option_reaches_another_backend(backend, known, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    assert all(name.startswith(known) for name in quick_to_compile(None, grad=True))

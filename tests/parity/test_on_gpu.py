@@ -10,12 +10,14 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 
 import flaxblocks as fb
 from flaxblocks.parity import FLOAT32_FACTOR
@@ -44,7 +46,19 @@ def _on_the_device():
 
 
 def test_no_compiler_option_of_the_cpu_reaches_the_device():
-    assert bool(quick_to_compile(None, grad=True)) == (ON == "cpu")
+    names = quick_to_compile(None, grad=True)
+    assert any("cpu" in name for name in names) == (ON == "cpu")
+
+
+def test_a_model_is_drawn_on_the_host(record_property: Record):
+    """A hundred programs of its drawing, compiled on a GPU one by one, take up to 25 s."""
+    jax.block_until_ready(jax.device_put(np.zeros(())))  # the device itself starts before
+    started = time.monotonic()
+    model = fb.create_model("efficientnet_b0")
+    jax.block_until_ready(nnx.state(model))
+    record_property("efficientnet_b0", f"{time.monotonic() - started:.2f} s")
+    devices = {leaf.device for leaf in jax.tree.leaves(nnx.state(model))}
+    assert devices == {jax.devices()[0]}
 
 
 def test_killed_it_goes_on_and_ends_to_the_bit_the_same(tmp_path, monkeypatch):
@@ -87,7 +101,7 @@ def test_mobilenet_v2_agrees_to_tf32_with_fast_products(record_property: Record)
 
 def test_the_selftest_says_whether_it_sees_tf32(record_property: Record):
     """Every bound holds either way; a GPU without TF32 has float32's own errors."""
-    report = fb.selftest("mobilenetv2_035")
+    report = fb.selftest("resnet10t")
     default = [check for check in report.checks if check.precision == "float32"]
     record_property("seen", ", ".join({check.seen for check in default if check.seen}) or "none")
     assert report.ok, str(report)
@@ -128,13 +142,16 @@ def test_a_family_agrees_in_training_mode_with_buffers_and_gradients(
 
 @FAMILIES
 def test_a_familys_gradients_agree_in_full_float32(entry, record_property: Record):
-    """Of the parameters the middle one: where ReLU bends, rounding decides on which side a number
-    lies, in PyTorch as here, and a few gradients jump.
+    """Of the parameters the best quarter, in all of which products in TF32 would show: where ReLU
+    bends, rounding decides on which side a number lies, in PyTorch as here, and the gradients of
+    all layers before it jump.
     """
     with jax.default_matmul_precision("highest"):
         report = verify(entry, size=(65, 47), grad=True)
     rows = [row for row in report.rows if row.kind == "gradient" and row.ours32 is not None]
-    ours, theirs = (np.median([getattr(row, of) for row in rows]) for of in ("ours32", "torch32"))
+    ours, theirs = (
+        np.quantile([getattr(row, of) for row in rows], 0.25) for of in ("ours32", "torch32")
+    )
     record_property("float32", ours)
     record_property("float32 of PyTorch", theirs)
     assert report.ok, str(report)  # float64 and the output too
