@@ -10,7 +10,7 @@ from torch.overrides import TorchFunctionMode
 import flaxblocks as fb
 from flaxblocks.build import abstract_model
 from flaxblocks.convert.fit import fit
-from flaxblocks.convert.keymap import dialects_of, key_map, variables_of
+from flaxblocks.convert.keymap import key_map, key_maps, variables_of
 from flaxblocks.draw import draw_model
 from flaxblocks.models import FeatureExtractor
 from flaxblocks.oracle import make_oracle
@@ -39,8 +39,7 @@ def test_published_counts_hold_and_every_layout_is_told_from_the_others(entry):
     check_published(entry, model)
     check_built_as_published(entry, model)
     variables = variables_of(model)
-    for dialect in dialects_of(model):  # `auto` finds it, or one with the same names in order
-        keys = key_map(model, dialect)
+    for keys in key_maps(model):  # `auto` finds it, or one with the same names in order
         assert {item.native for item in keys.entries} == set(variables)
         assert len(keys.by_foreign) == len(keys.entries) == len(variables)
         arrays = {
