@@ -29,19 +29,24 @@ from tests.support import (
 ENTRIES = {entry.name: entry for entry in model_entries()}
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 FAMILIES = pytest.mark.parametrize("entry", smallest_of_each_family(), ids=lambda entry: entry.name)
-# What takes longest, for two families; the rest by `pytest -m thorough`.
-FIRST = ("resnet10t", "mobilenetv2_035")
-SOME_FAMILIES = pytest.mark.parametrize(
-    "entry",
-    [
-        pytest.param(
-            entry,
-            id=entry.name,
-            marks=[] if entry.name in FIRST else [pytest.mark.thorough],
-        )
-        for entry in smallest_of_each_family()
-    ],
-)
+
+
+def by_default(*names: str) -> pytest.MarkDecorator:
+    """Every family, those of `names` by default: what takes longest."""
+    return pytest.mark.parametrize(
+        "entry",
+        [
+            pytest.param(
+                entry,
+                id=entry.name,
+                marks=[] if entry.name in names else [pytest.mark.thorough],
+            )
+            for entry in smallest_of_each_family()
+        ],
+    )
+
+
+SOME_FAMILIES = by_default("resnet10t", "mobilenetv2_035")
 
 
 def size_for(entry: ModelEntry) -> tuple[int, int]:
@@ -153,7 +158,7 @@ def test_a_familys_gradients_agree_in_inference_mode(entry):
     assert report.first_departure is None, str(report)  # 1e-10
 
 
-@SOME_FAMILIES
+@by_default("resnet10t")  # others in test_training.py
 def test_a_family_follows_ten_steps_of_each_optimiser(entry):
     # With few classes the heads of some libraries start so large that SGD diverges.
     model, oracle = calibrated_pair(entry, 1000)

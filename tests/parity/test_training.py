@@ -73,14 +73,15 @@ OPTIMISERS = {
 }
 MODELS = {
     "mobilenet_v2": {"dropout": 0.0},
+    "resnet10t": {},
     "resnet18": {},
     "efficientnet_b0": {"dropout": 0.0, "stochastic_depth": 0.0},
     "rexnet_100": {"dropout": 0.0, "stochastic_depth": 0.0},
 }
 DEFAULT = [
     ("mobilenet_v2", "rmsprop-tf"),
-    ("resnet18", "nesterov"),
-    ("resnet18", "adamw"),
+    ("resnet10t", "nesterov"),
+    ("resnet10t", "adamw"),
 ]
 CASES = [
     pytest.param(
