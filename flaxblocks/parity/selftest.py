@@ -44,8 +44,8 @@ BOUND = {
 # Of PyTorch's own error in training mode: XLA's CPU backend adds up a batch one number after the
 # other, which rounds up to four times as much. In float64 the bounds above hold for it.
 TRAINING_FACTOR = 10.0
-# PyTorch's errors are those of a CPU. In full float32 cuDNN's 3x3 convolutions were seen to round
-# up to 2.7 times as much (resnet10t on an H200), where TF32 rounds a thousand times as much.
+# How many times that is in inference: PyTorch's own error is that of a CPU. In full float32 cuDNN's
+# 3x3 convolutions were seen to round 2.7 times as much (resnet10t on an H200), TF32 a thousand.
 ROUGHER = {"gpu": 2.0}
 THOROUGH = ("mobilenetv2_035",)  # runs in every way and precision by default
 # Backend -> what its default products are if they are not float32's, and how many times less than
@@ -231,8 +231,9 @@ def _judged(program: Program, answer: Answer, what: str, ours: np.ndarray) -> Ch
     error = float(errors.max() if what in ("output", "features") else np.median(errors))
     backend, is_bfloat16 = jax.default_backend(), precision == "bfloat16"
     factor = TRAINING_FACTOR if program.case.train else FLOAT32_FACTOR
-    own = (answer.bfloat16 if is_bfloat16 else answer.float32)[what]
-    bound = factor * own * (1.0 if is_bfloat16 else ROUGHER.get(backend, 1.0))
+    own = answer.bfloat16 if is_bfloat16 else answer.float32
+    rougher = 1.0 if is_bfloat16 or program.case.train else ROUGHER.get(backend, 1.0)
+    bound = factor * rougher * own[what]
     if precision == "float32" and error > bound and backend in NARROW:
         seen, part = NARROW[backend]
         narrow = factor * answer.bfloat16[what] / part
