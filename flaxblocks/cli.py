@@ -325,8 +325,7 @@ def selftest_command(pattern: str, everything: bool, as_json: bool) -> int:
 
     Runs models and blocks whose name matches PATTERN with weights and images that arithmetic alone
     makes; PyTorch's answers to them come with the package, and PyTorch is not needed. In float64
-    the bound is 1e-12 (gradients 1e-10), in float32 and bfloat16 twice PyTorch's own error; four
-    times in float32 on a GPU, as PyTorch's error is that of a CPU.
+    the bound is 1e-12 (gradients 1e-10), in float32 and bfloat16 twice PyTorch's own error.
     """
     from flaxblocks.parity.selftest import selftest
 

@@ -142,16 +142,13 @@ def test_a_family_agrees_in_training_mode_with_buffers_and_gradients(
 
 @FAMILIES
 def test_a_familys_gradients_agree_in_full_float32(entry, record_property: Record):
-    """Of the parameters the best quarter, in all of which products in TF32 would show: where ReLU
-    bends, rounding decides on which side a number lies, in PyTorch as here, and the gradients of
-    all layers before it jump.
+    """Of the parameters the middle one: where ReLU bends, rounding decides on which side a number
+    lies, in PyTorch as here, and a few gradients jump.
     """
     with jax.default_matmul_precision("highest"):
         report = verify(entry, size=(65, 47), grad=True)
     rows = [row for row in report.rows if row.kind == "gradient" and row.ours32 is not None]
-    ours, theirs = (
-        np.quantile([getattr(row, of) for row in rows], 0.25) for of in ("ours32", "torch32")
-    )
+    ours, theirs = (np.median([getattr(row, of) for row in rows]) for of in ("ours32", "torch32"))
     record_property("float32", ours)
     record_property("float32 of PyTorch", theirs)
     assert report.ok, str(report)  # float64 and the output too

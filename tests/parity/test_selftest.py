@@ -168,10 +168,8 @@ def test_narrow_products_are_named_where_a_device_has_them(monkeypatch, platform
     assert (check.ok, check.seen) == (bool(seen), seen)
     assert not judged("float32", within * 1.1).ok
     assert not judged("float32 full", within).ok
-    full = [
-        judged("float32 full", times * answer.float32["output"]).ok for times in (1.9, 3.9, 4.1)
-    ]
-    assert full == [True, platform == "gpu", False]
+    assert judged("float32 full", 1.9 * answer.float32["output"]).ok
+    assert not judged("float32 full", 2.1 * answer.float32["output"]).ok  # on a GPU too
     check = judged("float32", answer.float32["output"])
     assert (check.ok, check.seen) == (True, "")
 
