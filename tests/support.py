@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 import torch
 from flax import nnx
 from jax.typing import DTypeLike
@@ -31,6 +32,23 @@ def smallest_of_each_family() -> list[ModelEntry]:
     """The registered model with the fewest parameters of each class."""
     rows = sorted(model_entries(), key=lambda entry: -(entry.parameters or 0))
     return list({entry.build: entry for entry in rows}.values())
+
+
+def by_default(*names: str) -> pytest.MarkDecorator:
+    """Parametrizes `entry` by the smallest of each family: those of `names` by default, the others
+    thorough.
+    """
+    return pytest.mark.parametrize(
+        "entry",
+        [
+            pytest.param(
+                entry,
+                id=entry.name,
+                marks=[] if entry.name in names else [pytest.mark.thorough],
+            )
+            for entry in smallest_of_each_family()
+        ],
+    )
 
 
 def calibrated_pair(entry: ModelEntry, num_classes: int, passes: int = 3) -> tuple[Any, Any]:

@@ -37,8 +37,6 @@ __all__ = ["Conv", "Padding", "conv2d"]
 Pair = tuple[int, int]
 Padding = int | Pair | Literal["SAME"]
 
-UNPADDED = ((0, 0), (0, 0))
-
 # On CPU: a grouped convolution is a sum of products up to so many of them to a value (8 channels
 # under 3x3 taps); beyond, separate convolutions, up to so many. More of either compile slowly.
 MOST_PRODUCTS = 72
@@ -73,8 +71,7 @@ def conv2d(
     strides, dilations = pair("stride", stride), pair("dilation", dilation)
     sides = _sides(padding, x.shape[1:3], kernel.shape[:2], strides, dilations)
     geometry = Geometry(strides, sides, dilations)
-    is_pointwise = groups == 1 and kernel.shape[:2] == (1, 1) and geometry.padding == UNPADDED
-    if is_pointwise and x.shape[1:3] == (1, 1):
+    if x.shape[1:3] == (1, 1) and _is_pointwise(kernel.shape, geometry, groups):
         return matrix_product(x[:, 0, 0], kernel[0, 0])[:, None, None]
     plain = partial(plain_conv, geometry=geometry, groups=groups)
     on_cpu = _cpu_formulation(kernel.shape, x.shape[-1], geometry, groups)
@@ -102,12 +99,17 @@ def _same_sides(size: int, kernel: int, stride: int, dilation: int) -> Pair:
     return total // 2, total - total // 2
 
 
+def _is_pointwise(kernel_shape: tuple[int, ...], geometry: Geometry, groups: int) -> bool:
+    """Each pixel by itself is multiplied by a matrix."""
+    return groups == 1 and kernel_shape[:2] == (1, 1) and geometry.padding == ((0, 0), (0, 0))
+
+
 def _cpu_formulation(
     kernel_shape: tuple[int, ...], in_features: int, geometry: Geometry, groups: int
 ) -> Callable[..., jax.Array] | None:
     """What beats XLA's own convolution on CPU for this shape, or None."""
     *taps, width, _ = kernel_shape
-    if groups == 1 and taps == [1, 1] and geometry.padding == UNPADDED:
+    if _is_pointwise(kernel_shape, geometry, groups):
         return _as_matrix_product
     if groups == 1:
         return None

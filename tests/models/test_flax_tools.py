@@ -10,13 +10,11 @@ import pytest
 from flax import nnx
 
 import flaxblocks as fb
-from tests.support import smallest_of_each_family
+from tests.support import by_default, smallest_of_each_family
 
 X = jnp.zeros((1, 64, 96, 3))
 WIDE: Any = {"width": 300, "force_terminal": False}  # else names are cut off
-NAMES = [entry.name for entry in smallest_of_each_family()]
-FAMILIES = pytest.mark.parametrize("name", NAMES)
-TABULATED = ("resnet10t", "mobilenetv2_035", "regnet_y_400mf")  # it compiles the model
+FAMILIES = pytest.mark.parametrize("name", [entry.name for entry in smallest_of_each_family()])
 
 
 def evaluating(name: str, **config: Any) -> Any:
@@ -50,19 +48,13 @@ def subclasses(cls: type) -> set[type]:
 
 
 @pytest.mark.usefixtures("_classes_as_they_were")
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=[] if name in TABULATED else [pytest.mark.thorough])
-        for name in NAMES
-    ],
-)
-def test_tabulate_runs_and_leaves_every_model_as_it_was(name):
-    model = evaluating(name)
+@by_default("resnet10t", "mobilenetv2_035", "regnet_y_400mf")  # it compiles the model
+def test_tabulate_runs_and_leaves_every_model_as_it_was(entry):
+    model = evaluating(entry.name)
     table = nnx.tabulate(model, X, console_kwargs=WIDE)
     assert "forward_features" in table
     assert "head" in table
-    assert shape_of(model) == shape_of(evaluating(name)) == (1, 1000)
+    assert shape_of(model) == shape_of(evaluating(entry.name)) == (1, 1000)
 
 
 @pytest.mark.usefixtures("_classes_as_they_were")

@@ -20,6 +20,7 @@ from flaxblocks.oracle import load_arrays, make_oracle
 from flaxblocks.parity.verify import verify
 from flaxblocks.registry import ModelEntry, model_entries
 from tests.support import (
+    by_default,
     calibrated_pair,
     compiled_errors,
     smallest_of_each_family,
@@ -29,23 +30,6 @@ from tests.support import (
 ENTRIES = {entry.name: entry for entry in model_entries()}
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 FAMILIES = pytest.mark.parametrize("entry", smallest_of_each_family(), ids=lambda entry: entry.name)
-
-
-def by_default(*names: str) -> pytest.MarkDecorator:
-    """Every family, those of `names` by default: what takes longest."""
-    return pytest.mark.parametrize(
-        "entry",
-        [
-            pytest.param(
-                entry,
-                id=entry.name,
-                marks=[] if entry.name in names else [pytest.mark.thorough],
-            )
-            for entry in smallest_of_each_family()
-        ],
-    )
-
-
 SOME_FAMILIES = by_default("resnet10t", "mobilenetv2_035")
 
 
