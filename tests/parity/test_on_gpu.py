@@ -148,7 +148,9 @@ def test_a_familys_gradients_agree_in_full_float32(entry, record_property: Recor
     with jax.default_matmul_precision("highest"):
         report = verify(entry, size=(65, 47), grad=True)
     rows = [row for row in report.rows if row.kind == "gradient" and row.ours32 is not None]
-    ours, theirs = (np.median([getattr(row, of) for row in rows]) for of in ("ours32", "torch32"))
+    ours, theirs = (  # floats: a worker hands on no type of NumPy's
+        float(np.median([getattr(row, of) for row in rows])) for of in ("ours32", "torch32")
+    )
     record_property("float32", ours)
     record_property("float32 of PyTorch", theirs)
     assert report.ok, str(report)  # float64 and the output too
