@@ -1,7 +1,7 @@
 """Helpers of the parity tests: the cases, and one training run in both frameworks."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from flaxblocks.oracle import calibrated_oracle
 from flaxblocks.parity import relative_error
 from flaxblocks.parity.compiling import quick_to_compile
 from flaxblocks.registry import ModelEntry, model_entries
+
+Gradients = Mapping[str, np.ndarray]
 
 
 def read_facts(name: str) -> dict[str, Any]:
@@ -63,13 +65,55 @@ def compiled_errors(entry: ModelEntry, size: tuple[int, int]) -> tuple[float, fl
     float64.
     """
     model, oracle = calibrated_pair(entry, 1000)  # of a few numbers the worst is a matter of luck
-    x = np.random.default_rng(0).standard_normal((2, *size, 3))
+    x = images(0, size)
     channels_first = torch.from_numpy(x).permute(0, 3, 1, 2)
     with torch.no_grad():
         theirs = oracle.float()(channels_first.float()).numpy()
         truth = oracle.double()(channels_first).numpy()
     ours = np.asarray(fb.compile_inference(model)(jnp.asarray(x, jnp.float32)))
     return relative_error(ours, truth), relative_error(theirs, truth)
+
+
+def gradient_errors(entry: ModelEntry, batches: Sequence[np.ndarray]) -> list[tuple[float, float]]:
+    """For each batch of images the median over the parameters of their gradient's relative error
+    in float32, in inference mode, of ours and of PyTorch's, against PyTorch's in float64.
+    """
+    model, oracle = calibrated_pair(entry, 1000)
+    model.eval()
+    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+
+    @jax.jit
+    @jax.grad
+    def gradient(params: nnx.State, x: jax.Array):
+        y = nnx.merge(graphdef, params, rest, copy=True)(x)
+        return (y * jnp.asarray(_target(y.shape), y.dtype)).mean()
+
+    def ours(x: np.ndarray) -> Gradients:
+        holder = nnx.clone(model)  # of gradients, which are then named as parameters are
+        nnx.update(holder, gradient(params, jnp.asarray(x, jnp.float32)))
+        return fb.to_torch(holder, entry.dialect)
+
+    def theirs(x: np.ndarray, dtype: torch.dtype) -> Gradients:
+        channels_first = torch.from_numpy(x).permute(0, 3, 1, 2)
+        oracle.to(dtype).zero_grad()
+        y = oracle(channels_first.to(dtype))
+        (y * torch.from_numpy(_target(y.shape)).to(dtype)).mean().backward()
+        return {name: p.grad.numpy() for name, p in oracle.named_parameters() if p.grad is not None}
+
+    def error(found: Gradients, truth: Gradients) -> float:
+        return float(np.median([relative_error(found[name], truth[name]) for name in truth]))
+
+    found = [(ours(x), theirs(x, torch.float32)) for x in batches]
+    truths = [theirs(x, torch.float64) for x in batches]
+    return [
+        (error(ours, truth), error(theirs, truth))
+        for (ours, theirs), truth in zip(found, truths, strict=True)
+    ]
+
+
+def images(seed: int, size: tuple[int, int]) -> np.ndarray:
+    """Two images of standard normal numbers, float64, `(2, *size, 3)`."""
+    return np.random.default_rng(seed).standard_normal((2, *size, 3))
 
 
 def rms(a: np.ndarray) -> float:
