@@ -67,7 +67,7 @@ def make_oracle(
 
     Args:
         entry: the row, which says who has the model.
-        num_classes: width of the head.
+        num_classes: width of the head; torchvision cannot leave it out, by 0.
         in_channels: channels of the image; torchvision cannot change it.
         config: further arguments, which the library's own constructor must know.
         seed: of the random weights; torch's own random state is left as it was.
@@ -116,6 +116,8 @@ def _build(entry: ModelEntry, num_classes: int, in_channels: int, config: Mappin
 
     if in_channels != 3:
         raise OracleError(f"torchvision's {entry.name} takes 3 channels, not {in_channels}")
+    if num_classes < 1:
+        raise OracleError(f"torchvision's {entry.name} cannot be without a head: 1 class or more")
     model = models.get_model(entry.library_name or entry.name, num_classes=num_classes, **config)
     known = {*inspect.signature(type(model).__init__).parameters, *TAKEN_BY_TORCHVISIONS_FUNCTIONS}
     swallowed = sorted(set(config) - known)  # some classes take any name without a word

@@ -10,7 +10,15 @@ __all__ = ["filled", "resolved"]
 
 T = TypeVar("T")
 
-ANYWAY = {"batch_size": 128, "min_crop": 0.08, "flip": 0.5, "lr": 0.001, "weight_decay": 1e-4}
+HELD_OUT = 0.1  # share of training data without a `val`
+ANYWAY = {
+    "held_out": HELD_OUT,
+    "batch_size": 128,
+    "min_crop": 0.08,
+    "flip": 0.5,
+    "lr": 0.001,
+    "weight_decay": 1e-4,
+}
 BY_OPTIMIZER: dict[str, dict[str, Any]] = {
     "sgd": {"lr": 0.1},
     "rmsprop": {"lr": 0.01, "eps": 1e-8},

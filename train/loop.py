@@ -125,8 +125,9 @@ class Run:
             self._train(None)
             return {}
         with writing(self.out):
-            with replacing(self.out / "config.toml") as file:
-                file.write(to_toml(self.config).encode())
+            with replacing(self.out / "config.toml") as file:  # without what one process was told
+                shared = replace(self.config, coordinator=None, num_processes=None, process_id=None)
+                file.write(to_toml(shared).encode())
             with replacing(self.out / "classes.txt") as file:
                 file.write(os.fsencode("".join(f"{name}\n" for name in self.plan.data.classes)))
             records = Records(self.out, self.epochs_done * self.plan.steps_per_epoch)

@@ -308,6 +308,12 @@ def test_a_fresh_process_without_torch_says_the_same() -> None:
     assert "pip install 'flaxblocks[torch]'" in ran.stderr
 
 
+def test_no_head_is_refused_where_torchvision_must_have_one():
+    with pytest.raises(OracleError, match="torchvision's resnet18 cannot be without a head"):
+        verify(find_model("resnet18"), num_classes=0)
+    assert verify(find_model("resnet10t"), num_classes=0, size=(32, 32), float32=False).ok
+
+
 def test_a_setting_that_torchvision_would_swallow_is_refused():
     with pytest.raises(OracleError, match="torchvision's mobilenet_v3_small has no norm_eps"):
         verify(find_model("mobilenet_v3_small"), num_classes=2, config={"norm_eps": 0.05})

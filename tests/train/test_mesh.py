@@ -119,6 +119,9 @@ def test_two_processes_end_where_one_does(one: Path, tmp_path: Path) -> None:
     saved = {re.search(r"asked to stop: saved after step (\d+) of 10", text) for text in outputs}
     assert None not in saved
     assert len({match[1] for match in saved if match}) == 1
+    written = (tmp_path / "config.toml").read_text()  # for others to read, who are one process
+    assert "mesh = " in written
+    assert not re.search("coordinator = |num-processes = |process-id = ", written)
     (checkpoint,) = (tmp_path / "checkpoints").iterdir()
     check_files(checkpoint)
     assert "ocdbt.process_1" in (checkpoint / "state" / "files.json").read_text()

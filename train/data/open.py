@@ -4,11 +4,9 @@ from pathlib import Path
 
 from train.config import Config
 from train.data.source import Dataset
+from train.defaults import HELD_OUT
 
 __all__ = ["open_data"]
-
-
-TRAINED = 0.1  # share that is held out of training data
 
 
 def open_data(config: Config, *, training: bool = True) -> Dataset:
@@ -24,7 +22,7 @@ def open_data(config: Config, *, training: bool = True) -> Dataset:
     """
     share = config.held_out
     if share is None:
-        share = TRAINED if training else 1.0
+        share = HELD_OUT if training else 1.0
     data = _open(config, share)
     if config.num_classes not in (None, len(data.classes)):
         raise ValueError(
