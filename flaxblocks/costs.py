@@ -6,7 +6,8 @@ parameter of a norm.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import jax
 from flax import nnx
@@ -39,10 +40,26 @@ def own_parameters(module: nnx.Module) -> int:
     """How many numbers of its parameters lie in no layer below it, but in itself or a list of
     its.
     """
-    layers = {path for path, inner in nnx.iter_modules(module) if path and callable(inner)}
-    flat = nnx.to_flat_state(nnx.state(module, nnx.Param))
-    own = (v for path, v in flat if not any(path[:i] in layers for i in range(1, len(path))))
-    return sum(math.prod(leaf.shape) for variable in own for leaf in jax.tree.leaves(variable))
+    own, seen, pending = 0, {id(module)}, list(_attributes(module))
+    while pending:
+        node = pending.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, nnx.Param):
+            own += sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(node))
+        elif not (isinstance(node, nnx.Module) and callable(node)):
+            pending += _attributes(node)
+    return own
+
+
+def _attributes(node: Any) -> Iterable[Any]:
+    """What a module or a container holds; nothing of anything else."""
+    if isinstance(node, nnx.Module):
+        return vars(node).values()
+    if isinstance(node, Mapping):
+        return node.values()
+    return node if isinstance(node, list | tuple) else ()
 
 
 def _size(variable: nnx.Variable | None) -> int:

@@ -1,7 +1,7 @@
 """What a model is made of: stages, their output shapes, parameters, multiply-adds."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,18 +70,22 @@ def summarize(
     ]
     uncounted = [*(path for path, cost in costs.items() if cost is None), *silent]
 
-    def row(path: str) -> StageRow:
-        below = [other for other in shapes if f"{other}.".startswith(f"{path}.")]
-        return StageRow(
+    stages: dict[str, list[str]] = {}  # an outermost module -> it and what lies below it
+    for path in [*shapes, *silent]:
+        stages.setdefault(_outermost(path, shapes), []).append(path)
+    unknown = frozenset(uncounted)
+    rows = [
+        StageRow(
             path,
             type(modules[path]).__name__,
             shapes[path],
             count_parameters(modules[path]),
-            sum(costs[other] or 0 for other in below),
-            tuple(other for other in uncounted if f"{other}.".startswith(f"{path}.")),
+            sum(costs.get(other) or 0 for other in below),
+            tuple(other for other in below if other in unknown),
         )
-
-    rows = [row(path) for path in shapes if _is_outermost(path, shapes)]
+        for path, below in stages.items()
+        if path
+    ]
     listed = {path for row in rows for path in row.uncounted}
     others = [
         StageRow(
@@ -145,9 +149,11 @@ def _shapes(
     return {path: y.shape[1:] for path, y in given.items() if hasattr(y, "shape")}
 
 
-def _is_outermost(path: str, paths: Iterable[str]) -> bool:
-    """No other module below the root encloses it."""
-    return path != "" and not any(path.startswith(f"{other}.") for other in paths if other)
+def _outermost(path: str, paths: Container[str]) -> str:
+    """The outermost one of `paths` that is `path` or encloses it, but for the root; "" if none."""
+    steps = path.split(".")
+    enclosing = (".".join(steps[: i + 1]) for i in range(len(steps)))
+    return next((other for other in enclosing if other and other in paths), "")
 
 
 def table(rows: list[StageRow]) -> str:
