@@ -55,6 +55,7 @@ def _what_a_module_compiled_is_forgotten():
     """Tests of other modules compile other things: kept, they only fill the memory."""
     yield
     jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture(autouse=True)
