@@ -142,7 +142,8 @@ def test_a_familys_gradients_agree_in_inference_mode(entry):
     assert report.first_departure is None, str(report)  # 1e-10
 
 
-@by_default("resnet10t")  # others in test_training.py
+@pytest.mark.thorough  # by default those of test_training.py, through the training program
+@FAMILIES
 def test_a_family_follows_ten_steps_of_each_optimiser(entry):
     # With few classes the heads of some libraries start so large that SGD diverges.
     model, oracle = calibrated_pair(entry, 1000)
