@@ -235,14 +235,21 @@ def check_ten_steps(name: str, optimiser: str, model: dict[str, Any]) -> None:
     assert averaged <= BOUND
 
 
+@pytest.mark.parametrize(
+    "model",
+    [
+        pytest.param(SHALLOW, id="shallow"),
+        pytest.param(MODELS["mobilenet_v2"], id="whole", marks=pytest.mark.thorough),
+    ],
+)
 @OF_SEQUENTIAL_LR_ITSELF
-def test_ten_steps_of_accumulated_gradients_are_pytorchs() -> None:
+def test_ten_steps_of_accumulated_gradients_are_pytorchs(model: dict[str, Any]) -> None:
     """Each part updates the running statistics in turn; norms decay too. Without clipping, which
     would hide a gradient that is a multiple of PyTorch's.
     """
     settings, make = OPTIMISERS["sgd"]
     config = replace(RUN, ema=0.8, decay_norms=True, **settings)
     config = resolved(config, open_digits())
-    trained, averaged = errors("mobilenet_v2", config, make, parts=2, width_mult=0.25, **SHALLOW)
+    trained, averaged = errors("mobilenet_v2", config, make, parts=2, width_mult=0.25, **model)
     assert trained <= BOUND
     assert averaged <= BOUND
