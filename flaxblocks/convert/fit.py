@@ -129,13 +129,18 @@ def closest(module: nnx.Module, arrays: Mapping[str, np.ndarray]) -> Fit:
 
     Raises: ValueError if a dialect misses a variable of the module, and `arrays` are not its own.
     """
+    fits = []
     try:
-        return min((_against(keys, arrays) for keys in key_maps(module)), key=_faults)
+        for keys in key_maps(module):
+            fits.append(_against(keys, arrays))
+            if not _faults(fits[-1]):
+                break
     except ValueError:  # the native names are never amiss
         native = _against(key_map(module, NATIVE), arrays)
         if _faults(native):
             raise
         return native
+    return min(fits, key=_faults)
 
 
 def _against(keys: KeyMap, arrays: Mapping[str, np.ndarray]) -> Fit:

@@ -31,6 +31,7 @@ layer has the dialect "torch", the names of `LEAVES` by themselves.
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -146,7 +147,7 @@ class KeyMap:
     entries: tuple[Entry, ...]
     modules: tuple[ModulePair, ...]
 
-    @property
+    @cached_property
     def by_foreign(self) -> dict[str, Entry]:
         """Foreign key -> entry."""
         return {entry.foreign: entry for entry in self.entries}
@@ -198,25 +199,29 @@ def _key_map(module: nnx.Module, dialect: str, variables: Mapping[str, nnx.Varia
     if dialect not in _dialects(module):
         known = ", ".join(map(repr, dialects_of(module)))
         raise ValueError(f"`dialect` (={dialect!r}): {type(module).__name__} has {known}")
-    pairs = list(_walk(module, dialect, "", ""))
-    entries = [entry for pair in pairs for entry in _leaf(module, *pair)]
     # A variable that modules share has one path in `variables`, whichever an entry came by.
     first = {id(variable): path for path, variable in variables.items()}
-    reached = [replace(e, native=first[id(descend(module, e.native))]) for e in entries]
+    entries, reached, modules, named = [], [], [], set()
+    for native, foreign, kind, node in _walk(module, dialect, "", ""):
+        named.add(native)
+        if not isinstance(node, nnx.Variable):
+            modules.append(ModulePair(native, foreign, *(k for k in kind if k != OUTPUT)))
+        if kind != (OUTPUT,):
+            for entry, variable in _leaf(node, native, foreign, *kind):
+                entries.append(entry)
+                path = first[id(variable)]
+                reached.append(entry if path == entry.native else replace(entry, native=path))
     forgotten = set(variables) - {entry.native for entry in reached}
-    hint = _hint(module, dialect, forgotten, {native for native, *_ in pairs})
+    hint = _hint(module, dialect, forgotten, named)
     _check_bijection(module, dialect, entries, forgotten, hint)
-    modules = [
-        ModulePair(native, foreign, *(k for k in kind if k != OUTPUT))
-        for native, foreign, *kind in pairs
-        if not isinstance(descend(module, native), nnx.Variable)
-    ]
     return KeyMap(dialect, tuple(reached), tuple(modules))
 
 
-def _walk(module: nnx.Module, dialect: str, native: str, foreign: str) -> Iterator[tuple[str, ...]]:
-    """Every pair of a dialect, from the root, going on into blocks that have the dialect
-    themselves.
+def _walk(
+    module: nnx.Module, dialect: str, native: str, foreign: str
+) -> Iterator[tuple[str, str, tuple[str, ...], Any]]:
+    """Every pair of a dialect, with its kind and the module or variable there, from the root, going
+    on into blocks that have the dialect themselves.
     """
     keys = _dialects(module)
     if dialect not in keys:
@@ -232,7 +237,7 @@ def _walk(module: nnx.Module, dialect: str, native: str, foreign: str) -> Iterat
         if child is None:
             continue
         path, key = _join(native, child_native), _join(foreign, child_foreign)
-        yield (path, key, *kind)
+        yield path, key, tuple(kind), child
         if kind != [OUTPUT] and child_native:
             yield from _walk(child, dialect, path, key)
 
@@ -252,14 +257,11 @@ def descend(module: nnx.Module, path: str) -> Any:
 
 
 def _leaf(
-    root: nnx.Module, native: str, foreign: str, stored_as: str | None = None
-) -> Iterator[Entry]:
-    """The variables of the layer at `native`; nothing where it is a block or only an output."""
-    if stored_as == OUTPUT:
-        return
-    layer = descend(root, native)
+    layer: Any, native: str, foreign: str, stored_as: str | None = None
+) -> Iterator[tuple[Entry, nnx.Variable]]:
+    """The variables of a layer, and what each is called; nothing of a block."""
     if isinstance(layer, nnx.Variable):
-        yield Entry(native, foreign, tuple(layer.shape))
+        yield Entry(native, foreign, tuple(layer.shape)), layer
         return
     for kind in type(layer).__mro__:
         for name, key, axes in LEAVES.get(kind, ()):
@@ -267,7 +269,7 @@ def _leaf(
             if variable is not None:
                 reshape = stored_as if name == "kernel" else None
                 path, full_key = _join(native, name), _join(foreign, key)
-                yield Entry(path, full_key, tuple(variable.shape), axes, reshape)
+                yield Entry(path, full_key, tuple(variable.shape), axes, reshape), variable
         if kind in LEAVES:
             return
 

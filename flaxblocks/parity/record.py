@@ -64,11 +64,12 @@ def record_by_step(
     steps = [(name, step) for name, step in named if isinstance(step, nnx.Module)]
 
     def stepping(name: str, step: nnx.Module) -> Observer:
-        graphdef = nnx.graphdef(step)  # while its modules have their own classes
+        # While its modules have their own classes; the state is of their own variables.
+        graphdef, state = nnx.split(step)
         chosen = {} if options is None else options(step)
 
         def observe(_call, *args):
-            inner, stats = _program(tuple(chosen.items()))(graphdef, nnx.state(step), args)
+            inner, stats = _program(tuple(chosen.items()))(graphdef, state, args)
             nnx.update(step, stats)
             outputs.update((".".join(filter(None, (name, path))), y) for path, y in inner.items())
             return inner[""]

@@ -80,7 +80,6 @@ def _memory_goes_back(request):
         getattr(ctypes.CDLL(None), "malloc_trim", int)(0)  # glibc has it
 
 
-@pytest.mark.untyped  # annotations are checked in the tests of each family
 @pytest.mark.usefixtures("_memory_goes_back")
 @EVERY
 def test_every_model_agrees_and_goes_back_bit_for_bit(entry):

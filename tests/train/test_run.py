@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 import flaxblocks as fb
 import train.plan
 from tests.train.runs import CONFIG, STEPS, in_, rows_of, same_end, steps_of
-from tests.train.tiny import TinyTorch, build_tiny
+from tests.train.tiny import build_tiny
 from train import loop
 from train.checkpoints import Checkpoints
 from train.config import Config
@@ -65,6 +65,19 @@ def test_tensorboard_has_the_curves(alone: Path) -> None:
     for row in rows_of(alone):
         for name in ("train_loss", "held_out_top1", "learning_rate"):
             assert values[name, row["step"]] == pytest.approx(row[name], rel=1e-6)
+
+
+class TinyTorch(torch.nn.Module):
+    """`tests.train.tiny.Tiny` in PyTorch."""
+
+    def __init__(self, num_classes: int):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(3, 8, 3, stride=4, padding=1, bias=False)
+        self.norm = torch.nn.BatchNorm2d(8)
+        self.head = torch.nn.Linear(512, num_classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.relu(self.norm(self.conv(x))).flatten(1))
 
 
 def test_pytorch_loads_the_end_strictly_and_gives_the_same_logits(alone: Path) -> None:

@@ -14,15 +14,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import torch
 from flax import nnx
-from torch import Tensor
 
 import flaxblocks as fb
 import train.plan
 from train.config import Config
 
-__all__ = ["Tiny", "TinyTorch", "build_tiny"]
+__all__ = ["Tiny", "build_tiny"]
 
 
 class Tiny(nnx.Module):
@@ -46,19 +44,6 @@ class Tiny(nnx.Module):
         yield "head", "head"
 
     dialects = {"twin": _names}
-
-
-class TinyTorch(torch.nn.Module):
-    """The same in PyTorch."""
-
-    def __init__(self, num_classes: int):
-        super().__init__()
-        self.conv = torch.nn.Conv2d(3, 8, 3, stride=4, padding=1, bias=False)
-        self.norm = torch.nn.BatchNorm2d(8)
-        self.head = torch.nn.Linear(512, num_classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(torch.relu(self.norm(self.conv(x))).flatten(1))
 
 
 def build_tiny(config: Config, num_classes: int | None) -> Tiny:
