@@ -81,11 +81,11 @@ def test_an_unknown_pattern_names_the_known_ones():
 # One line each, run before the command, where PyTorch cannot be imported.
 CHANGES = {
     "nothing": ("", "MBConv"),
-    "epsilon": ("set_attribute(nn.BatchNorm, 'eps', 1.00001e-5)", "MBConv"),
-    "momentum": ("set_attribute(nn.BatchNorm, 'momentum', 0.1001)", "MBConv"),
+    "epsilon": ("set_attribute(nn.BatchNorm, 'eps', 1.00001e-5)", "Conv3X3BnReLU"),
+    "momentum": ("set_attribute(nn.BatchNorm, 'momentum', 0.1001)", "Conv3X3BnReLU"),
     "unbiased variance": (
         "change(norm.BatchNorm, '_update', lambda old, self, m, v: old(self, m, v * 1.00001))",
-        "MBConv",
+        "Conv3X3BnReLU",
     ),
     "padding": (
         "change(conv, '_sides', lambda old, padding, *rest: old('SAME', *rest))",

@@ -52,6 +52,17 @@ def build_tiny(config: Config, num_classes: int | None) -> Tiny:
     return Tiny(num_classes or 10, dtype, nnx.Rngs(config.seed))
 
 
+class WithoutTorch:
+    """An importer that knows of no PyTorch: training needs none of it, and takes its time if it is
+    there.
+    """
+
+    @staticmethod
+    def find_spec(name: str, *_: Any) -> None:
+        if name == "torch":
+            raise ModuleNotFoundError(name)
+
+
 def _die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -115,6 +126,8 @@ def _die_at(moment: str) -> None:
 
 
 if __name__ == "__main__":
+    sys.meta_path.insert(0, WithoutTorch)  # type: ignore[arg-type]
+
     from train.__main__ import main
 
     train.plan.build_model = build_tiny  # type: ignore[assignment]
