@@ -25,7 +25,7 @@ def _what_one_run_compiled_the_next_one_has(
     folder = tmp_path_factory.getbasetemp() / "compiled"
     settings = {
         "jax_compilation_cache_dir": str(folder),
-        "jax_persistent_cache_min_compile_time_secs": 0.3,
+        "jax_persistent_cache_min_compile_time_secs": 0.05,
     }
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TF_CPP_MIN_LOG_LEVEL", "3")  # XLA finds fault with what it saved itself
