@@ -79,7 +79,6 @@ def test_with_a_runs_config_it_measures_as_the_run_did(
         (tmp_path / "data" / str(label)).mkdir(parents=True, exist_ok=True)
         image.save(tmp_path / "data" / str(label) / f"{i}.png")
     out = tmp_path / "run"
-    shallow = "inverted_residual_setting=[[1, 16, 1, 1], [6, 24, 2, 2]]"  # compiles soon
     train_on = ["--data", str(tmp_path / "data"), "--width-mult", "0.25", "--image-size", "32"]
     train_on += ["--set", "inverted_residual_setting=[[1, 16, 1, 1], [6, 24, 2, 2]]"]  # few layers
     with pytest.raises(SystemExit) as exit:
