@@ -1,10 +1,8 @@
 """What every test shares: jaxtyping's shapes checked by beartype, and PyTorch on one thread."""
 
-import ctypes
 import gc
 import os
 import re
-from pathlib import Path
 
 import jaxtyping
 
@@ -16,18 +14,16 @@ jaxtyping.install_import_hook(["flaxblocks.nn", "flaxblocks.blocks"], "tests.typ
 # A GPU's memory is shared with the processes that tests start; JAX reads it when it first computes.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
-import jax  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
 from flaxblocks.oracle import import_torchvision  # noqa: E402
+from tests.memory import forget, share_held  # noqa: E402
 
 torch.set_num_threads(1)
 import_torchvision()
 
 
-HERE = Path(__file__).parent
-ANNOTATED = ("blocks", "models", "nn")  # folders of tests that check annotations
 MOST_MEMORY = 0.3  # of all there is, in a worker when a module ends
 OPT_IN = {"gpu", "thorough"}  # run where `-m` names them
 
@@ -59,30 +55,14 @@ def _seeded():
 def _what_is_compiled_is_forgotten_in_time():
     """Tests of other modules compile much that is the same, and more that only fills the memory."""
     yield
-    if resident_memory() > MOST_MEMORY:
-        jax.clear_caches()
-        gc.collect()
-        getattr(ctypes.CDLL(None), "malloc_trim", int)(0)  # glibc has it
-
-
-def resident_memory() -> float:
-    """The share of the machine's memory that this process holds; all of it where the system does
-    not say.
-    """
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-    except OSError:
-        return 1.0
-    return pages / os.sysconf("SC_PHYS_PAGES")
+    if share_held() > MOST_MEMORY:
+        forget()
 
 
 @pytest.fixture(autouse=True)
 def _annotations_checked(request: pytest.FixtureRequest):
-    """Check annotations in the tests of what is annotated, but where one passes wrong types on
-    purpose. Elsewhere it is a tenth of the time.
-    """
-    is_theirs = request.path.relative_to(HERE).parts[0] in ANNOTATED
+    """Check annotations, but where a test passes wrong types on purpose."""
     untyped = request.node.get_closest_marker("untyped") is not None
-    jaxtyping.config.update("jaxtyping_disable", untyped or not is_theirs)
+    jaxtyping.config.update("jaxtyping_disable", untyped)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)

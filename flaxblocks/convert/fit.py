@@ -127,7 +127,8 @@ def closest(module: nnx.Module, arrays: Mapping[str, np.ndarray]) -> Fit:
     """The module's dialect that shares most keys with `arrays`, the first of equals, whatever does
     not add up.
 
-    Raises: ValueError if a dialect misses a variable of the module, and `arrays` are not its own.
+    Raises: ValueError if a dialect misses a variable of the module, and `arrays` are neither its
+        own nor those of a dialect before it.
     """
     fits = []
     try:

@@ -5,10 +5,8 @@ for the smallest row of each class; for every row, and for the largest rows at a
 thorough`.
 """
 
-import ctypes
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -19,6 +17,7 @@ from flaxblocks.calibration import calibrate
 from flaxblocks.oracle import load_arrays, make_oracle
 from flaxblocks.parity.verify import verify
 from flaxblocks.registry import ModelEntry, model_entries
+from tests.memory import forget
 from tests.support import (
     by_default,
     calibrated_pair,
@@ -76,10 +75,10 @@ def _memory_goes_back(request):
     """
     yield
     if request.node.get_closest_marker("thorough"):
-        jax.clear_caches()
-        getattr(ctypes.CDLL(None), "malloc_trim", int)(0)  # glibc has it
+        forget()
 
 
+@pytest.mark.untyped  # annotations are checked in the tests of each family
 @pytest.mark.usefixtures("_memory_goes_back")
 @EVERY
 def test_every_model_agrees_and_goes_back_bit_for_bit(entry):

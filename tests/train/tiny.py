@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
+from importlib.abc import MetaPathFinder
 from typing import Any
 
 import jax
@@ -52,15 +53,12 @@ def build_tiny(config: Config, num_classes: int | None) -> Tiny:
     return Tiny(num_classes or 10, dtype, nnx.Rngs(config.seed))
 
 
-class WithoutTorch:
-    """An importer that knows of no PyTorch: training needs none of it, and takes its time if it is
-    there.
-    """
+class WithoutTorch(MetaPathFinder):
+    """Finds no PyTorch: training needs none, and TensorBoard's writer imports it where it is."""
 
-    @staticmethod
-    def find_spec(name: str, *_: Any) -> None:
-        if name == "torch":
-            raise ModuleNotFoundError(name)
+    def find_spec(self, fullname: str, *_: Any) -> None:
+        if fullname == "torch":
+            raise ModuleNotFoundError(fullname)
 
 
 def _die() -> None:
@@ -126,7 +124,7 @@ def _die_at(moment: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.meta_path.insert(0, WithoutTorch)  # type: ignore[arg-type]
+    sys.meta_path.insert(0, WithoutTorch())
 
     from train.__main__ import main
 
