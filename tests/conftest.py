@@ -3,6 +3,7 @@
 import gc
 import os
 import re
+from typing import Any
 
 import jaxtyping
 
@@ -19,6 +20,7 @@ import torch  # noqa: E402
 
 from flaxblocks.oracle import import_torchvision  # noqa: E402
 from tests.memory import forget, share_held  # noqa: E402
+from tests.scheduling import ByFile, first_what_takes_long  # noqa: E402
 
 torch.set_num_threads(1)
 import_torchvision()
@@ -33,7 +35,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     wanted = set(re.findall(r"\w+", config.getoption("-m") or ""))
     left_out = [item for item in items if OPT_IN.difference(wanted).intersection(item.keywords)]
     items[:] = [item for item in items if item not in left_out]
+    items.sort(key=lambda item: first_what_takes_long(item.nodeid))
     config.hook.pytest_deselected(items=left_out)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any):
+    """By file, as pyproject.toml asks for, but for a few files."""
+    return ByFile(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 def pytest_collection_finish():

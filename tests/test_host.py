@@ -11,7 +11,6 @@ def found() -> dict[str, str]:
     return outcomes("tests.second_device", devices=2)
 
 
-@pytest.mark.xdist_group("second device")  # one process finds it all
 @pytest.mark.parametrize("case", CASES)
 def test_for_a_second_device(case, found):
     assert not found[case]

@@ -117,7 +117,6 @@ def found_on_devices() -> dict[str, str]:
     return outcomes("tests.eight_devices", devices=8)
 
 
-@pytest.mark.xdist_group("eight devices")  # one process finds it all
 @pytest.mark.parametrize("case", DEVICE_CASES)
 def test_on_several_devices(case, found_on_devices):
     assert not found_on_devices[case]

@@ -51,15 +51,11 @@ def photographs(height: int, width: int) -> np.ndarray:
 
 
 LARGE = 10_000_000  # parameters; in float64 the largest take 10 GB and a minute each
-LARGEST = 100_000_000
 
 
 def _marks(entry: ModelEntry) -> list[pytest.MarkDecorator]:
-    parameters = entry.parameters or 0
-    is_first = entry in smallest_of_each_family()
-    marks = [pytest.mark.thorough] if parameters > LARGE and not is_first else []
-    # One at a time.
-    return [*marks, pytest.mark.xdist_group("largest")] if parameters > LARGEST else marks
+    by_default = (entry.parameters or 0) <= LARGE or entry in smallest_of_each_family()
+    return [] if by_default else [pytest.mark.thorough]
 
 
 EVERY = pytest.mark.parametrize(
