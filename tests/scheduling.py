@@ -4,12 +4,13 @@ from xdist.scheduler.loadfile import LoadFileScheduling
 
 from flaxblocks.registry import model_entries
 
-# Of these every test is of another model, which no other test compiles.
+# Their tests are each of one model, and share next to nothing.
 SPREAD = (
     "tests/parity/test_whole.py",  # each test takes long: none is left for the end
     "tests/models/test_registered.py",
     "tests/parity/test_models.py",
 )
+# Models whose gradients at 224x224 in float64 fit no common memory.
 LARGEST = {entry.name for entry in model_entries() if (entry.parameters or 0) > 100_000_000}
 
 
