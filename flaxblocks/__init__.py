@@ -10,11 +10,11 @@ from flaxblocks.convert import (
     to_torch,
     write_checkpoint,
 )
-from flaxblocks.create import create_model
+from flaxblocks.create.create import create_model
 from flaxblocks.inference import compile_inference, fold_batch_norm
-from flaxblocks.known_bad import KnownBadJaxlib, warn_of_bad_jaxlib
+from flaxblocks.inspect.installation.known_bad import KnownBadJaxlib, warn_of_bad_jaxlib
+from flaxblocks.models.registry import list_models
 from flaxblocks.parity.selftest import selftest
-from flaxblocks.registry import list_models
 
 __all__ = [
     "CheckpointError",

@@ -18,7 +18,7 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
-from flaxblocks.oracle import import_torchvision  # noqa: E402
+from flaxblocks.parity.oracle import import_torchvision  # noqa: E402
 from tests.memory import forget, share_held  # noqa: E402
 from tests.scheduling import ByFile, first_what_takes_long  # noqa: E402
 

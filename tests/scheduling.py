@@ -2,7 +2,7 @@
 
 from xdist.scheduler.loadfile import LoadFileScheduling
 
-from flaxblocks.registry import model_entries
+from flaxblocks.models.registry import model_entries
 
 # Their tests are each of one model, and share next to nothing.
 SPREAD = (

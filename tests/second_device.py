@@ -14,7 +14,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 import flaxblocks as fb
 from flaxblocks.blocks import ResidualAdd
-from flaxblocks.host import built_on_host
+from flaxblocks.create.host import built_on_host
 from flaxblocks.nn import Conv
 from tests.devices import Cases, print_outcomes
 

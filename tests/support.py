@@ -16,11 +16,11 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 import flaxblocks as fb
-from flaxblocks.calibration import calibrate
-from flaxblocks.oracle import calibrated_oracle
+from flaxblocks.models.registry import ModelEntry, model_entries
 from flaxblocks.parity import relative_error
+from flaxblocks.parity.calibration import calibrate
 from flaxblocks.parity.compiling import quick_to_compile
-from flaxblocks.registry import ModelEntry, model_entries
+from flaxblocks.parity.oracle import calibrated_oracle
 
 Gradients = Mapping[str, np.ndarray]
 

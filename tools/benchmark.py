@@ -44,8 +44,8 @@ def torch_eager(name: str, batch: int, channels_last: bool = False) -> Callable[
     import torch
 
     import flaxblocks.models  # noqa: F401
-    from flaxblocks.oracle import make_oracle
-    from flaxblocks.registry import find_model
+    from flaxblocks.models.registry import find_model
+    from flaxblocks.parity.oracle import make_oracle
 
     layout = torch.channels_last if channels_last else torch.contiguous_format
     model = make_oracle(find_model(name), 1000, 3, {}).to(memory_format=layout)  # type: ignore[call-overload]

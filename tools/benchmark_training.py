@@ -34,12 +34,12 @@ def jax_step(name: str, batch: int) -> Callable[[], object]:
     import jax
     import jax.numpy as jnp
 
-    from train.build import build_model
-    from train.config import Config
-    from train.model import Network
-    from train.optimiser import make_optimiser
-    from train.state import initial_state
-    from train.step import StepSettings, train_step
+    from train.network.build import build_model
+    from train.network.model import Network
+    from train.network.optimiser import make_optimiser
+    from train.network.state import initial_state
+    from train.network.step import StepSettings, train_step
+    from train.settings.config import Config
 
     settings: dict[str, Any] = {"optimizer": "sgd", "nesterov": True, "weight_decay": 1e-4}
     config = Config(model=name, dtype=os.environ[DTYPE], **settings)
@@ -97,8 +97,8 @@ def torch_eager(name: str, batch: int, compiled: bool = False) -> Callable[[], o
     import torch
 
     import flaxblocks.models  # noqa: F401
-    from flaxblocks.oracle import make_oracle
-    from flaxblocks.registry import find_model
+    from flaxblocks.models.registry import find_model
+    from flaxblocks.parity.oracle import make_oracle
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.backends.cudnn.benchmark = True  # as torchvision's script has it

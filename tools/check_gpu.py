@@ -32,7 +32,7 @@ __all__ = ["Part", "Result", "parts_of", "run", "run_all", "table"]
 
 ROOT = Path(__file__).resolve().parents[1]
 TESTS = "tests/parity/test_on_gpu.py"
-COMMAND = (sys.executable, "-c", "from flaxblocks.cli import main; main()")
+COMMAND = (sys.executable, "-c", "from flaxblocks.cli.main import main; main()")
 # Numbers are asked for here: a warning is printed, where elsewhere in the tests it is an error.
 PYTEST = (sys.executable, "-m", "pytest", "-q", "-n", "0", "-m", "gpu", "-W", "default")
 QUICK = ("resnet10t", "mobilenetv2_035")  # the families, and the selftest's model is the latter
@@ -73,7 +73,7 @@ def environment(on: str, jobs: int) -> dict[str, str]:
         warnings.simplefilter("ignore", UserWarning)  # of such a fault
         import jaxlib.version
 
-        from flaxblocks.known_bad import bad_rows
+        from flaxblocks.inspect.installation.known_bad import bad_rows
     cures = {row.flag for row in bad_rows(jaxlib.version.__version__) if row.flag}
     settings = {
         **os.environ,

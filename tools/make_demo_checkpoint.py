@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from flaxblocks.demo import digits
-from flaxblocks.oracle import import_torchvision
+from flaxblocks.parity.oracle import import_torchvision
 
 SEED = 0
 EPOCHS = 100

@@ -20,13 +20,13 @@ import numpy as np
 import torch
 
 import flaxblocks.parity as parity
-from flaxblocks.convert.atomic_file import replacing
+from flaxblocks.checkpoints.atomic_file import replacing
 from flaxblocks.convert.keymap import key_map
-from flaxblocks.oracle import make_oracle
+from flaxblocks.models.registry import find_model
 from flaxblocks.parity.answers import FILE, departures, digest, digests
 from flaxblocks.parity.cases import CASES, CLASSES, Case
 from flaxblocks.parity.hashed import hashed, hashed_state
-from flaxblocks.registry import find_model
+from flaxblocks.parity.oracle import make_oracle
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT))  # `torch_ref` is no part of the installed package

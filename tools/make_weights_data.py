@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import flaxblocks.models  # noqa: F401
-from flaxblocks.oracle import import_torchvision
-from flaxblocks.preprocess import Transforms
-from flaxblocks.registry import ModelEntry, find_model, model_entries
+from flaxblocks.models.registry import ModelEntry, find_model, model_entries
+from flaxblocks.parity.oracle import import_torchvision
+from flaxblocks.weights.preprocess import Transforms
 
 FOLDER = Path(__file__).resolve().parents[1] / "flaxblocks" / "weights"
 CATEGORIES = FOLDER / "categories_imagenet1k.json"

@@ -29,12 +29,12 @@ import jax
 import numpy as np
 
 import flaxblocks as fb
-from flaxblocks.build import abstract_model
-from flaxblocks.convert.atomic_file import replacing
-from flaxblocks.oracle import calibrated_oracle
+from flaxblocks.checkpoints.atomic_file import replacing
+from flaxblocks.create.build import abstract_model
+from flaxblocks.inspect.summary import count_parameters, summarize
+from flaxblocks.models.registry import ModelEntry, find_model, model_entries
 from flaxblocks.parity import BOUNDS
-from flaxblocks.registry import ModelEntry, find_model, model_entries
-from flaxblocks.summary import count_parameters, summarize
+from flaxblocks.parity.oracle import calibrated_oracle
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT))  # `torch_ref` is no part of the installed package

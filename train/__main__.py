@@ -5,8 +5,8 @@ import sys
 
 import click
 
-from train.config import Config
-from train.flags import command_of
+from train.settings.config import Config
+from train.settings.flags import command_of
 
 REFUSED = 2  # a setting, the data or the folder does not fit, or the disk does not take more
 DIVERGED = 1
@@ -14,7 +14,7 @@ INTERRUPTED = 130
 
 
 def _train(config: Config) -> None:
-    from train.loop import run
+    from train.run.loop import run
 
     run(config)
 
@@ -38,9 +38,9 @@ def guarded(command: click.Command, arguments: list[str] | None, name: str = "tr
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
     except Exception as error:
-        from flaxblocks.cli_options import MISTAKES, sentence_of  # imports JAX, as do these
-        from train.loop import Diverged
-        from train.stop import Stopped
+        from flaxblocks.cli.options import MISTAKES, sentence_of  # imports JAX, as do these
+        from train.run.loop import Diverged
+        from train.run.stop import Stopped
 
         if not isinstance(error, (*MISTAKES, Diverged, Stopped)):
             raise

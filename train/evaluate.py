@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from train.__main__ import guarded
-from train.config import Config
-from train.flags import command_of
+from train.settings.config import Config
+from train.settings.flags import command_of
 
 __all__ = ["evaluate", "main"]
 
@@ -42,14 +42,14 @@ def evaluate(config: Config) -> dict[str, Any]:
     """
     from tqdm import tqdm
 
-    from train.build import build_model, transforms_for
     from train.data.open import open_data
-    from train.defaults import filled, resolved
-    from train.evaluation import Evaluator
-    from train.memory import enough_memory
-    from train.mesh import make_mesh
-    from train.model import Network
-    from train.step import StepSettings
+    from train.network.build import build_model, transforms_for
+    from train.network.model import Network
+    from train.network.step import StepSettings
+    from train.run.evaluation import Evaluator
+    from train.run.memory import enough_memory
+    from train.run.mesh import make_mesh
+    from train.settings.defaults import filled, resolved
 
     if config.weights is None:
         raise ValueError("--weights must name what to evaluate: a file or published weights")

@@ -1,6 +1,6 @@
 """Weights between PyTorch and Flax: files to arrays, names to names, and arrays to variables."""
 
-from flaxblocks.convert.checkpoint import CheckpointError, read_checkpoint, write_checkpoint
+from flaxblocks.checkpoints.read import CheckpointError, read_checkpoint, write_checkpoint
 from flaxblocks.convert.convert import ConversionError, LoadReport, load_torch, to_torch
 
 __all__ = [

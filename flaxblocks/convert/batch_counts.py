@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from flaxblocks.convert.torch_dtypes import row_of
+from flaxblocks.checkpoints.torch_dtypes import row_of
 
 __all__ = ["COUNT", "clipped", "read_counts"]
 

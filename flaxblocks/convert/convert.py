@@ -12,16 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from flaxblocks.checkpoints.module_versions import with_versions
+from flaxblocks.checkpoints.orbax_folder import read_orbax
+from flaxblocks.checkpoints.read import read_checkpoint
+from flaxblocks.checkpoints.state_dict import find_mapping, without_prefixes
+from flaxblocks.checkpoints.torch_dtypes import DTYPES
 from flaxblocks.convert.batch_counts import COUNT, clipped, read_counts
-from flaxblocks.convert.checkpoint import read_checkpoint
 from flaxblocks.convert.fit import AUTO, ConversionError, fit
 from flaxblocks.convert.keymap import Entry, dialects_of, key_map, variables_of
-from flaxblocks.convert.module_versions import with_versions
-from flaxblocks.convert.orbax_folder import read_orbax
-from flaxblocks.convert.origin import origin_of, remember
-from flaxblocks.convert.other_settings import warn_of_other_settings
-from flaxblocks.convert.state_dict import find_mapping, without_prefixes
-from flaxblocks.convert.torch_dtypes import DTYPES
+from flaxblocks.create.origin import origin_of, remember
+from flaxblocks.create.other_settings import warn_of_other_settings
 
 __all__ = [
     "ConversionError",

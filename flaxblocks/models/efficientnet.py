@@ -32,6 +32,7 @@ from flaxblocks.models.efficientnet_rows import (
     Stage,
 )
 from flaxblocks.models.image_model import check_classes
+from flaxblocks.models.registry import ModelEntry, register
 from flaxblocks.models.staged import StagedModel, Trunk
 from flaxblocks.models.timm_names import head_conv_names, stage_names
 from flaxblocks.nn.activation import Activation
@@ -45,7 +46,6 @@ from flaxblocks.nn.init import (
 )
 from flaxblocks.nn.linear import Linear
 from flaxblocks.nn.norm import Norm, set_batch_norm
-from flaxblocks.registry import ModelEntry, register
 
 __all__ = ["EfficientNet"]
 

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 from flaxblocks.blocks.channels import make_divisible
 from flaxblocks.blocks.conv_norm_act import ConvNormAct, conv_names
 from flaxblocks.models.image_model import check_classes
+from flaxblocks.models.registry import ModelEntry, register
 from flaxblocks.models.staged import StagedModel, Trunk
 from flaxblocks.models.timm_names import head_conv_names, stage_names
 from flaxblocks.nn.activation import Activation
@@ -29,7 +30,6 @@ from flaxblocks.nn.init import (
 )
 from flaxblocks.nn.linear import Linear
 from flaxblocks.nn.norm import Norm, check_norm
-from flaxblocks.registry import ModelEntry, register
 
 __all__ = ["DepthwiseSeparable", "MobileNetV1"]
 

@@ -17,6 +17,7 @@ from flaxblocks.blocks.channels import make_divisible
 from flaxblocks.blocks.conv_norm_act import ConvNormAct
 from flaxblocks.blocks.inverted import MBConv
 from flaxblocks.models.image_model import check_classes
+from flaxblocks.models.registry import ModelEntry, register
 from flaxblocks.models.staged import StagedModel, Trunk
 from flaxblocks.models.timm_names import head_conv_names, stage_names
 from flaxblocks.nn.arguments import check_choice, check_factor, check_positive, check_rate
@@ -30,7 +31,6 @@ from flaxblocks.nn.init import (
 )
 from flaxblocks.nn.linear import Linear
 from flaxblocks.nn.norm import Norm, check_norm
-from flaxblocks.registry import ModelEntry, register
 
 __all__ = ["MobileNetV2"]
 

@@ -31,6 +31,7 @@ from flaxblocks.models.mobilenetv3_rows import (
     halve_tail,
     in_stages,
 )
+from flaxblocks.models.registry import ModelEntry, register
 from flaxblocks.models.staged import StagedModel, Trunk
 from flaxblocks.models.timm_names import stage_names
 from flaxblocks.nn.activation import Activation, get_activation
@@ -46,7 +47,6 @@ from flaxblocks.nn.init import (
 from flaxblocks.nn.linear import Linear
 from flaxblocks.nn.norm import Norm, set_batch_norm
 from flaxblocks.nn.pool import global_avg_pool
-from flaxblocks.registry import ModelEntry, register
 
 __all__ = ["MobileNetV3"]
 

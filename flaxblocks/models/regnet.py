@@ -23,6 +23,7 @@ from flaxblocks.blocks.channels import make_divisible
 from flaxblocks.blocks.conv_norm_act import ConvNormAct, timm_names
 from flaxblocks.blocks.squeeze_excite import SqueezeExcite
 from flaxblocks.models.image_model import check_classes
+from flaxblocks.models.registry import ModelEntry, register
 from flaxblocks.models.staged import StagedModel, Trunk
 from flaxblocks.nn.activation import Activation
 from flaxblocks.nn.arguments import check_factor, check_positive, check_rate
@@ -30,7 +31,6 @@ from flaxblocks.nn.drop import Dropout
 from flaxblocks.nn.init import kaiming_normal_fan_out, normal, zeros
 from flaxblocks.nn.linear import Linear
 from flaxblocks.nn.norm import Norm, check_norm
-from flaxblocks.registry import ModelEntry, register
 
 __all__ = ["RegNet", "Stage", "quantized_linear_stages"]
 

@@ -24,6 +24,7 @@ from flaxblocks.blocks.conv_norm_act import ConvNormAct
 from flaxblocks.blocks.residual import apply
 from flaxblocks.blocks.squeeze_excite import SqueezeExcite
 from flaxblocks.models.image_model import check_classes
+from flaxblocks.models.registry import ModelEntry, register
 from flaxblocks.models.staged import StagedModel, Trunk
 from flaxblocks.nn.arguments import check_choice, check_factor, check_positive, check_rate
 from flaxblocks.nn.drop import Dropout
@@ -31,7 +32,6 @@ from flaxblocks.nn.init import kaiming_normal_fan_out
 from flaxblocks.nn.linear import Linear
 from flaxblocks.nn.norm import Norm, check_norm
 from flaxblocks.nn.pool import Antialias, AvgPool, MaxPool, make_antialias
-from flaxblocks.registry import ModelEntry, register
 
 __all__ = ["ResNet"]
 

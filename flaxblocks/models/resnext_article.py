@@ -18,6 +18,7 @@ from jax.typing import DTypeLike
 from flaxblocks.blocks.bottleneck import BottleNeck
 from flaxblocks.blocks.conv_norm_act import ConvNormAct
 from flaxblocks.models.image_model import check_classes
+from flaxblocks.models.registry import ModelEntry, register
 from flaxblocks.models.staged import StagedModel, Trunk
 from flaxblocks.nn.arguments import check_positive, check_rate, is_integer
 from flaxblocks.nn.drop import Dropout
@@ -25,7 +26,6 @@ from flaxblocks.nn.init import kaiming_normal_fan_out
 from flaxblocks.nn.linear import Linear
 from flaxblocks.nn.norm import Norm, check_norm
 from flaxblocks.nn.pool import MaxPool
-from flaxblocks.registry import ModelEntry, register
 
 __all__ = ["ResNeXtArticle"]
 

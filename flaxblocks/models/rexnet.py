@@ -18,6 +18,7 @@ from flaxblocks.blocks.conv_norm_act import ConvNormAct, timm_names
 from flaxblocks.blocks.linear_bottleneck import RexBottleneck
 from flaxblocks.blocks.squeeze_excite import SqueezeExcite, SqueezeExciteChoice
 from flaxblocks.models.image_model import check_classes
+from flaxblocks.models.registry import ModelEntry, register
 from flaxblocks.models.staged import StagedModel, Trunk
 from flaxblocks.nn.arguments import check_choice, check_factor, check_positive, check_rate
 from flaxblocks.nn.drop import Dropout
@@ -30,7 +31,6 @@ from flaxblocks.nn.init import (
 )
 from flaxblocks.nn.linear import Linear
 from flaxblocks.nn.norm import Norm, set_batch_norm
-from flaxblocks.registry import ModelEntry, register
 
 __all__ = ["DEPTHS", "ReXNet", "linear_widths", "official_names", "rex_trunk"]
 

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 
 from flaxblocks.blocks.conv_norm_act import ConvNormAct
 from flaxblocks.models.image_model import check_classes
+from flaxblocks.models.registry import ModelEntry, register
 from flaxblocks.models.rexnet import (
     DEPTHS,
     LAST_FEATURES,
@@ -27,7 +28,6 @@ from flaxblocks.nn.drop import Dropout
 from flaxblocks.nn.linear import Linear
 from flaxblocks.nn.norm import Norm, set_batch_norm
 from flaxblocks.nn.pool import global_avg_pool
-from flaxblocks.registry import ModelEntry, register
 
 __all__ = ["ReXNetLite"]
 

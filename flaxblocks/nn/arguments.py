@@ -111,6 +111,6 @@ def as_floating(x: Any) -> jax.Array:
         raise ValueError(
             f"`x` (dtype {x.dtype}) must be of a floating type; pixels of 0 to 255 are normalised "
             "by `(x.astype(np.float32) / 255 - mean) / std`, with the mean and std of the weights, "
-            "or by `flaxblocks.preprocess.preprocess`"
+            "or by `flaxblocks.weights.preprocess.preprocess`"
         )
     return array

@@ -26,11 +26,11 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from flaxblocks.nn.arguments import as_floating, check_divisible, check_positive, pair
-from flaxblocks.nn.depthwise import depthwise
-from flaxblocks.nn.grouped import grouped, separate_groups
+from flaxblocks.nn.forms.depthwise import depthwise
+from flaxblocks.nn.forms.grouped import grouped, separate_groups
+from flaxblocks.nn.forms.windows import Geometry, conv_output_size, plain_conv
 from flaxblocks.nn.init import Initializer, uniform_fan_in
 from flaxblocks.nn.linear import matrix_product
-from flaxblocks.nn.windows import Geometry, conv_output_size, plain_conv
 
 __all__ = ["Conv", "Padding", "conv2d"]
 

@@ -8,9 +8,9 @@ from flax import nnx
 
 import flaxblocks.models  # noqa: F401  (fills the registry)
 from flaxblocks import blocks
-from flaxblocks.build import abstract_model, build
+from flaxblocks.create.build import abstract_model, build
+from flaxblocks.models.registry import find_model
 from flaxblocks.nn.init import undrawn
-from flaxblocks.registry import find_model
 
 __all__ = ["CASES", "Case", "cases_of"]
 

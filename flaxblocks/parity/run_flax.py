@@ -11,8 +11,8 @@ import numpy as np
 from flax import nnx
 
 from flaxblocks.convert.keymap import KeyMap
+from flaxblocks.inspect.record import drop_nothing, record_by_step, record_outputs
 from flaxblocks.parity.compiling import quick_to_compile
-from flaxblocks.parity.record import drop_nothing, record_by_step, record_outputs
 from flaxblocks.parity.run import Mode, Precision, Run, cotangent, output_pairs, tensors
 
 __all__ = ["run_flax"]

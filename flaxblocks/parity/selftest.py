@@ -8,7 +8,7 @@ package. PyTorch is not needed.
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -27,7 +27,6 @@ from flaxblocks.parity.cases import Case, cases_of
 from flaxblocks.parity.hashed import hashed, hashed_state
 from flaxblocks.parity.report import BOUNDS, FLOAT32_FACTOR
 from flaxblocks.parity.selftest_report import Check, SelfTestReport
-from flaxblocks.progress import counted
 
 __all__ = ["Program", "programs_of", "run_program", "selftest"]
 
@@ -93,9 +92,16 @@ def selftest(
     checks: list[Check] = []
     started = time.monotonic()
     with ThreadPoolExecutor(min(os.cpu_count() or 1, MOST_THREADS)) as pool:
-        for found in counted(pool.map(run_program, programs), len(programs), "programs"):
+        for found in _counted(pool.map(run_program, programs), len(programs)):
             checks += found
     return SelfTestReport(tuple(checks), time.monotonic() - started)
+
+
+def _counted(found: Iterable[list[Check]], total: int) -> Iterator[list[Check]]:
+    """What is found, with a bar on a terminal that shows how many of `total` have come."""
+    from tqdm import tqdm
+
+    return iter(tqdm(found, total=total, unit=" programs", leave=False, disable=None))
 
 
 def programs_of(case: Case, platform: str, *, everything: bool) -> Iterator[Program]:

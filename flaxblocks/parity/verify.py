@@ -4,13 +4,13 @@ from typing import Any
 
 import numpy as np
 
-from flaxblocks.build import abstract_model, read_as
 from flaxblocks.convert.convert import as_arrays, to_torch
-from flaxblocks.create import create_model, resolve_weights
-from flaxblocks.oracle import calibrated_oracle, load_arrays, make_oracle
+from flaxblocks.create.build import abstract_model, read_as
+from flaxblocks.create.create import create_model, resolve_weights
+from flaxblocks.models.registry import ModelEntry
 from flaxblocks.parity.compare import compare
+from flaxblocks.parity.oracle import calibrated_oracle, load_arrays, make_oracle
 from flaxblocks.parity.report import ParityReport
-from flaxblocks.registry import ModelEntry
 
 __all__ = ["verify"]
 

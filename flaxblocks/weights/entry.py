@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any
 
-from flaxblocks.preprocess import Transforms
+from flaxblocks.weights.preprocess import Transforms
 
 __all__ = ["WeightEntry", "find_weights", "list_weights"]
 

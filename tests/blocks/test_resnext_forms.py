@@ -15,8 +15,8 @@ from flaxblocks.blocks import (
     copy_grouped_weights,
 )
 from flaxblocks.blocks.resnext_forms import transform_cost
+from flaxblocks.inspect.summary import count_parameters
 from flaxblocks.parity import relative_error
-from flaxblocks.summary import count_parameters
 
 TABLE_2 = {1: (64, 69_632), 2: (40, 69_760), 4: (24, 69_888), 8: (14, 71_456), 32: (4, 70_144)}
 FORMS = pytest.mark.parametrize("join", ["sum", "concatenate"])

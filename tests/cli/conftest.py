@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import flaxblocks as fb
-from flaxblocks.cli import main
+from flaxblocks.cli.main import main
 
 ROWS = [[1, 16, 1, 1], [6, 24, 2, 2]]  # three blocks for seventeen: a build in a fifth of the time
 TINY = {"width_mult": 0.25, "inverted_residual_setting": ROWS}

@@ -13,10 +13,10 @@ import torch
 from flax import nnx
 
 import flaxblocks as fb
-from flaxblocks.build import abstract_model
-from flaxblocks.convert import checkpoint as checkpoint_module
-from flaxblocks.convert import orbax_folder
-from flaxblocks.convert.files import Conversion, convert_file
+from flaxblocks.checkpoints import orbax_folder
+from flaxblocks.checkpoints import read as checkpoint_module
+from flaxblocks.create.build import abstract_model
+from flaxblocks.create.convert_file import Conversion, convert_file
 from tests.cli.conftest import SMALL, TINY, Refuse, Run, snapshot
 
 State = dict[str, np.ndarray]

@@ -27,7 +27,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_demo_works_without_torch(here: Path) -> None:
-    script = BLOCKED + "from flaxblocks.cli import main; main(['demo', '--json'])"
+    script = BLOCKED + "from flaxblocks.cli.main import main; main(['demo', '--json'])"
     command = [sys.executable, "-W", "error", "-c", script]
     ran = subprocess.run(command, capture_output=True, text=True, cwd=here, check=False)
     assert (ran.returncode, ran.stderr) == (0, "")

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import jaxlib.version
 import pytest
 
-from flaxblocks.doctor import Finding, jax_state, probes
+from flaxblocks.inspect.installation import Finding, jax_state, probes
 from tests.cli.conftest import Run
 
 
@@ -51,7 +51,7 @@ def test_a_probe_that_fails_makes_no_traceback(run: Run, monkeypatch: pytest.Mon
 def test_torch_is_not_imported_to_tell_its_version() -> None:
     script = (
         "import sys; sys.modules.update(dict.fromkeys(['torch', 'torchvision', 'timm', 'grain']));"
-        "from flaxblocks.cli import main; main(['doctor', '--json'])"
+        "from flaxblocks.cli.main import main; main(['doctor', '--json'])"
     )
     command = [sys.executable, "-W", "error", "-c", script]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)

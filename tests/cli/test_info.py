@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from flax import nnx
 
-from flaxblocks.build import abstract_model
+from flaxblocks.create.build import abstract_model
 from flaxblocks.models.mobilenetv2 import MobileNetV2
-from flaxblocks.registry import model_entries
+from flaxblocks.models.registry import model_entries
 from tests.cli.conftest import Refuse, Run
 
 PUBLISHED = [entry for entry in model_entries() if entry.multiply_adds is not None]
@@ -44,7 +44,7 @@ def test_what_is_not_counted_is_said(run: Run, monkeypatch: pytest.MonkeyPatch) 
         model.dropout = nnx.PReLU()
         return model
 
-    monkeypatch.setattr("flaxblocks.build.abstract_model", with_a_slope)
+    monkeypatch.setattr("flaxblocks.create.build.abstract_model", with_a_slope)
     note, total = run("info", "mobilenetv2_035").out.splitlines()[-2:]
     assert note.endswith(": dropout")
     assert total.endswith("59,300,888 multiply-adds")
@@ -142,7 +142,7 @@ def test_too_little_memory_is_one_sentence(refuse: Refuse, monkeypatch, here: Pa
     def exhaust(*_: object, **__: object) -> None:
         raise MemoryError("Unable to allocate 119. GiB")
 
-    monkeypatch.setattr("flaxblocks.build.abstract_model", exhaust)
+    monkeypatch.setattr("flaxblocks.create.build.abstract_model", exhaust)
     refuse("info", "mobilenet_v2", named="119. GiB")
 
 

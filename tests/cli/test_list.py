@@ -7,7 +7,7 @@ import sys
 import pytest
 
 import flaxblocks as fb
-from flaxblocks.cli import commands
+from flaxblocks.cli.main import commands
 from tests.cli.conftest import Refuse, Run
 
 
@@ -52,7 +52,7 @@ def test_progress_is_shown_on_a_terminal_only(run: Run, monkeypatch) -> None:
 
 
 def test_a_reader_that_stops_early_gets_no_traceback() -> None:
-    script = "from flaxblocks.cli import main; main(['list'])"
+    script = "from flaxblocks.cli.main import main; main(['list'])"
     with subprocess.Popen(
         [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:

@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 import flaxblocks as fb
-from flaxblocks import predict as predict_module
-from flaxblocks.preprocess import Transforms, preprocess_batch
+from flaxblocks.cli import classify as predict_module
 from flaxblocks.weights import find_weights, list_weights
+from flaxblocks.weights.preprocess import Transforms, preprocess_batch
 from tests.cli.conftest import SMALL, TINY, Refuse, Run
 
 State = dict[str, np.ndarray]

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import flaxblocks as fb
-from flaxblocks.build import abstract_model
-from flaxblocks.convert.files import convert_file
+from flaxblocks.create.build import abstract_model
+from flaxblocks.create.convert_file import convert_file
 from tests.convert.conftest import CONFIG
 from tests.support import equal_arrays
 

@@ -8,8 +8,8 @@ import torch
 from flax import nnx
 
 import flaxblocks as fb
-from flaxblocks.build import abstract_model
 from flaxblocks.convert.convert import translate
+from flaxblocks.create.build import abstract_model
 from tests.convert.conftest import CONFIG
 from tests.support import equal_arrays as equal
 

@@ -5,8 +5,8 @@ import pytest
 from flax import nnx
 
 import flaxblocks as fb
-from flaxblocks.build import abstract_model
 from flaxblocks.convert.keymap import Entry, ModulePair, key_map
+from flaxblocks.create.build import abstract_model
 from tests.support import read_facts
 
 FACTS = read_facts("mobilenetv2")

@@ -9,9 +9,9 @@ import torch
 from flax import nnx
 
 import flaxblocks as fb
-from flaxblocks.build import abstract_model
 from flaxblocks.convert.convert import translate
 from flaxblocks.convert.keymap import dialects_of, key_map
+from flaxblocks.create.build import abstract_model
 from tests.support import equal_arrays
 
 ROWS = [[1, 16, 1, 1], [6, 24, 1, 2]]

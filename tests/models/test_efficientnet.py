@@ -11,17 +11,17 @@ from flax import nnx
 
 import flaxblocks as fb
 from flaxblocks.blocks import SqueezeExcite
-from flaxblocks.build import abstract_model
-from flaxblocks.calibration import calibrate
 from flaxblocks.convert.keymap import key_map
+from flaxblocks.create.build import abstract_model
+from flaxblocks.inspect.summary import summarize
 from flaxblocks.models import EfficientNet
 from flaxblocks.models.efficientnet_rows import Stage
+from flaxblocks.models.registry import find_model, model_entries
 from flaxblocks.nn.activation import relu6, silu
 from flaxblocks.nn.norm import BatchNorm
-from flaxblocks.oracle import import_torchvision
 from flaxblocks.parity import relative_error
-from flaxblocks.registry import find_model, model_entries
-from flaxblocks.summary import summarize
+from flaxblocks.parity.calibration import calibrate
+from flaxblocks.parity.oracle import import_torchvision
 from tests.support import equal_arrays
 
 NAMES = [entry.name for entry in model_entries() if entry.build is EfficientNet]

@@ -9,12 +9,12 @@ from torchvision import models
 from torchvision.models import MNASNet
 
 import flaxblocks as fb
-from flaxblocks.build import abstract_model
-from flaxblocks.convert.checkpoint import read_checkpoint
-from flaxblocks.convert.files import convert_file
+from flaxblocks.checkpoints.read import read_checkpoint
 from flaxblocks.convert.keymap import key_map
+from flaxblocks.create.build import abstract_model
+from flaxblocks.create.convert_file import convert_file
+from flaxblocks.inspect.summary import summarize
 from flaxblocks.models.mnasnet import B1
-from flaxblocks.summary import summarize
 from tests.support import equal_arrays
 
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 import flaxblocks as fb
-from flaxblocks.build import abstract_model
 from flaxblocks.convert.keymap import key_map
+from flaxblocks.create.build import abstract_model
+from flaxblocks.inspect.summary import count_parameters, summarize
 from flaxblocks.models.mobilenetv1 import PLAIN, SETTING
-from flaxblocks.summary import count_parameters, summarize
 from torch_ref.models import MobileNetV1 as TorchMobileNetV1
 
 # Of the paper's table 1; its table 6 rounds them to 4.2, 2.6, 1.3, 0.5 million and 569, 325, 149,

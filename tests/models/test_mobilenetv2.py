@@ -9,10 +9,10 @@ import pytest
 from flax import nnx
 
 import flaxblocks as fb
-from flaxblocks.build import abstract_model
+from flaxblocks.create.build import abstract_model
+from flaxblocks.inspect.summary import count_parameters, summarize
 from flaxblocks.models import FeatureExtractor, MobileNetV2
-from flaxblocks.registry import model_entries
-from flaxblocks.summary import count_parameters, summarize
+from flaxblocks.models.registry import model_entries
 from tests.support import output_of, read_facts
 
 FACTS = read_facts("mobilenetv2")

@@ -10,11 +10,11 @@ import torch
 from torchvision import models
 
 import flaxblocks as fb
-from flaxblocks.build import abstract_model
 from flaxblocks.convert.keymap import key_map
+from flaxblocks.create.build import abstract_model
+from flaxblocks.inspect.summary import count_parameters, summarize
 from flaxblocks.models import FeatureExtractor
 from flaxblocks.models.mobilenetv3_rows import SMALL
-from flaxblocks.summary import count_parameters, summarize
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v3_large", "mobilenet_v3_small"])

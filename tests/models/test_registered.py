@@ -8,14 +8,14 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 import flaxblocks as fb
-from flaxblocks.build import abstract_model
 from flaxblocks.convert.fit import fit
 from flaxblocks.convert.keymap import key_map, key_maps, variables_of
-from flaxblocks.draw import draw_model
+from flaxblocks.create.build import abstract_model
+from flaxblocks.inspect.draw import draw_model
+from flaxblocks.inspect.summary import count_parameters, summarize
 from flaxblocks.models import FeatureExtractor
-from flaxblocks.oracle import make_oracle
-from flaxblocks.registry import ModelEntry, find_model, model_entries
-from flaxblocks.summary import count_parameters, summarize
+from flaxblocks.models.registry import ModelEntry, find_model, model_entries
+from flaxblocks.parity.oracle import make_oracle
 from tests.support import output_of, read_facts, smallest_of_each_family
 
 # Of torchvision's models, the parameters, and for the size of the default weights' images the

@@ -11,12 +11,12 @@ import torch
 from flax import nnx
 
 import flaxblocks as fb
-from flaxblocks.build import abstract_model
-from flaxblocks.calibration import calibrate
 from flaxblocks.convert.keymap import key_map
+from flaxblocks.create.build import abstract_model
+from flaxblocks.models.registry import find_model, model_entries
 from flaxblocks.models.regnet import RegNet, Stage, quantized_linear_stages
 from flaxblocks.parity import relative_error
-from flaxblocks.registry import find_model, model_entries
+from flaxblocks.parity.calibration import calibrate
 
 ROWS = {entry.name: entry for entry in model_entries() if entry.build is RegNet}
 LINE = ("depth", "w_0", "w_a", "w_m", "group_width")

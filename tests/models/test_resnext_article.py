@@ -8,11 +8,11 @@ import torch
 from flax import nnx
 
 import flaxblocks as fb
-from flaxblocks.build import abstract_model
-from flaxblocks.calibration import calibrate
+from flaxblocks.create.build import abstract_model
+from flaxblocks.inspect.summary import count_parameters, summarize
 from flaxblocks.models import ResNeXtArticle
 from flaxblocks.parity import relative_error
-from flaxblocks.summary import count_parameters, summarize
+from flaxblocks.parity.calibration import calibrate
 from tests.support import train_both
 from torch_ref.models import ResNeXtArticle as Twin
 

@@ -12,13 +12,13 @@ from flax import nnx
 
 import flaxblocks as fb
 from flaxblocks.blocks import RexBottleneck, SqueezeExcite
-from flaxblocks.build import abstract_model
-from flaxblocks.calibration import calibrate
 from flaxblocks.convert.keymap import key_map
+from flaxblocks.create.build import abstract_model
+from flaxblocks.inspect.summary import count_parameters, summarize
+from flaxblocks.models.registry import model_entries
 from flaxblocks.models.rexnet import linear_widths
 from flaxblocks.nn.activation import silu
-from flaxblocks.registry import model_entries
-from flaxblocks.summary import count_parameters, summarize
+from flaxblocks.parity.calibration import calibrate
 from tests.support import read_facts
 from torch_ref.models import rexnet as torch_rexnet
 

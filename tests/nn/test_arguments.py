@@ -86,7 +86,7 @@ def check_refused(layer: Any, dtype: str) -> None:
     message = str(caught.value)
     assert message.startswith(f"`x` (dtype {dtype}) must be of a floating type")
     assert "(x.astype(np.float32) / 255 - mean) / std" in message
-    assert "flaxblocks.preprocess" in message
+    assert "flaxblocks.weights.preprocess" in message
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -10,7 +10,7 @@ from jax import export
 from flaxblocks.blocks import SqueezeExcite
 from flaxblocks.nn import Conv, conv2d
 from flaxblocks.nn.conv import _cpu_formulation
-from flaxblocks.nn.windows import Geometry, conv_output_size, plain_conv
+from flaxblocks.nn.forms.windows import Geometry, conv_output_size, plain_conv
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from flaxblocks.nn.conv import conv2d
-from flaxblocks.nn.depthwise import depthwise
-from flaxblocks.nn.grouped import grouped, separate_groups
-from flaxblocks.nn.windows import Geometry, plain_conv
+from flaxblocks.nn.forms.depthwise import depthwise
+from flaxblocks.nn.forms.grouped import grouped, separate_groups
+from flaxblocks.nn.forms.windows import Geometry, plain_conv
 from tests.support import memory_of
 
 GEOMETRY = Geometry((2, 1), ((2, 2), (1, 1)), (2, 3))

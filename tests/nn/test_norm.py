@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 from flaxblocks.blocks import ConvNormAct
-from flaxblocks.build import abstract_model
+from flaxblocks.create.build import abstract_model
 from flaxblocks.nn import NORMS, BatchNorm, GroupNorm, make_norm
 from flaxblocks.nn.batch_statistics import normalise_by_batch
 from tests.support import memory_of

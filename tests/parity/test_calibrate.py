@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 import torch
 
-from flaxblocks import oracle
-from flaxblocks.calibration import calibrate
-from flaxblocks.oracle import calibrated_oracle, make_oracle
-from flaxblocks.registry import find_model
+from flaxblocks.models.registry import find_model
+from flaxblocks.parity import oracle
+from flaxblocks.parity.calibration import calibrate
+from flaxblocks.parity.oracle import calibrated_oracle, make_oracle
 
 MEAN = "features.0.1.running_mean"
 

@@ -11,13 +11,13 @@ from flax import nnx
 
 import flaxblocks as fb
 from flaxblocks.blocks import ConvNormAct
-from flaxblocks.build import abstract_model
-from flaxblocks.calibration import calibrate
+from flaxblocks.create.build import abstract_model
+from flaxblocks.inspect.summary import summarize
+from flaxblocks.models.registry import ModelEntry, find_model
 from flaxblocks.nn import Conv, Linear, global_avg_pool
-from flaxblocks.oracle import OracleError, make_oracle
 from flaxblocks.parity import run_flax
-from flaxblocks.registry import ModelEntry, find_model
-from flaxblocks.summary import summarize
+from flaxblocks.parity.calibration import calibrate
+from flaxblocks.parity.oracle import OracleError, make_oracle
 from tests.support import equal_arrays, smallest_of_each_family
 
 X = np.random.default_rng(0).standard_normal((2, 33, 35, 3))

@@ -11,14 +11,14 @@ import torch
 
 import flaxblocks as fb
 from flaxblocks.demo import digits
-from flaxblocks.oracle import import_torchvision
 from flaxblocks.parity import FLOAT32_FACTOR, relative_error
-from train.build import transforms_for
-from train.config import Config
+from flaxblocks.parity.oracle import import_torchvision
 from train.data.open import open_data
 from train.data.pipeline import held_out_batches
 from train.evaluate import evaluate
-from train.loop import run
+from train.network.build import transforms_for
+from train.run.loop import run
+from train.settings.config import Config
 
 README = Path(__file__).parents[2] / "README.md"
 

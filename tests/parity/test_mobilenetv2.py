@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 import flaxblocks as fb
-from flaxblocks.calibration import calibrate
+from flaxblocks.models.registry import find_model
+from flaxblocks.parity.calibration import calibrate
 from flaxblocks.parity.verify import verify
-from flaxblocks.registry import find_model
 
 WIDTHS = [0.25, 0.35, 0.5, 0.75, 1.0, 1.3, 1.4, 2.0]
 ODD_SIZES = [(97, 131), (33, 65), (224, 160), (50, 71), (64, 64), (75, 40), (32, 97), (111, 45)]

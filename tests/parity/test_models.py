@@ -13,10 +13,10 @@ import pytest
 import torch
 
 import flaxblocks as fb
-from flaxblocks.calibration import calibrate
-from flaxblocks.oracle import load_arrays, make_oracle
+from flaxblocks.models.registry import ModelEntry, model_entries
+from flaxblocks.parity.calibration import calibrate
+from flaxblocks.parity.oracle import load_arrays, make_oracle
 from flaxblocks.parity.verify import verify
-from flaxblocks.registry import ModelEntry, model_entries
 from tests.memory import forget
 from tests.support import (
     by_default,
@@ -44,7 +44,7 @@ def photographs(height: int, width: int) -> np.ndarray:
     from PIL import Image
     from sklearn.datasets import load_sample_images
 
-    from flaxblocks.preprocess import Transforms, preprocess_batch
+    from flaxblocks.weights.preprocess import Transforms, preprocess_batch
 
     pictures = [Image.fromarray(image) for image in load_sample_images().images]
     return preprocess_batch(pictures, Transforms(max(height, width), (height, width)))

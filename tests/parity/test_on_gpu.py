@@ -20,10 +20,10 @@ import pytest
 from flax import nnx
 
 import flaxblocks as fb
+from flaxblocks.models.registry import find_model
 from flaxblocks.parity import FLOAT32_FACTOR
 from flaxblocks.parity.compiling import quick_to_compile
 from flaxblocks.parity.verify import verify
-from flaxblocks.registry import find_model
 from tests.support import (
     calibrated_pair,
     compiled_errors,

@@ -10,13 +10,13 @@ import torch
 from flax import nnx
 
 import flaxblocks as fb
-from flaxblocks.cli import commands
+from flaxblocks.cli.main import commands
+from flaxblocks.inspect.summary import count_parameters
 from flaxblocks.models import resnet
-from flaxblocks.oracle import import_torchvision
-from flaxblocks.summary import count_parameters
-from train.config import Config
+from flaxblocks.parity.oracle import import_torchvision
 from train.evaluate import FLAGS
-from train.flags import command_of, recipes, to_toml
+from train.settings.config import Config
+from train.settings.flags import command_of, recipes, to_toml
 
 README = Path(__file__).parents[2] / "README.md"
 TEXT = README.read_text(encoding="utf-8")

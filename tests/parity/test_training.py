@@ -20,18 +20,18 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import flaxblocks as fb
 from flaxblocks.models.mobilenetv2 import SETTING
-from flaxblocks.oracle import calibrated_oracle
+from flaxblocks.models.registry import find_model
 from flaxblocks.parity import relative_error
 from flaxblocks.parity.compiling import quick_to_compile
-from flaxblocks.registry import find_model
-from train.config import Config
+from flaxblocks.parity.oracle import calibrated_oracle
 from train.data.digits import open_digits
-from train.defaults import filled, resolved
-from train.model import Network
-from train.optimiser import make_optimiser
-from train.schedule import learning_rate
-from train.state import TrainState, initial_state
-from train.step import StepSettings, train_step
+from train.network.model import Network
+from train.network.optimiser import make_optimiser
+from train.network.schedule import learning_rate
+from train.network.state import TrainState, initial_state
+from train.network.step import StepSettings, train_step
+from train.settings.config import Config
+from train.settings.defaults import filled, resolved
 
 STEPS = 10
 CLASSES = 100  # with few, the heads of some libraries start so large that SGD diverges

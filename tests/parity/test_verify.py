@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 
 import flaxblocks as fb
-from flaxblocks.cli import main
+from flaxblocks.cli.main import main
+from flaxblocks.models.registry import find_model
 from flaxblocks.nn import BatchNorm
-from flaxblocks.oracle import OracleError
 from flaxblocks.parity import BOUNDS, ParityReport, Row, relative_error
 from flaxblocks.parity import verify as verify_module
+from flaxblocks.parity.oracle import OracleError
 from flaxblocks.parity.report import Kind
 from flaxblocks.parity.verify import verify
-from flaxblocks.registry import find_model
 
 ROWS = [[1, 16, 1, 1], [6, 24, 2, 2]]  # three blocks for seventeen
 TINY = {"width_mult": 0.25, "inverted_residual_setting": ROWS}
@@ -298,7 +298,7 @@ def test_the_seed_draws_weights_and_images(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_fresh_process_without_torch_says_the_same() -> None:
     script = (
-        "import sys; sys.modules['torch'] = None; from flaxblocks.cli import main; "
+        "import sys; sys.modules['torch'] = None; from flaxblocks.cli.main import main; "
         "main(['verify', 'mobilenet_v2'])"
     )
     command = [sys.executable, "-W", "error", "-c", script]

@@ -15,9 +15,9 @@ import torch
 from flax import nnx
 
 import flaxblocks as fb
-from flaxblocks.oracle import calibrated_oracle
+from flaxblocks.models.registry import ModelEntry, model_entries
 from flaxblocks.parity import BOUNDS, relative_error
-from flaxblocks.registry import ModelEntry, model_entries
+from flaxblocks.parity.oracle import calibrated_oracle
 from tests.scheduling import LARGEST
 from tests.support import smallest_of_each_family
 

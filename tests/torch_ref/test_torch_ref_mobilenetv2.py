@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from flaxblocks.oracle import import_torchvision
+from flaxblocks.parity.oracle import import_torchvision
 from tests.support import read_facts
 from torch_ref.blocks import make_divisible
 from torch_ref.models.mobilenetv2 import InvertedResidual, MobileNetV2

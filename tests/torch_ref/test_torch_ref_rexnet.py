@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from flaxblocks.calibration import calibrate
-from flaxblocks.oracle import import_torchvision
+from flaxblocks.parity.calibration import calibrate
+from flaxblocks.parity.oracle import import_torchvision
 from tests.support import read_facts
 from torch_ref.models.rexnet import Gate, RexBottleneck, ReXNet, ReXNetLite, SiLU, SiLUFunction
 

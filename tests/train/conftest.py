@@ -9,11 +9,11 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 
-import train.plan
+import train.run.plan
 from tests.train.images import COLOURS, write_images
 from tests.train.runs import in_
 from tests.train.tiny import build_tiny
-from train.loop import run
+from train.run.loop import run
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -43,7 +43,7 @@ def _what_one_run_compiled_the_next_one_has(
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever model is asked for, it is the tiny one."""
-    monkeypatch.setattr(train.plan, "build_model", build_tiny)
+    monkeypatch.setattr(train.run.plan, "build_model", build_tiny)
 
 
 @pytest.fixture(scope="session")
@@ -51,7 +51,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that nothing disturbed."""
     out = tmp_path_factory.mktemp("alone") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train.plan, "build_model", build_tiny)
+        patch.setattr(train.run.plan, "build_model", build_tiny)
         run(in_(out))
     return out
 

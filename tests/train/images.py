@@ -5,9 +5,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from train.config import Config
 from train.data.open import open_data
 from train.data.source import Dataset
+from train.settings.config import Config
 
 __all__ = ["COLOURS", "colours_are_right", "open_", "write_images"]
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from train import loop
-from train.config import Config
+from train.run import loop
+from train.settings.config import Config
 
 __all__ = [
     "CONFIG",

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from train.checkpoints import Checkpoints
-from train.damage import Damaged
+from train.saving.checkpoints import Checkpoints
+from train.saving.damage import Damaged
 
 
 def abstract(state: Any) -> Any:

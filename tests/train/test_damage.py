@@ -19,8 +19,8 @@ import orbax.checkpoint as ocp
 import pytest
 
 from tests.train.runs import contents
-from train.checkpoints import Checkpoints
-from train.damage import Damaged, ListedArrays, NotRestored, alike, sealed
+from train.saving.checkpoints import Checkpoints
+from train.saving.damage import Damaged, ListedArrays, NotRestored, alike, sealed
 
 STATE = {"a": jnp.arange(5_000.0), "b": {"x": jnp.ones(3), "y": jnp.ones((3, 4), jnp.int32)}}
 
@@ -287,7 +287,7 @@ def both_of(pair: tuple[Exception | None, Exception | None]) -> list[Any]:
             return type(told), str(told)
 
     with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(2) as pool:
-        patch.setattr("train.damage.united", united)
+        patch.setattr("train.saving.damage.united", united)
         return list(pool.map(one, pair))
 
 

@@ -10,12 +10,12 @@ import pytest
 from PIL import Image, UnidentifiedImageError
 
 from flaxblocks.demo import digits
-from flaxblocks.preprocess import resize_and_crop
+from flaxblocks.weights.preprocess import resize_and_crop
 from tests.train.images import COLOURS, colours_are_right, open_, write_images
-from train.build import transforms_for
-from train.config import Config
 from train.data.open import open_data
 from train.data.source import Unreadable, open_image
+from train.network.build import transforms_for
+from train.settings.config import Config
 
 
 def test_the_held_out_digits_are_the_demos() -> None:

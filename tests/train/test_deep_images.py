@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flaxblocks.preprocess import Transforms, resize_and_crop
+from flaxblocks.weights.preprocess import Transforms, resize_and_crop
 from tests.deep_images import DEEP, REFUSED, write_deep, write_refused
 from tests.train.images import open_
 from train import pack

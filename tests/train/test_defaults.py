@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from train.config import Config
 from train.data.digits import open_digits
-from train.defaults import filled, resolved
+from train.settings.config import Config
+from train.settings.defaults import filled, resolved
 
 PHOTOS: Any = SimpleNamespace(classes=["a", "b"], train=range(1000), suits={})
 

@@ -9,8 +9,8 @@ from PIL import Image
 
 from flaxblocks.demo import digits
 from train import evaluate
-from train.config import Config
 from train.data.open import open_data
+from train.settings.config import Config
 
 BUNDLED = Config(weights=str(digits.checkpoint_path()), width_mult="0.25", image_size=32)
 

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 
 from tests.train.tiny import build_tiny
-from train import evaluation
-from train.config import Config
 from train.data.digits import open_digits
 from train.data.source import Source
-from train.evaluation import Evaluator
-from train.mesh import make_mesh
-from train.model import Network
-from train.step import StepSettings
+from train.network.model import Network
+from train.network.step import StepSettings
+from train.run import evaluation
+from train.run.evaluation import Evaluator
+from train.run.mesh import make_mesh
+from train.settings.config import Config
 
 
 @cache

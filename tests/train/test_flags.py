@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from train.__main__ import guarded, main
-from train.config import Config, changed, flag
-from train.flags import RECIPES, command_of, recipes, to_toml
+from train.settings.config import Config, changed, flag
+from train.settings.flags import RECIPES, command_of, recipes, to_toml
 
 
 def parsed(*arguments: str) -> Config:

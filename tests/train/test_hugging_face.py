@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from tests.train.images import COLOURS, open_
-from train.config import Config
 from train.data.open import open_data
 from train.data.source import Unreadable
+from train.settings.config import Config
 
 
 def test_a_hugging_face_dataset_by_its_features(on_disk: Path) -> None:

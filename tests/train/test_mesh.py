@@ -21,9 +21,9 @@ from flaxblocks.demo.digits import checkpoint_path
 from flaxblocks.parity import relative_error
 from flaxblocks.parity.compiling import quick_to_compile
 from tests.train.runs import contents
-from train.config import Config
-from train.damage import check_files
-from train.mesh import check_batch, make_mesh, shardings, start_processes, united
+from train.run.mesh import check_batch, make_mesh, shardings, start_processes, united
+from train.saving.damage import check_files
+from train.settings.config import Config
 
 BOUND = 1e-10
 # Ten steps, with everything random that a step has.

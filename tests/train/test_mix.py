@@ -9,7 +9,7 @@ import pytest
 import torch
 from torchvision.transforms import RandomErasing, v2
 
-from train import mix
+from train.network import mix
 
 IMAGES = np.random.default_rng(0).standard_normal((6, 12, 20, 3)).astype(np.float32)
 LABELS = np.arange(6) % 4

@@ -12,11 +12,11 @@ import torch
 from timm.optim.lamb import Lamb
 from timm.optim.rmsprop_tf import RMSpropTF
 
-from train.config import Config
 from train.data.digits import open_digits
-from train.defaults import resolved
-from train.optimiser import make_optimiser, read_betas
-from train.schedule import learning_rate
+from train.network.optimiser import make_optimiser, read_betas
+from train.network.schedule import learning_rate
+from train.settings.config import Config
+from train.settings.defaults import resolved
 
 STEPS = 10
 BOUND = 1e-13  # of a parameter's largest value: ten float64 roundings

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flaxblocks.preprocess import Transforms
+from flaxblocks.weights.preprocess import Transforms
 from train.data import pipeline
 from train.data.augment import Augmentation
 from train.data.pipeline import (

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flaxblocks.preprocess import Transforms
-from train.build import build_model, settings_of, transforms_for
-from train.config import Config
+from flaxblocks.weights.preprocess import Transforms
 from train.data.augment import Augmentation
 from train.data.open import open_data
-from train.plan import Plan, make_plan
-from train.step import StepSettings
+from train.network.build import build_model, settings_of, transforms_for
+from train.network.step import StepSettings
+from train.run.plan import Plan, make_plan
+from train.settings.config import Config
 
 pytestmark = pytest.mark.usefixtures("tiny")
 

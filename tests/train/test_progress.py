@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from train.progress import Progress, duration, sentence
+from train.run.progress import Progress, duration, sentence
 
 
 class Clock:

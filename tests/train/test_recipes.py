@@ -7,8 +7,8 @@ import click
 import pytest
 
 from tests.train.test_flags import parsed
-from train.config import Config
-from train.flags import recipes
+from train.settings.config import Config
+from train.settings.flags import recipes
 
 PUBLISHED: dict[str, dict[str, Any]] = {
     # torchvision/references/classification/README.md: --model mobilenet_v2 --epochs 300 --lr 0.045

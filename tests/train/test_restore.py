@@ -12,13 +12,13 @@ from typing import Any
 import optax
 import pytest
 
-import train.plan
+import train.run.plan
 from tests.train.runs import contents, copy_of, in_, interrupted_after, same_end, steps_of
-from train import loop
 from train.__main__ import main
-from train.damage import ListedArrays
-from train.loop import run
-from train.stop import Stopped
+from train.run import loop
+from train.run.loop import run
+from train.run.stop import Stopped
+from train.saving.damage import ListedArrays
 
 pytestmark = pytest.mark.usefixtures("tiny")
 
@@ -86,9 +86,9 @@ def test_a_program_that_changed_is_one_sentence_and_no_damage(
     """Its optimiser has one array more."""
     out = copy_of(alone, tmp_path)
     before = contents(out)
-    make = train.plan.make_optimiser
+    make = train.run.plan.make_optimiser
     monkeypatch.setattr(
-        train.plan, "make_optimiser", lambda *a: optax.chain(make(*a), optax.zero_nans())
+        train.run.plan, "make_optimiser", lambda *a: optax.chain(make(*a), optax.zero_nans())
     )
     with pytest.raises(
         ValueError, match=r"^checkpoint .*/15 holds another state than this program"

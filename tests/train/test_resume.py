@@ -15,15 +15,15 @@ import jax
 import pytest
 from safetensors.numpy import load_file
 
-import train.plan
+import train.run.plan
 from tests.train.runs import copy_of, in_, interrupted_after, rows_of, same_end, steps_of
-from train import evaluation, loop, progress
 from train.data.digits import DigitSource
 from train.data.source import Unreadable
-from train.evaluation import Evaluator
-from train.lock import alone_in
-from train.loop import Diverged, run
-from train.stop import Stopped
+from train.run import evaluation, loop, progress
+from train.run.evaluation import Evaluator
+from train.run.lock import alone_in
+from train.run.loop import Diverged, run
+from train.run.stop import Stopped
 
 pytestmark = pytest.mark.usefixtures("tiny")
 
@@ -202,13 +202,13 @@ def test_divergence_ends_the_run_and_keeps_the_last_good_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From the eighth step on, in the second epoch, nothing is finite."""
-    real = train.plan.learning_rate
+    real = train.run.plan.learning_rate
 
     def broken(*args: Any) -> Any:
         rate = real(*args)
         return lambda step: rate(step) * (step < 6) + 1e38 * (step >= 6)
 
-    monkeypatch.setattr(train.plan, "learning_rate", broken)
+    monkeypatch.setattr(train.run.plan, "learning_rate", broken)
     with pytest.raises(Diverged, match=r"no finite numbers in step 8: .* of step 5 stays; a lower"):
         run(in_(tmp_path, save_every=4))
     assert steps_of(tmp_path) == [4, 5]

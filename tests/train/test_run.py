@@ -12,15 +12,15 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 import flaxblocks as fb
-import train.plan
+import train.run.plan
 from tests.train.runs import CONFIG, STEPS, in_, rows_of, same_end, steps_of
 from tests.train.tiny import build_tiny
-from train import loop
-from train.checkpoints import Checkpoints
-from train.config import Config
 from train.data.source import Unreadable
-from train.flags import command_of, read_config_file
-from train.loop import run
+from train.run import loop
+from train.run.loop import run
+from train.saving.checkpoints import Checkpoints
+from train.settings.config import Config
+from train.settings.flags import command_of, read_config_file
 
 pytestmark = pytest.mark.usefixtures("tiny")
 
@@ -86,7 +86,7 @@ def test_pytorch_loads_the_end_strictly_and_gives_the_same_logits(alone: Path) -
     }
     twin = TinyTorch(10).eval()
     twin.load_state_dict(state, strict=True)
-    plan = train.plan.make_plan(in_(alone))
+    plan = train.run.plan.make_plan(in_(alone))
     x = np.random.default_rng(0).standard_normal((4, 32, 32, 3)).astype(np.float32)
 
     model = plan.network.with_arrays()
@@ -177,7 +177,7 @@ def test_what_is_wrong_with_freeze_is_one_sentence(
 
 
 def test_the_average_is_what_is_measured_and_exported(alone: Path) -> None:
-    plan = train.plan.make_plan(in_(alone))
+    plan = train.run.plan.make_plan(in_(alone))
     checkpoints = Checkpoints(alone / "checkpoints", keep=2)
     state = checkpoints.restore(15, plan.abstract_state)
     checkpoints.close()

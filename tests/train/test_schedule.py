@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch.optim import lr_scheduler
 
-from train.config import Config
-from train.schedule import learning_rate
+from train.network.schedule import learning_rate
+from train.settings.config import Config
 
 PEAK = 0.3
 EPOCHS = 24

@@ -13,11 +13,11 @@ import torch
 from flax import nnx
 
 import flaxblocks as fb
-import train.step
-from train.average import Average
-from train.model import Network
-from train.state import initial_state
-from train.step import StepSettings, train_step
+import train.network.step
+from train.network.average import Average
+from train.network.model import Network
+from train.network.state import initial_state
+from train.network.step import StepSettings, train_step
 
 CLASSES = 10
 PLAIN = StepSettings(CLASSES, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
@@ -78,8 +78,8 @@ def test_erasing_mixing_and_dropout_draw_from_keys_of_their_own(
 ) -> None:
     seen = []
     note = lambda key: seen.append(tuple(np.asarray(jax.random.key_data(key)).tolist()))  # noqa: E731
-    monkeypatch.setattr(train.step, "erase", lambda images, _, key: note(key) or images)
-    monkeypatch.setattr(train.step, "mix", lambda i, t, *, key, **_: note(key) or (i, t))
+    monkeypatch.setattr(train.network.step, "erase", lambda images, _, key: note(key) or images)
+    monkeypatch.setattr(train.network.step, "mix", lambda i, t, *, key, **_: note(key) or (i, t))
     spy: Any = Spy(logits_of(4))
     settings = StepSettings(CLASSES, (0.0,) * 3, (1.0,) * 3, random_erasing=0.5, mixup=0.2)
     step = train_step(spy, optax.set_to_zero(), settings)  # not compiled, so that keys are numbers
@@ -171,7 +171,7 @@ def test_an_evaluation_counts_the_images_of_weight_one_alone() -> None:
         "label": jnp.asarray([9, 8, 5, 4, 0, 0, 0, 0], jnp.int32),
         "weight": jnp.asarray([1, 1, 1, 1, 1, 0, 0, 0], jnp.float32),
     }
-    sums = train.step.evaluation_step(spy, PLAIN)({}, {}, {}, batch)
+    sums = train.network.step.evaluation_step(spy, PLAIN)({}, {}, {}, batch)
     likelihoods = torch.from_numpy(logits[:5]).log_softmax(1)
     loss = -sum(float(likelihoods[i, label]) for i, label in enumerate([9, 8, 5, 4, 0]))
     assert float(sums["loss"]) == pytest.approx(loss, rel=1e-6)

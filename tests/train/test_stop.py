@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from train.__main__ import guarded
-from train.config import Config
-from train.flags import command_of
-from train.lock import alone_in
-from train.loop import Diverged
-from train.stop import Stopped, StopRequest
+from train.run.lock import alone_in
+from train.run.loop import Diverged
+from train.run.stop import Stopped, StopRequest
+from train.settings.config import Config
+from train.settings.flags import command_of
 
 
 @pytest.fixture

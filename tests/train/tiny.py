@@ -18,8 +18,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 import flaxblocks as fb
-import train.plan
-from train.config import Config
+import train.run.plan
+from train.settings.config import Config
 
 __all__ = ["Tiny", "build_tiny"]
 
@@ -48,7 +48,7 @@ class Tiny(nnx.Module):
 
 
 def build_tiny(config: Config, num_classes: int | None) -> Tiny:
-    """In the place of `train.build.build_model`."""
+    """In the place of `train.network.build.build_model`."""
     dtype = jnp.bfloat16 if config.dtype == "bfloat16" else None
     return Tiny(num_classes or 10, dtype, nnx.Rngs(config.seed))
 
@@ -80,7 +80,8 @@ def _die_at(moment: str) -> None:
     No death are `term N` and `int N`, which ask to stop before step N; `full N BYTES`: from the
     Nth checkpoint on no file may be larger; `stale`: no arrays of a checkpoint can be read.
     """
-    from train import checkpoints, damage, evaluation, loop, records
+    from train.run import evaluation, loop, records
+    from train.saving import checkpoints, damage
 
     kind, *numbers = moment.split()
 
@@ -128,6 +129,6 @@ if __name__ == "__main__":
 
     from train.__main__ import main
 
-    train.plan.build_model = build_tiny  # type: ignore[assignment]
+    train.run.plan.build_model = build_tiny  # type: ignore[assignment]
     _die_at(sys.argv[1])
     main(sys.argv[2:])

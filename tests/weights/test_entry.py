@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from flaxblocks.oracle import import_torchvision
+from flaxblocks.parity.oracle import import_torchvision
 from flaxblocks.weights import WeightEntry, find_weights, list_weights
 from flaxblocks.weights import entry as module
 
@@ -195,7 +195,7 @@ def test_an_entry_needs_a_source_and_a_plain_file_name() -> None:
 
 def test_import_reads_no_data_and_no_heavy_library() -> None:
     code = (
-        "import sys, flaxblocks.weights, flaxblocks.preprocess\n"
+        "import sys, flaxblocks.weights, flaxblocks.weights.preprocess\n"
         "from flaxblocks.weights import entry\n"
         "assert entry._families.cache_info().currsize == 0\n"
         "heavy = {'PIL.Image', 'pooch', 'huggingface_hub', 'requests', 'torch'}\n"

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from flaxblocks.demo.digits import MAX_VALUE, MEAN, SIZE, STD, split_digits
-from flaxblocks.preprocess import Transforms
+from flaxblocks.weights.preprocess import Transforms
 from train.data.source import Dataset
 
 __all__ = ["DigitSource", "open_digits"]

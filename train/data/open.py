@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from train.config import Config
 from train.data.source import Dataset
-from train.defaults import HELD_OUT
+from train.settings.config import Config
+from train.settings.defaults import HELD_OUT
 
 __all__ = ["open_data"]
 

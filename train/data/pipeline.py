@@ -16,7 +16,7 @@ import numpy as np
 from absl import flags
 from PIL import Image
 
-from flaxblocks.preprocess import Transforms, resize_and_crop
+from flaxblocks.weights.preprocess import Transforms, resize_and_crop
 from train.data.augment import Augmentation
 from train.data.pieces import WHOLE, Pieces, Share, stacked
 from train.data.source import Source, Unreadable

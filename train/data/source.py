@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, Protocol
 
 from PIL import Image
 
-from flaxblocks.preprocess import Transforms, to_rgb
+from flaxblocks.weights.preprocess import Transforms, to_rgb
 
 TRAIN = "train"
 HELD_OUT = ("val", "validation", "test")  # the first of them that there is

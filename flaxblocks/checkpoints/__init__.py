@@ -1,0 +1,1 @@
+"""Checkpoint files to and from NumPy arrays by name: no JAX, no models."""

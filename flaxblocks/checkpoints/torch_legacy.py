@@ -1,0 +1,104 @@
+"""The stream that `torch.save` wrote before version 1.6: five pickles, then the storages.
+
+The pickles are a magic number, the protocol's version, facts about the machine, the object, and the
+list of its storages' keys. The storages follow in that order, each as a count of elements (8 bytes,
+little-endian) and the elements, little-endian too on every machine. Nothing is aligned, so neither
+are the arrays; NumPy does not mind.
+"""
+
+import mmap
+import sys
+
+from flaxblocks.checkpoints.error import CheckpointError, quoted
+from flaxblocks.checkpoints.torch_names import StorageType
+from flaxblocks.checkpoints.torch_pickle import unpickle
+from flaxblocks.checkpoints.torch_tensor import Source, Storage
+
+__all__ = ["read_legacy"]
+
+MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
+PROTOCOL_VERSION = 1001
+
+
+def read_legacy(data: mmap.mmap) -> tuple[object, Source]:
+    """Read the stream's object and find its storages.
+
+    Args:
+        data: the file, mapped.
+
+    Returns: the pickled object, with a `Tensor` in place of each tensor, and where their bytes are.
+    Raises: CheckpointError if the stream is damaged or not one of torch's.
+    """
+    end = len(data)
+    seen: dict[str, Storage] = {}
+    magic, position = unpickle(data, 0, end, _no_storage)
+    if magic != MAGIC_NUMBER:
+        raise CheckpointError("is a pickle, but not one that torch.save wrote")
+    version, position = unpickle(data, position, end, _no_storage)
+    if version != PROTOCOL_VERSION:
+        raise CheckpointError("is a PyTorch checkpoint of an unknown protocol version")
+    _, position = unpickle(data, position, end, _no_storage)
+    value, position = unpickle(data, position, end, lambda named: _storage(named, seen))
+    keys, position = unpickle(data, position, end, _no_storage)
+    windows = _windows(keys, seen, data, position)
+    return value, Source(data, windows, swapped=sys.byteorder != "little")
+
+
+def _no_storage(_: object) -> object:
+    raise CheckpointError("names a storage outside of the pickled object")
+
+
+def _storage(persistent_id: object, seen: dict[str, Storage]) -> Storage:
+    """The storage meant by `("storage", type, key, location, number of elements, view)`.
+
+    Args:
+        persistent_id: where `view` is None, or `(key, offset, number of elements)` for a storage
+            that is a part of the storage `key`.
+        seen: collects the storages that have bytes of their own, by key.
+    """
+    match persistent_id:
+        case ("storage", StorageType(dtype=dtype), str() as key, _, int() as count, view):
+            whole = Storage(key, dtype, 0, count * dtype.itemsize)
+        case ("module", *_):
+            raise CheckpointError("holds a whole pickled model; save its `state_dict()` instead")
+        case _:
+            raise CheckpointError("names a storage in a way that torch does not")
+    match view:
+        case None:
+            part = whole
+        case (_, int() as offset, int() as length) if offset >= 0 and length >= 0:
+            part = Storage(key, dtype, offset * dtype.itemsize, length * dtype.itemsize)
+        case _:
+            raise CheckpointError(
+                f"has a view of the storage {quoted(key)} that is not well formed"
+            )
+    if min(whole.size, whole.size - part.start - part.size) < 0:
+        raise CheckpointError(
+            f"has a view of the storage {quoted(key)} that reaches beyond it, or a negative size"
+        )
+    seen.setdefault(key, whole)
+    return part
+
+
+def _windows(
+    keys: object, seen: dict[str, Storage], data: mmap.mmap, position: int
+) -> dict[str, tuple[int, int]]:
+    """First byte and length of every storage, walking the stream's tail."""
+    if not isinstance(keys, list) or any(not isinstance(key, str) for key in keys):
+        raise CheckpointError("is damaged: its list of storages is not a list of keys")
+    windows: dict[str, tuple[int, int]] = {}
+    for key in keys:
+        storage = seen.get(key)
+        if storage is None or key in windows:
+            raise CheckpointError(f"lists a storage {quoted(key)} that no tensor has, or twice")
+        start = position + 8
+        count = int.from_bytes(data[position:start], "little", signed=True)
+        if start > len(data) or count * storage.dtype.itemsize != storage.size:
+            raise CheckpointError(
+                f"is truncated or damaged: storage {quoted(key)} should have {storage.size} bytes"
+            )
+        position = start + storage.size
+        if position > len(data):
+            raise CheckpointError(f"is truncated: storage {quoted(key)} goes beyond the file's end")
+        windows[key] = start, storage.size
+    return windows

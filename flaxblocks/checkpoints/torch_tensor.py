@@ -1,0 +1,160 @@
+"""Tensors as a checkpoint file describes them, and the NumPy views made of them.
+
+A description is only numbers: which storage, where in it, what shape and strides. Nothing is read
+or allocated until `as_arrays` has checked every number and makes each tensor a read-only view into
+the mapped file. Strides of 0 and overlapping tensors are legal (`expand`, tied weights) and cost
+nothing as views, but whoever copies such an array pays for its full shape, so the full shapes of
+all arrays of a file together may come to at most `8 x file size + 64 MiB`.
+"""
+
+import math
+import mmap
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from flaxblocks.checkpoints.array_bytes import byteswapped
+from flaxblocks.checkpoints.error import CheckpointError, quoted
+
+__all__ = ["MOST_DIMENSIONS", "Source", "Storage", "Tensor", "as_arrays"]
+
+MOST_DIMENSIONS = 64  # NumPy's own limit
+LARGEST_INTEGER = 2**63 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """A run of bytes that tensors view: `size` bytes from byte `start` of the storage `key`."""
+
+    key: str
+    dtype: np.dtype
+    start: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """A tensor of a file: `offset` and `strides` count elements of `dtype` within `storage`.
+
+    `strides` of None means row-major.
+    """
+
+    storage: Storage
+    dtype: np.dtype
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...] | None = None
+    conjugated: bool = False
+    negated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The bytes behind the descriptions.
+
+    Attributes:
+        data: the whole file.
+        windows: for each storage key its first byte in `data` and its length in bytes.
+        swapped: whether the storages' byte order is the other one than this machine's.
+    """
+
+    data: mmap.mmap
+    windows: Mapping[str, tuple[int, int]]
+    swapped: bool = False
+
+
+def as_arrays(tensors: Mapping[str, Tensor], source: Source) -> dict[str, np.ndarray]:
+    """Turn descriptions into read-only arrays.
+
+    Args:
+        tensors: descriptions by name.
+        source: the file they describe.
+
+    Returns: arrays in the order of `tensors`, views into `source.data` except where the values
+        themselves have to change (conjugated or negated tensors, foreign byte order).
+    Raises: CheckpointError naming the first tensor that does not lie within its storage.
+    """
+    budget = 8 * len(source.data) + 64 * 2**20
+    arrays: dict[str, np.ndarray] = {}
+    for name, tensor in tensors.items():
+        try:
+            _check_numbers(tensor)
+            budget -= math.prod(tensor.shape) * tensor.dtype.itemsize
+            if budget < 0:
+                raise CheckpointError(
+                    f"expands to the shape {tensor.shape}, far more than the file holds"
+                )
+            arrays[name] = _values(_view(tensor, source), tensor, source)
+        except CheckpointError as error:
+            raise CheckpointError(f"holds a tensor {quoted(name)} that {error}") from None
+    return arrays
+
+
+def _check_numbers(tensor: Tensor) -> None:
+    strides = tensor.strides if tensor.strides is not None else tensor.shape
+    if len(tensor.shape) != len(strides) or len(strides) > MOST_DIMENSIONS:
+        raise CheckpointError(
+            f"has {len(tensor.shape)} sizes and {len(strides)} strides; they must be equally many "
+            f"and at most {MOST_DIMENSIONS}"
+        )
+    numbers = (tensor.offset, *tensor.shape, *strides)
+    if min(numbers) < 0 or max(numbers) > LARGEST_INTEGER:
+        raise CheckpointError("has a size, stride or offset that is negative or beyond 64 bits")
+
+
+def _view(tensor: Tensor, source: Source) -> np.ndarray:
+    """The tensor as a view into the file, after checking that it lies within its storage."""
+    storage, itemsize = tensor.storage, tensor.dtype.itemsize
+    if storage.key not in source.windows:
+        raise CheckpointError(
+            f"needs the storage {quoted(storage.key)}, which the file does not hold"
+        )
+    begin, size = source.windows[storage.key]
+    if begin + size > len(source.data):
+        raise CheckpointError(f"has a storage {quoted(storage.key)} beyond the file's end")
+    if storage.start + storage.size > size:
+        raise CheckpointError(
+            f"needs {storage.start + storage.size} bytes of the storage {quoted(storage.key)}, "
+            f"which holds {size}"
+        )
+    strides = _byte_strides(tensor)
+    end = tensor.offset * itemsize
+    if 0 not in tensor.shape:
+        steps = zip(tensor.shape, strides, strict=True)
+        end += itemsize + sum((count - 1) * stride for count, stride in steps)
+    if end > storage.size:
+        raise CheckpointError(
+            f"reaches to byte {end} of the storage {quoted(storage.key)}, which has {storage.size}"
+        )
+    start = begin + storage.start + tensor.offset * itemsize
+    try:
+        return np.ndarray(tensor.shape, tensor.dtype, source.data, start, strides)
+    except ValueError:  # an empty tensor whose other sizes are beyond what NumPy can count
+        raise CheckpointError(f"has the shape {tensor.shape}, too large for an array") from None
+
+
+def _byte_strides(tensor: Tensor) -> tuple[int, ...]:
+    """Strides in bytes; 0 where an axis is never stepped along, whatever number stands there."""
+    elements = tensor.strides
+    if elements is None:
+        elements = [math.prod(tensor.shape[axis + 1 :]) for axis in range(len(tensor.shape))]
+    empty = 0 in tensor.shape
+    return tuple(
+        0 if empty or count == 1 else stride * tensor.dtype.itemsize
+        for count, stride in zip(tensor.shape, elements, strict=True)
+    )
+
+
+def _values(array: np.ndarray, tensor: Tensor, source: Source) -> np.ndarray:
+    """The view itself, or a copy where byte order, conjugation or sign ask for other values."""
+    if source.swapped and array.dtype.itemsize > 1:
+        array = byteswapped(array)
+    if tensor.conjugated or tensor.negated:
+        if array.dtype.kind not in "fc":
+            raise CheckpointError(f"is marked as conjugated or negated but holds {array.dtype}")
+        array = np.conjugate(array) if tensor.conjugated else array
+        array = np.negative(array) if tensor.negated else array
+        array = np.asarray(array)  # of no dimension, NumPy returns a scalar
+    array.setflags(write=False)
+    return array

@@ -1,0 +1,105 @@
+"""`flaxblocks predict`: image files to the most likely classes."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flaxblocks.convert.convert import as_arrays
+from flaxblocks.create.build import read_as
+from flaxblocks.create.create import create_model, published_weights, resolve_weights
+from flaxblocks.inference import compile_inference
+from flaxblocks.models.registry import ModelEntry
+from flaxblocks.weights import WeightEntry, list_weights
+from flaxblocks.weights.preprocess import Transforms, preprocess_batch
+
+__all__ = ["predict"]
+
+BATCH = 16
+
+
+def predict(
+    entry: ModelEntry,
+    weights: str,
+    images: Sequence[Path],
+    *,
+    top: int = 5,
+    num_classes: int | None = None,
+    in_channels: int = 3,
+    config: dict[str, Any] | None = None,
+) -> list[dict[str, Any]]:
+    """Classify image files.
+
+    Published weights bring their own preprocessing. A file's is that of the default weights of the
+    library whose layout it is in. Classes have names if they are as many as a published data set's,
+    else indices.
+
+    Args:
+        entry: the model's registry row.
+        weights: a checkpoint file or the name of published weights.
+        images: image files.
+        top: classes to give for each.
+        num_classes: as many as the weights have, which None asks them for.
+        in_channels: must be 3: images are read as RGB.
+        config: further arguments of the model.
+
+    Returns: for each image `{"image": path, "top": [{"class", "index", "probability"}, ...]}`,
+        likeliest first.
+
+    Raises: ValueError for an unreadable image, unknown weights, another number of classes, or
+        logits that are not finite; CheckpointError and ConversionError as `create_model`.
+    """
+    if in_channels != 3:
+        raise ValueError(f"`in_channels` (={in_channels}) must be 3: images are read as RGB")
+    config = config or {}
+    arrays = as_arrays(resolve_weights(entry.name, weights))
+    published = published_weights(entry.name, weights) or _default(entry, config, arrays)
+    transforms = Transforms() if published is None else published.transforms
+    batches = [images[i : i + BATCH] for i in range(0, len(images), BATCH)]
+    inputs = [
+        preprocess_batch(batch, transforms) for batch in batches
+    ]  # a bad image fails before the model is built
+    model = create_model(entry.name, weights=arrays, **config)
+    if num_classes not in (None, model.num_classes):
+        raise ValueError(
+            f"`num_classes` (={num_classes}) must be {model.num_classes}, what the weights have"
+        )
+    run = compile_inference(model)
+    names = _class_names(published, model.num_classes)
+    results = []
+    for batch, pixels in zip(batches, inputs, strict=True):
+        probabilities, indices = jax.lax.top_k(
+            jax.nn.softmax(run(jnp.asarray(pixels))), min(top, model.num_classes)
+        )
+        if not np.isfinite(probabilities).all():
+            raise ValueError(f"weights {weights!r} give logits that are not finite")
+        for path, row, ranking in zip(batch, probabilities.tolist(), indices.tolist(), strict=True):
+            guesses = [
+                {"class": names[i], "index": i, "probability": p}
+                for i, p in zip(ranking, row, strict=True)
+            ]
+            results.append({"image": str(path), "top": guesses})
+    return results
+
+
+def _class_names(published: WeightEntry | None, count: int) -> Sequence[str]:
+    """The names of the published data set with that many classes, else their indices."""
+    entries = [*([] if published is None else [published]), *list_weights()]
+    named = (entry.categories for entry in entries if len(entry.categories) == count)
+    return next(named, [str(i) for i in range(count)])
+
+
+def _default(
+    entry: ModelEntry, config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
+) -> WeightEntry | None:
+    """The default weights of the network, from the library in whose layout a checkpoint is if it
+    has any; None if nobody has.
+    """
+    defaults = [weights for weights in list_weights(entry.name) if weights.default]
+    if len({weights.source for weights in defaults}) < 2:
+        return next(iter(defaults), None)
+    dialect = read_as(entry, config, arrays).dialect
+    return next((weights for weights in defaults if weights.source == dialect), defaults[0])

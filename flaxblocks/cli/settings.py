@@ -1,0 +1,118 @@
+"""What the command line says of a model, held against the types of the model's arguments.
+
+The values come from outside Python, where no type checker sees them: without this a number in the
+place of a list would fail somewhere inside the model.
+"""
+
+import json
+import math
+import types
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from flaxblocks.models.registry import ModelEntry, suggest
+
+__all__ = ["read_settings", "read_size"]
+
+ELSEWHERE = ("num_classes", "in_channels", "dtype", "param_dtype", "rngs", "return")
+WORDS = {
+    bool: "true or false",
+    int: "an integer",
+    float: "a finite number",
+    str: "a name",
+    type(None): "null",
+}
+
+NO_TEXT = ("", WORDS[type(None)])  # functions and rows of a table, which no text can be
+
+
+def read_settings(entry: ModelEntry, settings: Sequence[str]) -> dict[str, Any]:
+    """Turn `["dropout=0.1", "norm_layer=group_norm"]` into arguments of a model's class.
+
+    Args:
+        entry: the model's registry row.
+        settings: each `NAME=VALUE`; VALUE is JSON, or a bare word.
+
+    Raises: ValueError for a setting without `=`, given twice, unknown, or of another type.
+    """
+    hints = get_type_hints(entry.build.__init__)
+    known = [
+        name
+        for name, hint in hints.items()
+        if name not in ELSEWHERE and _describe(hint) not in NO_TEXT
+    ]
+    config: dict[str, Any] = {}
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        if not equals:
+            raise ValueError(f"--set {setting!r} must be NAME=VALUE")
+        if name in ("num_classes", "in_channels"):
+            raise ValueError(f"--set {setting!r}: use --{name.replace('_', '-')} {text}")
+        if name not in known:
+            raise ValueError(f"{entry.name} has no setting {name!r}{suggest(name, known)}")
+        if name in config:
+            raise ValueError(f"setting {name!r} is given twice: {config[name]!r} and {text!r}")
+        value = _parse(text)
+        if not _fits(value, hints[name]):
+            raise ValueError(f"`{name}` (={text}) must be {_describe(hints[name])}")
+        config[name] = value
+    return config
+
+
+def read_size(text: str) -> tuple[int, int]:
+    """`"224"` or `"160x224"` as (height, width). Raises: ValueError for anything else."""
+    sides = text.split("x")
+    if len(sides) > 2 or not all(side.isdecimal() and int(side) for side in sides):
+        raise ValueError(f"--size {text!r} must be pixels, as 224 or 160x224")
+    return int(sides[0]), int(sides[-1])
+
+
+def _parse(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    if get_origin(hint) in (Union, types.UnionType):
+        return any(_fits(value, choice) for choice in get_args(hint))
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    if get_origin(hint) in (Sequence, tuple):
+        items = _items(hint, value)
+        return (
+            isinstance(value, list) and len(items) == len(value) and all(map(_fits, value, items))
+        )
+    if hint is float:
+        return _is_number(value) and math.isfinite(value)
+    if hint is int:
+        return _is_number(value) and isinstance(value, int)
+    return hint in WORDS and isinstance(value, hint)
+
+
+def _items(hint: Any, value: Any) -> list[Any]:
+    """What each item of a list must be: `Sequence[int]` and `tuple[int, ...]` have any number."""
+    first, *rest = get_args(hint)
+    if rest and rest != [...]:
+        return [first, *rest]
+    return [first] * (len(value) if isinstance(value, list) else 1)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _describe(hint: Any) -> str:
+    """The rule in words; what no text can be, such as a function, is left out."""
+    if get_origin(hint) in (Union, types.UnionType):
+        return " or ".join(filter(None, map(_describe, get_args(hint))))
+    if get_origin(hint) is Literal:
+        return "one of " + ", ".join(map(repr, get_args(hint)))
+    if get_origin(hint) in (Sequence, tuple):
+        kinds = " and ".join(filter(None, map(_describe, _items(hint, None))))
+        if not kinds:
+            return ""
+        return f"a list ({'each item ' if len(_items(hint, None)) == 1 else ''}{kinds})"
+    words: Mapping[Any, str] = WORDS
+    return words.get(hint, "")

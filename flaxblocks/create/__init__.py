@@ -1,0 +1,1 @@
+"""A registry row, its settings and a checkpoint: a model."""

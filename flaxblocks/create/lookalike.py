@@ -1,0 +1,46 @@
+"""Which registered models a stray checkpoint may be of, for the error that refuses it."""
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from flaxblocks.convert.fit import closest
+from flaxblocks.create.build import DEFAULT_CLASSES, abstract_model, read_as
+from flaxblocks.models.registry import ModelEntry, model_entries
+
+__all__ = ["looks_like"]
+
+BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "mean", "var")
+
+
+def looks_like(arrays: Mapping[str, np.ndarray]) -> str | None:
+    """The registered models that have exactly these keys and shapes, whatever the number of
+    classes: `resnet50`, or `resnet50, resnetaa50 or resnetblur50`, which a padding or a pool tells
+    apart and no checkpoint; None if there is none.
+
+    Models with another number of parameters are passed over unbuilt.
+    """
+    counts = set(_counts(arrays))
+    same_size = [entry for entry in model_entries() if entry.parameters in counts]
+    names = [entry.name for entry in same_size if _is_of(entry, arrays)]
+    return " or ".join(filter(None, [", ".join(names[:-1]), *names[-1:]])) or None
+
+
+def _counts(arrays: Mapping[str, np.ndarray]) -> Iterator[int]:
+    """What the number of parameters would be with 1000 classes, whichever matrix is the head."""
+    trained = {k: a for k, a in arrays.items() if k.rpartition(".")[2] not in BUFFERS}
+    total = sum(array.size for array in trained.values())
+    yield total
+    for array in trained.values():
+        if array.ndim == 2 or (array.ndim == 4 and 1 in array.shape):
+            for classes in {array.shape[0], array.shape[-1]} - {0}:
+                yield total + (DEFAULT_CLASSES - classes) * (array.size // classes + 1)
+
+
+def _is_of(entry: ModelEntry, arrays: Mapping[str, np.ndarray]) -> bool:
+    classes = read_as(entry, {}, arrays).num_classes
+    found = closest(abstract_model(entry.name, num_classes=classes or DEFAULT_CLASSES), arrays)
+    shapes = {key: item.foreign_shape for key, item in found.keys.by_foreign.items()}
+    return not (found.missing or found.unexpected) and all(
+        array.shape == shapes[key] for key, array in arrays.items()
+    )

@@ -1,0 +1,39 @@
+"""Warnings where weights change to a layout whose library gives the network other settings.
+
+An epsilon or a padding is no part of a state dict: the same numbers give other results there, and
+nothing in the file shows it.
+"""
+
+import warnings
+
+from flax import nnx
+
+from flaxblocks.create.origin import origin_of
+from flaxblocks.models.registry import ModelEntry, find_model
+
+__all__ = ["other_settings", "warn_of_other_settings"]
+
+
+def other_settings(entry: ModelEntry, dialect: str) -> str | None:
+    """How the network that `dialect`'s library publishes differs from a row: `timm's
+    mobilenetv3_small_100 has norm_eps=1e-05 where mobilenet_v3_small has 0.001`; None if it does
+    not.
+    """
+    other = find_model(entry.in_layout.get(dialect, entry.name))
+    there, here = other.settings, entry.settings
+    differing = [
+        f"{name}={there[name]!r} where {entry.name} has {value!r}"
+        for name, value in here.items()
+        if there[name] != value
+    ]
+    return f"{dialect}'s {other.name} has {', '.join(differing)}" if differing else None
+
+
+def warn_of_other_settings(module: nnx.Module, dialect: str, consequence: str) -> None:
+    """Warn, with `consequence`, if `module` was built from a row that has other settings than
+    `dialect`'s library.
+    """
+    row = origin_of(module).row
+    difference = None if row is None else other_settings(find_model(row), dialect)
+    if difference is not None:
+        warnings.warn(f"{difference}: {consequence}", stacklevel=3)

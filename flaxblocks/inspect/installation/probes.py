@@ -1,0 +1,26 @@
+"""All that the doctor looks at, one after the other."""
+
+from collections.abc import Callable, Iterable, Iterator
+
+from flaxblocks.inspect.installation.finding import Finding
+from flaxblocks.inspect.installation.jax_state import devices, known_bad, precision, xla_flags
+from flaxblocks.inspect.installation.machine import compilation_cache, huge_pages, weights_cache
+from flaxblocks.inspect.installation.packages import needs, versions
+
+__all__ = ["diagnose"]
+
+PROBES: tuple[Callable[[], Iterable[Finding]], ...] = (
+    *(versions, devices, known_bad, precision, xla_flags),
+    *(huge_pages, weights_cache, compilation_cache, needs),
+)
+
+
+def diagnose() -> Iterator[Finding]:
+    """Look at everything. A probe that fails is a finding itself, and the others go on."""
+    for probe in PROBES:
+        try:
+            yield from probe()
+        except Exception as error:  # of whatever library, on whatever machine
+            name = probe.__name__.replace("_", " ")
+            reason = " ".join(str(error).split())[:200]
+            yield Finding(name, f"cannot be told: {type(error).__name__}: {reason}", "note")

@@ -1,0 +1,183 @@
+"""What a model is made of: stages, their output shapes, parameters, multiply-adds."""
+
+import math
+from collections.abc import Callable, Container
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from flaxblocks.inspect.costs import multiply_adds, own_parameters
+from flaxblocks.inspect.record import drop_nothing, record_by_step
+from flaxblocks.models.image_model import ImageModel
+
+ROOT = "(model)"
+
+__all__ = ["StageRow", "count_parameters", "output_shapes", "step_shapes", "summarize", "table"]
+
+
+@dataclass(frozen=True)
+class StageRow:
+    """One stage of a model.
+
+    Attributes:
+        name: its native path, "" the model's.
+        kind: the class of the module.
+        shape: of its output for one image, without the batch axis; () where it gave no one array.
+        parameters: trainable ones below it.
+        multiply_adds: of its convolutions with their biases and of its linear layers for one image,
+            and 1 for each bias of those and each parameter of a norm: the convention of the
+            published counts.
+        uncounted: the paths of what is below it and not in `multiply_adds`: layers with parameters
+            that no rule is known for, or that did not run or gave no one array.
+    """
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    parameters: int
+    multiply_adds: int
+    uncounted: tuple[str, ...] = ()
+
+
+def count_parameters(module: nnx.Module) -> int:
+    """Trainable parameters; running statistics are none."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(nnx.state(module, nnx.Param)))
+
+
+def summarize(
+    model: nnx.Module, input_size: tuple[int, int], in_channels: int = 3
+) -> list[StageRow]:
+    """A row for each outermost module below `model` that has an output, in forward order: a list's
+    items by themselves. Then a row for each other module with parameters of its own.
+
+    Nothing is computed: shapes come from `jax.eval_shape`, so an abstract model will do.
+
+    Args:
+        model: of one image batch.
+        input_size: (height, width) in pixels.
+        in_channels: channels of the image.
+    """
+    shapes = output_shapes(model, (*input_size, in_channels))
+    modules = {".".join(map(str, path)): module for path, module in nnx.iter_modules(model)}
+    costs = {path: multiply_adds(modules[path], shape) for path, shape in shapes.items()}
+    silent = [
+        path
+        for path, module in modules.items()
+        if path not in shapes and callable(module) and own_parameters(module)
+    ]
+    uncounted = [*(path for path, cost in costs.items() if cost is None), *silent]
+
+    stages: dict[str, list[str]] = {}  # an outermost module -> it and what lies below it
+    for path in [*shapes, *silent]:
+        stages.setdefault(_outermost(path, shapes), []).append(path)
+    unknown = frozenset(uncounted)
+    rows = [
+        StageRow(
+            path,
+            type(modules[path]).__name__,
+            shapes[path],
+            count_parameters(modules[path]),
+            sum(costs.get(other) or 0 for other in below),
+            tuple(other for other in below if other in unknown),
+        )
+        for path, below in stages.items()
+        if path
+    ]
+    listed = {path for row in rows for path in row.uncounted}
+    others = [
+        StageRow(
+            path,
+            type(modules[path]).__name__,
+            shapes.get(path, ()),
+            own_parameters(modules[path]),
+            0,
+            (path,),
+        )
+        for path in uncounted
+        if path not in listed
+    ]
+    return rows + others
+
+
+def output_shapes(module: nnx.Module, image: tuple[int, int, int]) -> dict[str, tuple[int, ...]]:
+    """The shape of what each module below gives for one image `(H, W, C)`, without the batch axis,
+    by path and in forward order; modules that do not give one array are left out.
+    """
+
+    def outputs(fresh: nnx.Module, x: jax.Array) -> dict[str, Any]:
+        with record_by_step(fresh) as recorded:
+            fresh(x)  # type: ignore[operator]
+        return recorded
+
+    return _shapes(module, image, outputs)
+
+
+def step_shapes(model: ImageModel, image: tuple[int, int, int]) -> dict[str, tuple[int, ...]]:
+    """The shape of what each step of a model gives, as `output_shapes`; of functions too.
+
+    Raises: ValueError naming the first step that does not give one array.
+    """
+
+    def outputs(fresh: ImageModel, x: jax.Array) -> dict[str, Any]:
+        given = {}
+        for name, step in fresh.steps:
+            given[name] = x = step(x)
+            if not hasattr(x, "shape"):
+                kind = type(model).__name__
+                raise ValueError(f"`model` (a {kind}): its step {name!r} must give one array")
+        return given
+
+    return _shapes(model, image, outputs)
+
+
+def _shapes(
+    module: nnx.Module, image: tuple[int, int, int], outputs: Callable[..., dict[str, Any]]
+) -> dict[str, tuple[int, ...]]:
+    """Of the arrays that `outputs` gives for a copy of `module` and one image."""
+    graphdef, state = nnx.split(module)
+
+    def forward(state: nnx.State, x: jax.Array) -> dict[str, Any]:
+        fresh = nnx.merge(graphdef, state)
+        fresh.eval()
+        drop_nothing(fresh)
+        return outputs(fresh, x)
+
+    given = jax.eval_shape(forward, state, jax.ShapeDtypeStruct((1, *image), jnp.float32))
+    return {path: y.shape[1:] for path, y in given.items() if hasattr(y, "shape")}
+
+
+def _outermost(path: str, paths: Container[str]) -> str:
+    """The outermost one of `paths` that is `path` or encloses it, but for the root; "" if none."""
+    steps = path.split(".")
+    enclosing = (".".join(steps[: i + 1]) for i in range(len(steps)))
+    return next((other for other in enclosing if other and other in paths), "")
+
+
+def table(rows: list[StageRow]) -> str:
+    """The rows in aligned columns, for a terminal; below them what is not counted."""
+    cells = [("stage", "module", "output", "parameters", "multiply-adds")] + [
+        (
+            row.name or ROOT,
+            row.kind,
+            "x".join(map(str, row.shape)),
+            f"{row.parameters:,}",
+            f"{row.multiply_adds:,}",
+        )
+        for row in rows
+    ]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = [
+        "  ".join(
+            f"{cell:{'<' if i < 2 else '>'}{width}}"
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in cells
+    ]
+    uncounted = [path or ROOT for row in rows for path in row.uncounted]
+    if uncounted:
+        names = ", ".join(uncounted)
+        lines.append(f"not in the multiply-adds, for want of a rule or an output: {names}")
+    return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""Formulations of convolutions: the same numbers, as the device computes them fastest."""

@@ -1,0 +1,1 @@
+"""What is trained: the network as plain arrays, its optimiser, one step."""

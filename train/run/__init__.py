@@ -1,0 +1,1 @@
+"""The run itself: plan, loop, devices, what it shows and records."""
