@@ -91,7 +91,7 @@ def gradient_errors(entry: ModelEntry, batches: Sequence[np.ndarray]) -> list[tu
     def ours(x: np.ndarray) -> Gradients:
         holder = nnx.clone(model)  # of gradients, which are then named as parameters are
         nnx.update(holder, gradient(params, jnp.asarray(x, jnp.float32)))
-        return fb.to_torch(holder, entry.dialect)
+        return fb.to_torch(holder, entry.layout)
 
     def theirs(x: np.ndarray, dtype: torch.dtype) -> Gradients:
         channels_first = torch.from_numpy(x).permute(0, 3, 1, 2)
@@ -198,7 +198,7 @@ def block_pair(case: tuple[str, tuple[int, ...], dict[str, Any]], size: tuple[in
     twin = getattr(torch_ref.blocks, name)(*widths, **options)
     calibrate(twin, (4, widths[0], *size))
     block = getattr(fb.blocks, name)(*widths, **options, rngs=nnx.Rngs(0))
-    fb.load_torch(block, twin.state_dict(), dialect="article")
+    fb.load_torch(block, twin.state_dict(), layout="article")
     block.eval()
     return block, twin
 
@@ -232,7 +232,7 @@ def train_both(
     model: nnx.Module,
     oracle: torch.nn.Module,
     x: np.ndarray,
-    dialect: str,
+    layout: str,
     steps: int = 10,
     pace: float = 1.0,
 ) -> dict[str, float]:
@@ -266,7 +266,7 @@ def train_both(
             theirs = _train_torch(oracle, x, partial(torch_optimiser, pace=pace), steps)
             for part in ours:
                 nnx.update(wide, part)
-            state = fb.to_torch(wide, dialect)
+            state = fb.to_torch(wide, layout)
             errors[name] = max(relative_error(state[key], value) for key, value in theirs.items())
     return errors
 

@@ -132,7 +132,7 @@ def run(model: Any, case: Case, images: np.ndarray, dtype: torch.dtype) -> dict[
         if "Drop" in type(module).__name__ or "StochasticDepth" in type(module).__name__:
             module.eval()
     x = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous().to(dtype)
-    entries = key_map(case.abstract(), case.dialect).by_foreign
+    entries = key_map(case.abstract(), case.layout).by_foreign
     if not case.train:
         with torch.no_grad():
             found: dict[str, Tensors] = {"output": {"output": native(network(x))}}

@@ -66,7 +66,7 @@ def measure_size(entry: ModelEntry, model: Any, oracle: Any) -> Row:
 def measure_training(entry: ModelEntry, model: Any, oracle: Any) -> Row:
     """The errors in training mode, with gradients."""
     report = fb.parity.compare(
-        model, oracle, images(TRAINING_IMAGES), entry.dialect, train=True, grad=True, float32=False
+        model, oracle, images(TRAINING_IMAGES), entry.layout, train=True, grad=True, float32=False
     )
     return {
         "train": report.worst("module"),
@@ -77,7 +77,7 @@ def measure_training(entry: ModelEntry, model: Any, oracle: Any) -> Row:
 
 def measure_inference(entry: ModelEntry, model: Any, oracle: Any) -> Row:
     """The errors in inference, in float64 and float32."""
-    report = fb.parity.compare(model, oracle, images(IMAGES), entry.dialect)
+    report = fb.parity.compare(model, oracle, images(IMAGES), entry.layout)
     return {
         "float64": report.worst("module"),
         "float32": report.output.ours32,
@@ -89,7 +89,7 @@ def measure_inference(entry: ModelEntry, model: Any, oracle: Any) -> Row:
 def measure_bfloat16(entry: ModelEntry, model: Any, oracle: Any) -> Row:
     """The errors in bfloat16, of the program that users run."""
     report = fb.parity.compare(
-        model, oracle, images(IMAGES), entry.dialect, float32=False, bfloat16=True, whole=True
+        model, oracle, images(IMAGES), entry.layout, float32=False, bfloat16=True, whole=True
     )
     return {
         "bfloat16": report.output.ours16,

@@ -48,7 +48,7 @@ class BottleNeck(nnx.Module):
         ResNet v1.5. Xie et al. 2017, https://arxiv.org/abs/1611.05431, figure 3c.
     """
 
-    dialects = {"article": _article("0.0")}
+    layouts = {"article": _article("0.0")}
 
     def __init__(
         self,
@@ -168,5 +168,5 @@ class BottleNeck(nnx.Module):
 class LinearBottleNeck(BottleNeck):
     """`BottleNeck` without the activation after the addition: `final_activation=None`."""
 
-    dialects = {"article": _article("0")}
+    layouts = {"article": _article("0")}
     __init__ = with_defaults(BottleNeck.__init__, final_activation=None)

@@ -39,11 +39,11 @@ def timm_names(native: str, foreign: str) -> Iterator[tuple[str, ...]]:
 class ConvNormAct(nnx.Module):
     """activation(norm(conv(x))). Every argument of the convolution reaches it.
 
-    Its dialects are those of a Sequential: `0` the convolution, `1` the norm. A family whose
+    Its layouts are those of a Sequential: `0` the convolution, `1` the norm. A family whose
     checkpoints name the layers otherwise pairs `conv` and `norm` by themselves.
     """
 
-    dialects = {"article": _sequential, "torchvision": _sequential}
+    layouts = {"article": _sequential, "torchvision": _sequential}
 
     def __init__(
         self,

@@ -24,7 +24,7 @@ class DepthWiseSeparableConv(nnx.Module):
     Source: Howard et al. 2017, https://arxiv.org/abs/1704.04861, section 3.1.
     """
 
-    dialects = {"article": _sequential}
+    layouts = {"article": _sequential}
 
     def __init__(
         self,

@@ -52,7 +52,7 @@ class InvertedResidual(nnx.Module):
     None.
     """
 
-    dialects = {"article": _article}
+    layouts = {"article": _article}
 
     def __init__(
         self,

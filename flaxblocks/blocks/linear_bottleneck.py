@@ -60,7 +60,7 @@ class RexBottleneck(nnx.Module):
     it narrows, x added to the first `in_features` channels of y.
     """
 
-    dialects = {"official": _official, "article": _official, "timm": _timm}
+    layouts = {"official": _official, "article": _official, "timm": _timm}
 
     def __init__(
         self,

@@ -26,7 +26,7 @@ class ResidualAdd(nnx.Module):
     Source: He et al. 2016, https://arxiv.org/abs/1512.03385, equations 1 and 2.
     """
 
-    dialects = {"article": _article}
+    layouts = {"article": _article}
 
     def __init__(self, block: Layer, shortcut: Layer | None = None):
         """Join the two branches, which must give the same shape."""

@@ -33,7 +33,7 @@ class SqueezeExcite(nnx.Module):
     Source: Hu et al. 2018, https://arxiv.org/abs/1709.01507, equations 2 to 4.
     """
 
-    dialects = {"article": _torchvision, "torchvision": _torchvision}
+    layouts = {"article": _torchvision, "torchvision": _torchvision}
 
     def __init__(
         self,

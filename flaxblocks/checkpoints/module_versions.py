@@ -15,14 +15,14 @@ METADATA = "_metadata"  # the attribute of an `OrderedDict`, in memory and in a 
 
 
 def with_versions(
-    arrays: Mapping[str, np.ndarray], module: "nnx.Module", dialect: str
+    arrays: Mapping[str, np.ndarray], module: "nnx.Module", layout: str
 ) -> dict[str, np.ndarray]:
-    """The arrays as a state dict of `module` in one of its dialects.
+    """The arrays as a state dict of `module` in one of its layouts.
 
-    Where the module's class has `state_dict_version`, dialect -> number, that is what the original
+    Where the module's class has `state_dict_version`, layout -> number, that is what the original
     asks for when it loads: torchvision's MNASNet takes no state dict without.
     """
-    version = getattr(module, "state_dict_version", {}).get(dialect)
+    version = getattr(module, "state_dict_version", {}).get(layout)
     state = OrderedDict(arrays)
     if version is not None:
         setattr(state, METADATA, OrderedDict({"": {"version": version}}))

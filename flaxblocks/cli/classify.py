@@ -101,5 +101,5 @@ def _default(
     defaults = [weights for weights in list_weights(entry.name) if weights.default]
     if len({weights.source for weights in defaults}) < 2:
         return next(iter(defaults), None)
-    dialect = read_as(entry, config, arrays).dialect
-    return next((weights for weights in defaults if weights.source == dialect), defaults[0])
+    layout = read_as(entry, config, arrays).layout
+    return next((weights for weights in defaults if weights.source == layout), defaults[0])

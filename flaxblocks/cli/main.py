@@ -144,7 +144,9 @@ def info_command(
     help="Format; by OUT's suffix.",
 )
 @click.option(
+    "--layout",
     "--dialect",
+    "layout",
     default="auto",
     show_default=True,
     help="Layout to write: torchvision, timm, flax, or what else the model has (official, article);"
@@ -157,7 +159,7 @@ def convert_command(
     target: Path,
     entry: ModelEntry,
     format: str | None,
-    dialect: str,
+    layout: str,
     overwrite: bool,
     num_classes: int | None,
     in_channels: int,
@@ -182,17 +184,17 @@ def convert_command(
         return abstract_model(found.entry.name, num_classes=classes or 0, **config)
 
     with working(f"converting {source}"):
-        how = {"format": format, "dialect": dialect, "overwrite": overwrite}
+        how = {"format": format, "layout": layout, "overwrite": overwrite}
         done = convert_file(source, target, build, **how)
     click.echo(
         f"{target}: {done.arrays} arrays, {done.bytes / 1e6:.1f} MB, "
-        f"{done.source_dialect} -> {done.dialect} ({done.format})"
+        f"{done.source_layout} -> {done.layout} ({done.format})"
     )
-    difference = other_settings(row, done.dialect)
+    difference = other_settings(row, done.layout)
     if difference is not None:
         click.echo(f"note: {difference}: the same weights give other results there", err=True)
-    elif done.dialect == NATIVE and row.settings != entry.settings:
-        difference = other_settings(entry, done.source_dialect)
+    elif done.layout == NATIVE and row.settings != entry.settings:
+        difference = other_settings(entry, done.source_layout)
         click.echo(f"note: {difference}: load {target} as {row.name}", err=True)
 
 

@@ -19,7 +19,7 @@ from flaxblocks.checkpoints.state_dict import find_mapping, without_prefixes
 from flaxblocks.checkpoints.torch_dtypes import DTYPES
 from flaxblocks.convert.batch_counts import COUNT, clipped, read_counts
 from flaxblocks.convert.fit import AUTO, ConversionError, fit
-from flaxblocks.convert.keymap import Entry, dialects_of, key_map, variables_of
+from flaxblocks.convert.keymap import Entry, key_map, layouts_of, variables_of
 from flaxblocks.create.origin import origin_of, remember
 from flaxblocks.create.other_settings import warn_of_other_settings
 
@@ -28,7 +28,7 @@ __all__ = [
     "LoadReport",
     "as_arrays",
     "load_torch",
-    "own_dialect",
+    "own_layout",
     "to_torch",
     "translate",
 ]
@@ -39,7 +39,7 @@ class LoadReport:
     """What `load_torch` did.
 
     Attributes:
-        dialect: the layout that the source was in.
+        layout: whose naming the source was in.
         loaded: variables filled from the source.
         missing: keys that the source lacked (with `strict=False`); their variables are as they
             were.
@@ -51,15 +51,20 @@ class LoadReport:
             number now.
     """
 
-    dialect: str
+    layout: str
     loaded: int
     missing: tuple[str, ...] = ()
     unexpected: tuple[str, ...] = ()
     uncounted: tuple[str, ...] = ()
     cast: tuple[tuple[str, str, str], ...] = ()
 
+    @property
+    def dialect(self) -> str:
+        """An older name of `layout`."""
+        return self.layout
+
     def __str__(self) -> str:
-        """One line: `314 variables loaded in dialect 'torchvision'`, and what is worth knowing
+        """One line: `314 variables loaded in layout 'torchvision'`, and what is worth knowing
         besides.
         """
         extras = {
@@ -69,14 +74,16 @@ class LoadReport:
             "cast to another dtype": self.cast,
         }
         notes = [f"{len(names)} {what}" for what, names in extras.items() if names]
-        return ", ".join([f"{self.loaded} variables loaded in dialect {self.dialect!r}", *notes])
+        return ", ".join([f"{self.loaded} variables loaded in layout {self.layout!r}", *notes])
 
 
 def load_torch(
     model: nnx.Module,
     source: str | os.PathLike[str] | Mapping[str, Any],
-    dialect: str = AUTO,
+    layout: str = AUTO,
     strict: bool = True,
+    *,
+    dialect: str | None = None,
 ) -> LoadReport:
     """Fill a module, in place, from a PyTorch state dict.
 
@@ -89,8 +96,9 @@ def load_torch(
         source: a `.pth`, `.pt` or `.safetensors` file, or a mapping of keys to NumPy arrays or
             torch tensors; a state dict inside of a training checkpoint is found as
             `read_checkpoint` finds it.
-        dialect: the layout of the source; "auto" takes the one whose keys match.
+        layout: the layout of the source; "auto" takes the one whose keys match.
         strict: refuse missing and unexpected keys; with False they are left alone and reported.
+        dialect: an older name of `layout`.
 
     Raises:
         CheckpointError: the file cannot be read.
@@ -99,7 +107,7 @@ def load_torch(
         as another epsilon, which no state dict holds.
     """
     arrays = as_arrays(source)
-    found = fit(model, arrays, dialect, strict)
+    found = fit(model, arrays, dialect or layout, strict)
     variables = variables_of(model)
     values, cast = {}, []
     for entry in found.keys.entries:
@@ -121,12 +129,12 @@ def load_torch(
     while values:  # a copy goes as soon as JAX has its own
         path, value = values.popitem()
         _assign(variables[path], value)
-    remember(model, dialect=found.keys.dialect)
+    remember(model, layout=found.keys.layout)
     warn_of_other_settings(
-        model, found.keys.dialect, "`create_model(..., weights=...)` builds the one that fits"
+        model, found.keys.layout, "`create_model(..., weights=...)` builds the one that fits"
     )
     return LoadReport(
-        found.keys.dialect,
+        found.keys.layout,
         loaded,
         found.missing,
         found.unexpected,
@@ -135,7 +143,9 @@ def load_torch(
     )
 
 
-def to_torch(model: nnx.Module, dialect: str = AUTO) -> dict[str, np.ndarray]:
+def to_torch(
+    model: nnx.Module, layout: str = AUTO, *, dialect: str | None = None
+) -> dict[str, np.ndarray]:
     """The PyTorch state dict of a module: its keys, order, shapes and dtypes.
 
     Where PyTorch asks for more than arrays, as for torchvision's MNASNet, it has the attribute
@@ -143,15 +153,18 @@ def to_torch(model: nnx.Module, dialect: str = AUTO) -> dict[str, np.ndarray]:
 
     Args:
         model: any module with a key map.
-        dialect: the layout; "auto" is the one that the module was loaded from, else its own.
+        layout: the naming to give; "auto" is the one that the module was loaded from, else its
+            own.
+        dialect: an older name of `layout`.
 
-    Raises: ValueError if the module has no such dialect.
+    Raises: ValueError if the module has no such layout.
     Warns: UserWarning if the library of that layout gives the network other settings, such as
         another epsilon, which no state dict holds.
     """
-    dialect = own_dialect(model) if dialect == AUTO else dialect
-    keys = key_map(model, dialect)
-    warn_of_other_settings(model, dialect, "the same weights give other results there")
+    layout = dialect or layout
+    layout = own_layout(model) if layout == AUTO else layout
+    keys = key_map(model, layout)
+    warn_of_other_settings(model, layout, "the same weights give other results there")
     values = jax.device_get({path: variable[...] for path, variable in variables_of(model).items()})
     state = {
         entry.foreign: entry.to_foreign(np.asarray(values[entry.native])) for entry in keys.entries
@@ -160,31 +173,31 @@ def to_torch(model: nnx.Module, dialect: str = AUTO) -> dict[str, np.ndarray]:
         key: array.astype(np.int64) if key.endswith(COUNT) else array
         for key, array in state.items()
     }
-    return with_versions(counted, model, dialect)
+    return with_versions(counted, model, layout)
 
 
-def own_dialect(model: nnx.Module) -> str:
-    """What "auto" writes: the dialect that the module was loaded from, else its own."""
-    return origin_of(model).dialect or dialects_of(model)[0]
+def own_layout(model: nnx.Module) -> str:
+    """What "auto" writes: the layout that the module was loaded from, else its own."""
+    return origin_of(model).layout or layouts_of(model)[0]
 
 
 def translate(
-    module: nnx.Module, arrays: Mapping[str, np.ndarray], to: str, dialect: str = AUTO
+    module: nnx.Module, arrays: Mapping[str, np.ndarray], to: str, layout: str = AUTO
 ) -> tuple[dict[str, np.ndarray], str]:
-    """A state dict in another dialect, every dtype kept, and the dialect that it was in. No array
+    """A state dict in another layout, every dtype kept, and the layout that it was in. No array
     enters JAX.
 
     Args:
         module: whose key maps to use; an abstract one does.
         arrays: key -> array.
-        to: the dialect to give.
-        dialect: the dialect of `arrays`; "auto" takes the one whose keys match.
+        to: the layout to give.
+        layout: the layout of `arrays`; "auto" takes the one whose keys match.
 
     Raises: ConversionError if the arrays do not fit the module, by kind of number too; ValueError
-        for an unknown dialect.
+        for an unknown layout.
     """
     target = key_map(module, to)
-    found = fit(module, arrays, dialect)
+    found = fit(module, arrays, layout)
     variables = variables_of(module)
 
     def native(entry: Entry) -> np.ndarray:
@@ -202,7 +215,7 @@ def translate(
     translated = {
         entry.foreign: entry.to_foreign(native(sources[entry.native])) for entry in target.entries
     }
-    return with_versions(translated, module, to), found.keys.dialect
+    return with_versions(translated, module, to), found.keys.layout
 
 
 def as_arrays(source: str | os.PathLike[str] | Mapping[str, Any]) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""The accounting of a conversion: which dialect an array mapping speaks, and whether everything in
+"""The accounting of a conversion: which layout an array mapping speaks, and whether everything in
 it adds up.
 """
 
@@ -63,7 +63,7 @@ class Fit:
     """A mapping held against a module: what goes where, and what was left over.
 
     Attributes:
-        keys: the key map of the dialect that the mapping speaks.
+        keys: the key map of the layout that the mapping speaks.
         missing: keys of `keys` that the mapping lacks, but for `uncounted`.
         uncounted: batch counts that the mapping lacks, of norms whose statistics it has.
         unexpected: keys of the mapping that are not in `keys`.
@@ -76,24 +76,22 @@ class Fit:
 
 
 def fit(
-    module: nnx.Module, arrays: Mapping[str, np.ndarray], dialect: str = AUTO, strict: bool = True
+    module: nnx.Module, arrays: Mapping[str, np.ndarray], layout: str = AUTO, strict: bool = True
 ) -> Fit:
     """Hold a state dict against a module.
 
     Args:
         module: concrete or abstract.
         arrays: key -> array.
-        dialect: one of the module's, or "auto" for the one whose keys are these.
+        layout: one of the module's, or "auto" for the one whose keys are these.
         strict: refuse missing and unexpected keys. Wrong shapes are refused always.
 
-    Raises: ConversionError, naming every fault; ValueError for an unknown dialect.
+    Raises: ConversionError, naming every fault; ValueError for an unknown layout.
     """
     if not arrays:
         raise ConversionError("the checkpoint holds no arrays")
-    if dialect == AUTO:
-        best = closest(module, arrays)
-    else:
-        best = _against(key_map(module, dialect), arrays)
+    auto = layout == AUTO
+    best = closest(module, arrays) if auto else _against(key_map(module, layout), arrays)
     needed = best.keys.by_foreign
     misshaped = tuple(
         (key, array.shape, needed[key].foreign_shape)
@@ -101,7 +99,7 @@ def fit(
         if key in needed and array.shape != needed[key].foreign_shape
     )
     name = type(module).__name__
-    how = f"in dialect {best.keys.dialect!r}" + (", the nearest" if dialect == AUTO else "")
+    how = f"in layout {best.keys.layout!r}" + (", the nearest" if auto else "")
     if len(best.unexpected) == len(arrays):
         raise ConversionError(
             f"no key of the checkpoint belongs to {name} {how}: it has keys such as "
@@ -124,11 +122,11 @@ def fit(
 
 
 def closest(module: nnx.Module, arrays: Mapping[str, np.ndarray]) -> Fit:
-    """The module's dialect that shares most keys with `arrays`, the first of equals, whatever does
+    """The module's layout that shares most keys with `arrays`, the first of equals, whatever does
     not add up.
 
-    Raises: ValueError if a dialect misses a variable of the module, and `arrays` are neither its
-        own nor those of a dialect before it.
+    Raises: ValueError if a layout misses a variable of the module, and `arrays` are neither its
+        own nor those of a layout before it.
     """
     fits = []
     try:
@@ -198,9 +196,9 @@ def _numbers_hint(
     numbers: dict[str, set[int]] = {}
     for key, found, needed in misshaped:
         if keys.by_foreign[key].native == stem and len(found) == 4:
-            axis, argument = (2 if keys.dialect == NATIVE else 1), "in_channels"
+            axis, argument = (2 if keys.layout == NATIVE else 1), "in_channels"
         else:
-            axis, argument = (-1 if keys.dialect == NATIVE else 0), "num_classes"
+            axis, argument = (-1 if keys.layout == NATIVE else 0), "num_classes"
         if len(found) != len(needed) or needed[axis] != getattr(module, argument, None):
             return ""
         numbers.setdefault(argument, set()).add(found[axis])

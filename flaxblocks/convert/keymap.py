@@ -1,17 +1,17 @@
 """The bijection between a module's variables and a PyTorch state dict: names, axes, order.
 
 It is built of two things. A table by layer type says what a layer's own variables are called in
-PyTorch and how their axes lie (`LEAVES`). A *dialect* says what its modules are called: a class
+PyTorch and how their axes lie (`LEAVES`). A *layout* says what its modules are called: a class
 attribute
 
-    dialects = {"torchvision": keys, "timm": other_keys}
+    layouts = {"torchvision": keys, "timm": other_keys}
 
 whose functions take the module and yield pairs (native path, foreign path) of the modules below it,
 in the order in which PyTorch's `state_dict()` lists them:
 
     def keys(block):
         yield "conv", "0"  # a layer: its variables are named by `LEAVES`
-        yield "expand", "1"  # a block that has a dialect of this name: it goes on from there
+        yield "expand", "1"  # a block that has a layout of this name: it goes on from there
         yield "head", "fc", "conv1x1"  # a Linear that PyTorch stores as a 1x1 convolution
         yield "expand", "2", "output"  # no variables: both give the same output, for `parity`
         yield "gamma", "layer_scale"  # a variable of the block itself
@@ -20,12 +20,12 @@ A pair whose native module is None is passed over, so one function serves every 
 pair that names no attribute, and a variable that no pair reaches, are errors. Except for "output"
 pairs, a pair says that both modules give the same output too.
 
-A block has a dialect only where every family that uses the block names its layers so (as a
+A block has a layout only where every family that uses the block names its layers so (as a
 Sequential numbers them). Where families differ, theirs say it: a family's pairs go as deep as need
 be.
 
-The first dialect of a class is its own; "flax" is always there and is the native naming. A lone
-layer has the dialect "torch", the names of `LEAVES` by themselves.
+The first layout of a class is its own; "flax" is always there and is the native naming. A lone
+layer has the layout "torch", the names of `LEAVES` by themselves.
 """
 
 import itertools
@@ -47,14 +47,15 @@ __all__ = [
     "KeyMap",
     "ModulePair",
     "descend",
-    "dialects_of",
     "key_map",
     "key_maps",
+    "layouts_of",
     "variables_of",
 ]
 
 NATIVE = "flax"
 OUTPUT = "output"
+OLDER_WORD = "dialects"  # what the attribute was called before
 CONVERTED = (nnx.Param, nnx.BatchStat)  # the variables that a state dict holds
 
 _CONV_AXES = (3, 2, 0, 1)  # HWIO -> OIHW
@@ -135,15 +136,15 @@ class ModulePair:
 
 @dataclass(frozen=True)
 class KeyMap:
-    """All variables of a module in one dialect, in the order of PyTorch's state dict.
+    """All variables of a module in one layout, in the order of PyTorch's state dict.
 
     Attributes:
-        dialect: its name.
+        layout: its name.
         entries: one for each key; a variable that modules share has a key for each of its names.
         modules: the modules that both frameworks have.
     """
 
-    dialect: str
+    layout: str
     entries: tuple[Entry, ...]
     modules: tuple[ModulePair, ...]
 
@@ -153,13 +154,13 @@ class KeyMap:
         return {entry.foreign: entry for entry in self.entries}
 
 
-def dialects_of(module: nnx.Module) -> tuple[str, ...]:
-    """The names of a module's dialects, its own first, "flax" last."""
-    return (*_dialects(module), NATIVE)
+def layouts_of(module: nnx.Module) -> tuple[str, ...]:
+    """The names of a module's layouts, its own first, "flax" last."""
+    return (*_layouts(module), NATIVE)
 
 
-def _dialects(module: nnx.Module | nnx.Variable) -> Mapping[str, Callable]:
-    own = getattr(module, "dialects", {})
+def _layouts(module: nnx.Module | nnx.Variable) -> Mapping[str, Callable]:
+    own = getattr(module, "layouts", None) or getattr(module, OLDER_WORD, {})
     if any(kind in LEAVES for kind in type(module).__mro__):  # and what a class of it adds
         return {"torch": lambda _: [("", "")], **own}
     return own
@@ -173,36 +174,36 @@ def variables_of(module: nnx.Module) -> dict[str, nnx.Variable]:
     return {".".join(map(str, path)): variable for path, variable in flat}
 
 
-def key_map(module: nnx.Module, dialect: str) -> KeyMap:
+def key_map(module: nnx.Module, layout: str) -> KeyMap:
     """The bijection between the variables of `module` and the keys of a PyTorch state dict.
 
     Args:
         module: concrete or from `nnx.eval_shape`; only shapes are looked at.
-        dialect: one of `dialects_of(module)`.
+        layout: one of `layouts_of(module)`.
 
-    Raises: ValueError if the module has no such dialect, or the dialect misses a variable or uses a
+    Raises: ValueError if the module has no such layout, or the layout misses a variable or uses a
         name twice.
     """
-    return _key_map(module, dialect, variables_of(module))
+    return _key_map(module, layout, variables_of(module))
 
 
 def key_maps(module: nnx.Module) -> Iterator[KeyMap]:
-    """The key map of each of `dialects_of(module)`."""
+    """The key map of each of `layouts_of(module)`."""
     variables = variables_of(module)  # what takes longest
-    yield from (_key_map(module, dialect, variables) for dialect in dialects_of(module))
+    yield from (_key_map(module, layout, variables) for layout in layouts_of(module))
 
 
-def _key_map(module: nnx.Module, dialect: str, variables: Mapping[str, nnx.Variable]) -> KeyMap:
-    if dialect == NATIVE:
+def _key_map(module: nnx.Module, layout: str, variables: Mapping[str, nnx.Variable]) -> KeyMap:
+    if layout == NATIVE:
         own = (Entry(path, path, tuple(v.shape)) for path, v in variables.items())
         return KeyMap(NATIVE, tuple(own), ())
-    if dialect not in _dialects(module):
-        known = ", ".join(map(repr, dialects_of(module)))
-        raise ValueError(f"`dialect` (={dialect!r}): {type(module).__name__} has {known}")
+    if layout not in _layouts(module):
+        known = ", ".join(map(repr, layouts_of(module)))
+        raise ValueError(f"`layout` (={layout!r}): {type(module).__name__} has {known}")
     # A variable that modules share has one path in `variables`, whichever an entry came by.
     first = {id(variable): path for path, variable in variables.items()}
     entries, reached, modules, named = [], [], [], set()
-    for native, foreign, kind, node in _walk(module, dialect, "", ""):
+    for native, foreign, kind, node in _walk(module, layout, "", ""):
         named.add(native)
         if not isinstance(node, nnx.Variable):
             modules.append(ModulePair(native, foreign, *(k for k in kind if k != OUTPUT)))
@@ -212,26 +213,26 @@ def _key_map(module: nnx.Module, dialect: str, variables: Mapping[str, nnx.Varia
                 path = first[id(variable)]
                 reached.append(entry if path == entry.native else replace(entry, native=path))
     forgotten = set(variables) - {entry.native for entry in reached}
-    hint = _hint(module, dialect, forgotten, named)
-    _check_bijection(module, dialect, entries, forgotten, hint)
-    return KeyMap(dialect, tuple(reached), tuple(modules))
+    hint = _hint(module, layout, forgotten, named)
+    _check_bijection(module, layout, entries, forgotten, hint)
+    return KeyMap(layout, tuple(reached), tuple(modules))
 
 
 def _walk(
-    module: nnx.Module, dialect: str, native: str, foreign: str
+    module: nnx.Module, layout: str, native: str, foreign: str
 ) -> Iterator[tuple[str, str, tuple[str, ...], Any]]:
-    """Every pair of a dialect, with its kind and the module or variable there, from the root, going
-    on into blocks that have the dialect themselves.
+    """Every pair of a layout, with its kind and the module or variable there, from the root, going
+    on into blocks that have the layout themselves.
     """
-    keys = _dialects(module)
-    if dialect not in keys:
+    keys = _layouts(module)
+    if layout not in keys:
         return
-    for child_native, child_foreign, *kind in keys[dialect](module):
+    for child_native, child_foreign, *kind in keys[layout](module):
         try:
             child = descend(module, child_native)
         except (AttributeError, IndexError, KeyError, TypeError):
             raise ValueError(
-                f"dialect {dialect!r} of {type(module).__name__} names {child_native!r}, "
+                f"layout {layout!r} of {type(module).__name__} names {child_native!r}, "
                 "which it has not"
             ) from None
         if child is None:
@@ -239,7 +240,7 @@ def _walk(
         path, key = _join(native, child_native), _join(foreign, child_foreign)
         yield path, key, tuple(kind), child
         if kind != [OUTPUT] and child_native:
-            yield from _walk(child, dialect, path, key)
+            yield from _walk(child, layout, path, key)
 
 
 def _join(*parts: str) -> str:
@@ -274,8 +275,8 @@ def _leaf(
             return
 
 
-def _hint(module: nnx.Module, dialect: str, forgotten: set[str], named: set[str]) -> str:
-    """Where a dialect names a module that has variables without a name, such as a user's own norm,
+def _hint(module: nnx.Module, layout: str, forgotten: set[str], named: set[str]) -> str:
+    """Where a layout names a module that has variables without a name, such as a user's own norm,
     what gives them one.
     """
     for path in sorted(forgotten):
@@ -288,14 +289,14 @@ def _hint(module: nnx.Module, dialect: str, forgotten: set[str], named: set[str]
         if isinstance(layer, nnx.BatchNorm):
             return "; Flax's batch norm has other statistics: use `flaxblocks.nn.BatchNorm`"
         return (
-            f"; `{type(layer).__name__}` needs `dialects = {{{dialect!r}: lambda _: "
-            f"[({step!r}, NAME)]}}`, and dialect {NATIVE!r} needs none"
+            f"; `{type(layer).__name__}` needs `layouts = {{{layout!r}: lambda _: "
+            f"[({step!r}, NAME)]}}`, and layout {NATIVE!r} needs none"
         )
     return ""
 
 
 def _check_bijection(
-    module: nnx.Module, dialect: str, entries: list[Entry], forgotten: set[str], hint: str
+    module: nnx.Module, layout: str, entries: list[Entry], forgotten: set[str], hint: str
 ) -> None:
     natives = [entry.native for entry in entries]
     foreigns = [entry.foreign for entry in entries]
@@ -310,7 +311,7 @@ def _check_bijection(
             )
             rest = hint if fault == "forgets" else ""
             kind = type(module).__name__
-            raise ValueError(f"dialect {dialect!r} of {kind} {fault}: {listed}{rest}")
+            raise ValueError(f"layout {layout!r} of {kind} {fault}: {listed}{rest}")
 
 
 def _repeated(names: list[str]) -> set[str]:

@@ -11,7 +11,7 @@ from flax import nnx
 
 from flaxblocks.convert.convert import load_torch
 from flaxblocks.convert.fit import ConversionError, closest, fit
-from flaxblocks.convert.keymap import NATIVE, Entry, dialects_of, key_map
+from flaxblocks.convert.keymap import NATIVE, Entry, key_map, layouts_of
 from flaxblocks.convert.stem import RGB, adapt_input_channels
 from flaxblocks.create.origin import remember
 from flaxblocks.models.registry import ModelEntry, find_model, suggest
@@ -59,7 +59,7 @@ def build(entry: ModelEntry, config: Mapping[str, Any], keys: Keys) -> Any:
     remember(
         model,
         row=entry.name if told_by_row else None,
-        dialect=entry.dialect if entry.dialect in dialects_of(model) else None,
+        layout=entry.layout if entry.layout in layouts_of(model) else None,
     )
     return model
 
@@ -85,7 +85,7 @@ class Reading:
     Attributes:
         entry: the row to build: the one asked for, or the one that the library of the checkpoint's
             layout published.
-        dialect: the checkpoint's layout.
+        layout: whose naming the checkpoint is in.
         head: the keys of the head, whether the checkpoint has them or not.
         num_classes: of the checkpoint; None where it has no head, or is of another model.
         first_conv: the key of the kernel that sees the image.
@@ -97,7 +97,7 @@ class Reading:
     model: Any
     draws: Draws
     entry: ModelEntry
-    dialect: str
+    layout: str
     head: tuple[str, ...]
     num_classes: int | None
     first_conv: str
@@ -123,7 +123,7 @@ def read_as(
     model, draws = _abstract(drawn)
     found = closest(model, arrays).keys
     named = {item.native: item for item in found.entries}
-    is_native = found.dialect == NATIVE
+    is_native = found.layout == NATIVE
     head, stem = named.get("head.kernel"), named.get(f"{model.first_conv}.kernel")
 
     def length(item: Entry | None, axis: int) -> int | None:
@@ -133,8 +133,8 @@ def read_as(
     return Reading(
         model,
         draws,
-        find_model(entry.in_layout.get(found.dialect, entry.name)),
-        found.dialect,
+        find_model(entry.in_layout.get(found.layout, entry.name)),
+        found.layout,
         tuple(item.foreign for item in found.entries if item.native.startswith("head.")),
         length(head, -1 if is_native else 0),
         "" if stem is None else stem.foreign,
@@ -179,7 +179,7 @@ def build_loaded(
                 f"the checkpoint is one of {entry.name} without {' and '.join(found.head)}: "
                 "`num_classes=0` gives its features, another number draws a head"
             )
-        load_torch(model, body, found.dialect, strict=False)
+        load_torch(model, body, found.layout, strict=False)
     _draw_the_rest(model, draws, drawn)
     return model
 
@@ -189,7 +189,7 @@ def _with_adapted_stem(
 ) -> dict[str, np.ndarray]:
     """The checkpoint with a first convolution for the channels of `config`."""
     rgb, own = (
-        key_map(abstract_model(entry.name, **{**config, "in_channels": n}), found.dialect)
+        key_map(abstract_model(entry.name, **{**config, "in_channels": n}), found.layout)
         for n in (RGB, config["in_channels"])
     )
     key = found.first_conv

@@ -10,7 +10,7 @@ from flax import nnx
 
 from flaxblocks.checkpoints.orbax_folder import write_orbax
 from flaxblocks.checkpoints.read import write_checkpoint
-from flaxblocks.convert.convert import as_arrays, own_dialect, translate
+from flaxblocks.convert.convert import as_arrays, own_layout, translate
 from flaxblocks.convert.fit import AUTO, closest
 from flaxblocks.convert.keymap import NATIVE
 
@@ -32,8 +32,8 @@ class Conversion:
     bytes.
     """
 
-    source_dialect: str
-    dialect: str
+    source_layout: str
+    layout: str
     format: str
     arrays: int
     bytes: int
@@ -45,10 +45,10 @@ def convert_file(
     build: Callable[[Mapping[str, np.ndarray]], nnx.Module],
     *,
     format: str | None = None,
-    dialect: str = AUTO,
+    layout: str = AUTO,
     overwrite: bool = False,
 ) -> Conversion:
-    """Read a checkpoint of a module, in any of its dialects, and write it in another.
+    """Read a checkpoint of a module, in any of its layouts, and write it in another.
 
     Args:
         source: a file that `read_checkpoint` reads, or an Orbax folder.
@@ -57,14 +57,14 @@ def convert_file(
             one does.
         format: "safetensors", "pth" or "orbax"; by the suffix of `target` unless given (none is a
             folder).
-        dialect: the layout to write. "auto" turns PyTorch's into Flax's and Flax's into PyTorch's,
+        layout: the layout to write. "auto" turns PyTorch's into Flax's and Flax's into PyTorch's,
             but a `.pth` is always PyTorch's and an Orbax folder always Flax's.
         overwrite: replace `target` if it is there.
 
     Raises:
         CheckpointError: the source cannot be read, or the target not written.
         ConversionError: the source is not a checkpoint of this module.
-        ValueError: an unknown format or dialect, or a target that is there already.
+        ValueError: an unknown format or layout, or a target that is there already.
     """
     target = Path(target)
     format = _format(target, format)
@@ -76,22 +76,22 @@ def convert_file(
         raise ValueError(f"OUT {str(target)!r} must lie in a folder that exists")
     arrays = as_arrays(source)
     module = build(arrays)
-    if dialect == AUTO:
-        native = closest(module, arrays).keys.dialect == NATIVE
+    if layout == AUTO:
+        native = closest(module, arrays).keys.layout == NATIVE
         to_torch = format == "pth" or (format == "safetensors" and native)
-        dialect = own_dialect(module) if to_torch else NATIVE
-    if format == "orbax" and dialect != NATIVE:
+        layout = own_layout(module) if to_torch else NATIVE
+    if format == "orbax" and layout != NATIVE:
         raise ValueError(
-            f"`dialect` (={dialect!r}): an Orbax folder holds Flax's own layout, {NATIVE!r}"
+            f"`layout` (={layout!r}): an Orbax folder holds Flax's own layout, {NATIVE!r}"
         )
-    converted, source_dialect = translate(module, arrays, dialect)
+    converted, source_layout = translate(module, arrays, layout)
     del arrays  # unmaps the source: writing needs memory of its own
     if format == "orbax":
         write_orbax(converted, target)
     else:
         write_checkpoint(converted, target)
     size = sum(array.nbytes for array in converted.values())
-    return Conversion(source_dialect, dialect, format, len(converted), size)
+    return Conversion(source_layout, layout, format, len(converted), size)
 
 
 def _format(target: Path, format: str | None) -> str:

@@ -91,7 +91,7 @@ def create_model(
     if not features_only:
         return model
     extractor = FeatureExtractor(model, out_indices)
-    remember(extractor, row=origin_of(model).row, dialect=origin_of(model).dialect)
+    remember(extractor, row=origin_of(model).row, layout=origin_of(model).layout)
     return extractor
 
 

@@ -26,11 +26,11 @@ class Origin:
 
     Attributes:
         row: the registry row that it was built from; None for a module that is no registered model.
-        dialect: the layout of its checkpoint, or of the row's library; None if there is none.
+        layout: the layout of its checkpoint, or of the row's library; None if there is none.
     """
 
     row: str | None = None
-    dialect: str | None = None
+    layout: str | None = None
 
     def __eq__(self, other: object) -> bool:
         """True for every other one."""
@@ -50,7 +50,7 @@ def origin_of(module: nnx.Module) -> Origin:
 
 
 def remember(module: nnx.Module, **known: Any) -> None:
-    """Note `row` or `dialect` of a module; what is not given stays."""
+    """Note `row` or `layout` of a module; what is not given stays."""
     origin = replace(origin_of(module), **known)
     _noted[module] = origin
     setattr(module, ATTRIBUTE, origin)

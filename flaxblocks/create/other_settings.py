@@ -14,26 +14,26 @@ from flaxblocks.models.registry import ModelEntry, find_model
 __all__ = ["other_settings", "warn_of_other_settings"]
 
 
-def other_settings(entry: ModelEntry, dialect: str) -> str | None:
-    """How the network that `dialect`'s library publishes differs from a row: `timm's
+def other_settings(entry: ModelEntry, layout: str) -> str | None:
+    """How the network that `layout`'s library publishes differs from a row: `timm's
     mobilenetv3_small_100 has norm_eps=1e-05 where mobilenet_v3_small has 0.001`; None if it does
     not.
     """
-    other = find_model(entry.in_layout.get(dialect, entry.name))
+    other = find_model(entry.in_layout.get(layout, entry.name))
     there, here = other.settings, entry.settings
     differing = [
         f"{name}={there[name]!r} where {entry.name} has {value!r}"
         for name, value in here.items()
         if there[name] != value
     ]
-    return f"{dialect}'s {other.name} has {', '.join(differing)}" if differing else None
+    return f"{layout}'s {other.name} has {', '.join(differing)}" if differing else None
 
 
-def warn_of_other_settings(module: nnx.Module, dialect: str, consequence: str) -> None:
+def warn_of_other_settings(module: nnx.Module, layout: str, consequence: str) -> None:
     """Warn, with `consequence`, if `module` was built from a row that has other settings than
-    `dialect`'s library.
+    `layout`'s library.
     """
     row = origin_of(module).row
-    difference = None if row is None else other_settings(find_model(row), dialect)
+    difference = None if row is None else other_settings(find_model(row), layout)
     if difference is not None:
         warnings.warn(f"{difference}: {consequence}", stacklevel=3)

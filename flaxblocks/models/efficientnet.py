@@ -78,7 +78,7 @@ def _timm(model: "EfficientNet") -> Iterator[tuple[str, ...]]:
 class EfficientNet(StagedModel):
     """The EfficientNets that torchvision and timm publish, V1, Lite and V2."""
 
-    dialects = {"torchvision": _torchvision, "timm": _timm}
+    layouts = {"torchvision": _torchvision, "timm": _timm}
 
     def __init__(
         self,

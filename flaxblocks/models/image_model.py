@@ -95,7 +95,7 @@ class ImageModel(nnx.Module):
     num_features: int
     feature_info: FeatureInfo
     first_conv = "stem.conv"
-    dialects: Mapping[str, Callable[..., Iterator[tuple[str, ...]]]]
+    layouts: Mapping[str, Callable[..., Iterator[tuple[str, ...]]]]
     dropout: nnx.Module
     head: nnx.Module | None
 
@@ -190,7 +190,7 @@ class FeatureExtractor(nnx.Module):
         self.feature_info = FeatureInfo(tuple(model.feature_info[i] for i in indices))
 
     @property
-    def dialects(self) -> Mapping[str, Callable[["FeatureExtractor"], Iterator[tuple[str, ...]]]]:
+    def layouts(self) -> Mapping[str, Callable[["FeatureExtractor"], Iterator[tuple[str, ...]]]]:
         """The backbone's: PyTorch's names do not know of the extractor."""
 
         def through(keys):
@@ -198,7 +198,7 @@ class FeatureExtractor(nnx.Module):
                 (f"backbone.{native}", *rest) for native, *rest in keys(extractor.backbone)
             )
 
-        return {name: through(keys) for name, keys in self.backbone.dialects.items()}
+        return {name: through(keys) for name, keys in self.backbone.layouts.items()}
 
     def __call__(self, x: Float[Array, "N H W C"]) -> list[jax.Array]:
         """The feature maps of an image batch."""

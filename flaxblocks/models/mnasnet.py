@@ -124,7 +124,7 @@ def _timm(model: "MnasNet") -> Iterator[tuple[str, ...]]:
 class MnasNet(StagedModel):
     """MnasNet, of whichever search its table is."""
 
-    dialects = {"torchvision": _torchvision, "timm": _timm}
+    layouts = {"torchvision": _torchvision, "timm": _timm}
     state_dict_version = {"torchvision": 2}  # 1 had a wide stem at every width
 
     def __init__(

@@ -74,7 +74,7 @@ def _article(model: "MobileNetV1") -> Iterator[tuple[str, ...]]:
 class DepthwiseSeparable(nnx.Module):
     """A depthwise 3x3 and a 1x1 convolution, each with norm and activation."""
 
-    dialects = {"timm": _timm_block}
+    layouts = {"timm": _timm_block}
 
     def __init__(
         self,
@@ -108,7 +108,7 @@ class DepthwiseSeparable(nnx.Module):
 class MobileNetV1(StagedModel):
     """MobileNetV1 of any width, and what else is a row of depthwise separable convolutions."""
 
-    dialects = {"timm": _timm, "article": _article}
+    layouts = {"timm": _timm, "article": _article}
 
     def __init__(
         self,

@@ -78,7 +78,7 @@ def _timm(model: "MobileNetV2") -> Iterator[tuple[str, ...]]:
 class MobileNetV2(StagedModel):
     """MobileNetV2 with torchvision's arguments, and timm's for its deeper variants."""
 
-    dialects = {"torchvision": _torchvision, "timm": _timm}
+    layouts = {"torchvision": _torchvision, "timm": _timm}
 
     def __init__(
         self,

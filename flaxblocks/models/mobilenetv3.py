@@ -85,7 +85,7 @@ def _timm(model: "MobileNetV3") -> Iterator[tuple[str, ...]]:
 class MobileNetV3(StagedModel):
     """MobileNetV3, large or small by its table, as torchvision and as timm scale it."""
 
-    dialects = {"torchvision": _torchvision, "timm": _timm}
+    layouts = {"torchvision": _torchvision, "timm": _timm}
 
     def __init__(
         self,

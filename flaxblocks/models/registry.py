@@ -24,7 +24,7 @@ class ModelEntry:
         source: who published the model; that layout is `to_torch`'s default.
         config: the arguments of `build` that make it this model.
         aliases: other names of the same row, such as timm's for a network of torchvision's.
-        in_layout: dialect -> the row to build for a checkpoint in that layout, where the library
+        in_layout: layout -> the row to build for a checkpoint in that layout, where the library
             whose layout it is publishes the network with other settings, such as another epsilon.
         library_name: what the library calls it, if not `name`.
         oracle: "module:callable" that builds the PyTorch original from `num_classes`, `in_channels`
@@ -49,8 +49,8 @@ class ModelEntry:
     input_size: tuple[int, int] = (224, 224)
 
     @property
-    def dialect(self) -> str:
-        """The layout of its checkpoints, as `dialects` of the model's class call it."""
+    def layout(self) -> str:
+        """Whose naming its checkpoints are in, as `layouts` of the model's class call it."""
         return self.source
 
     @property

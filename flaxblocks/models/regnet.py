@@ -124,7 +124,7 @@ def _timm(model: "RegNet") -> Iterator[tuple[str, ...]]:
 class RegNet(StagedModel):
     """The RegNets of torchvision; `se_ratio` makes a RegNetX a RegNetY."""
 
-    dialects = {"torchvision": _torchvision, "timm": _timm}
+    layouts = {"torchvision": _torchvision, "timm": _timm}
 
     def __init__(
         self,

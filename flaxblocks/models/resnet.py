@@ -116,7 +116,7 @@ class BlurredMaxPool(nnx.Module):
 class ResNet(StagedModel):
     """The residual network in every form that torchvision and timm publish under its name."""
 
-    dialects = {"torchvision": _names, "timm": _names}
+    layouts = {"torchvision": _names, "timm": _names}
 
     def __init__(
         self,

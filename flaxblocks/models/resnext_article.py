@@ -50,7 +50,7 @@ def _article(model: "ResNeXtArticle") -> Iterator[tuple[str, ...]]:
 class ResNeXtArticle(StagedModel):
     """The article's ResNeXt, with its keys; 50 layers and 32 groups by default."""
 
-    dialects = {"article": _article}
+    layouts = {"article": _article}
 
     def __init__(
         self,

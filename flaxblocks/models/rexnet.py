@@ -134,7 +134,7 @@ def rex_trunk(
 class ReXNet(StagedModel):
     """ReXNet (V1) with the official release's arguments, and timm's rounding of the widths."""
 
-    dialects = {"official": _official, "article": _official, "timm": _timm}
+    layouts = {"official": _official, "article": _official, "timm": _timm}
 
     def __init__(
         self,

@@ -45,7 +45,7 @@ def _official(model: "ReXNetLite") -> Iterator[tuple[str, ...]]:
 class ReXNetLite(StagedModel):
     """ReXNet-lite with the official release's arguments."""
 
-    dialects = {"official": _official, "article": _official}
+    layouts = {"official": _official, "article": _official}
 
     def __init__(
         self,

@@ -45,9 +45,9 @@ class Case:
         return bool(self.widths)
 
     @property
-    def dialect(self) -> str:
+    def layout(self) -> str:
         """The layout of its weights."""
-        return "article" if self.is_block else find_model(self.name).dialect
+        return "article" if self.is_block else find_model(self.name).layout
 
     @property
     def network(self) -> str:

@@ -23,13 +23,14 @@ def compare(
     flax_model: nnx.Module,
     torch_model: "nn.Module",
     x: np.ndarray,
-    dialect: str = AUTO,
+    layout: str = AUTO,
     *,
     train: bool = False,
     grad: bool = False,
     float32: bool = True,
     bfloat16: bool = False,
     whole: bool = False,
+    dialect: str | None = None,
 ) -> ParityReport:
     """Run both models on `x` and compare the output of every module that both have.
 
@@ -45,7 +46,7 @@ def compare(
         flax_model: any module with a key map.
         torch_model: its PyTorch original, with the same weights if they are to agree.
         x: input in Flax's layout, `(N, H, W, C)`.
-        dialect: what joins the two; "auto" finds it by the keys of `torch_model.state_dict()`.
+        layout: what joins the two; "auto" finds it by the keys of `torch_model.state_dict()`.
         train: normalise by the batch, and compare the updated buffers too.
         grad: compare the gradient of every parameter, of the sum of the output times a fixed random
             tensor.
@@ -53,22 +54,23 @@ def compare(
         bfloat16: run in bfloat16 too: ours with float32 parameters and statistics, as
             `create_model(dtype=jnp.bfloat16)`, PyTorch's as `model.to(torch.bfloat16)`.
         whole: run the program that users run, and compare no module but the model itself.
+        dialect: an older name of `layout`.
 
     Returns: a report whose `ok` says whether the bounds of `parity.BOUNDS` hold. An output that is
         a list, tuple or dict has a row for each tensor in it.
 
     Raises: ConversionError if the two do not have the same variables; ValueError if `x` is not `(N,
-        H, W, C)`, or if the dialect pairs a module that the PyTorch model has not.
+        H, W, C)`, or if the layout pairs a module that the PyTorch model has not.
     """
     x = np.array(x, np.float64)
     if x.ndim != 4:
         raise ValueError(f"`x` (shape {x.shape}) must be (N, H, W, C)")
-    keys = fit(flax_model, as_arrays(torch_model.state_dict()), dialect).keys
+    keys = fit(flax_model, as_arrays(torch_model.state_dict()), dialect or layout).keys
     there = {name for name, _ in torch_model.named_modules()}
     strangers = [pair.foreign for pair in keys.modules if pair.foreign not in there]
     if strangers:
         raise ValueError(
-            f"dialect {keys.dialect!r} names modules that the PyTorch model has not: "
+            f"layout {keys.layout!r} names modules that the PyTorch model has not: "
             + ", ".join(strangers[:5])
         )
     mode = Mode(train, grad, whole)
@@ -114,4 +116,4 @@ def compare(
                     *errors,
                 )
             )
-    return ParityReport(tuple(rows), keys.dialect, train, whole)
+    return ParityReport(tuple(rows), keys.layout, train, whole)

@@ -120,13 +120,13 @@ class ParityReport:
 
     Attributes:
         rows: modules, then buffers, then gradients.
-        dialect: the layout that joined the two models.
+        layout: the naming that joined the two models.
         train: the models ran in training mode.
         whole: ours ran as the one program that users run, of which no module's output is known.
     """
 
     rows: tuple[Row, ...]
-    dialect: str
+    layout: str
     train: bool = False
     whole: bool = False
 
@@ -180,7 +180,7 @@ class ParityReport:
         departure = self.first_departure
         return {
             "ok": self.ok,
-            "dialect": self.dialect,
+            "layout": self.layout,
             "train": self.train,
             "whole": self.whole,
             "first_departure": departure.foreign if departure else None,

@@ -178,9 +178,9 @@ def _outcome(program: Program, answer: Answer) -> dict[str, np.ndarray]:
 def _filled(case: Case, answer: Answer) -> tuple[Any, KeyMap]:
     """The network with its hashed weights, and what they are called in PyTorch."""
     model = case.build()
-    keys = key_map(model, case.dialect)
+    keys = key_map(model, case.layout)
     shapes = {entry.foreign: entry.foreign_shape for entry in keys.entries}
-    load_torch(model, hashed_state(shapes, case.network, answer.norms), case.dialect)
+    load_torch(model, hashed_state(shapes, case.network, answer.norms), case.layout)
     return model, keys
 
 

@@ -68,13 +68,13 @@ def verify(
     else:
         oracle = make_oracle(entry, classes, in_channels, config, seed=seed)
         model = create_model(entry.name, weights=arrays, **settings)
-        load_arrays(oracle, to_torch(model, entry.dialect))
+        load_arrays(oracle, to_torch(model, entry.layout))
     images = np.random.default_rng(seed).standard_normal((batch, *size, in_channels))
     return compare(
         model,
         oracle,
         images,
-        entry.dialect,
+        entry.layout,
         train=train,
         grad=grad,
         float32=float32,

@@ -82,7 +82,7 @@ CALLS = {
     "builtins.__dict__": lambda path: b"cbuiltins\n__dict__\n.",
     "torch._utils.torch.os.system": lambda path: b"ctorch._utils\ntorch.os.system\n.",
     "flaxblocks.checkpoints.read.os.system": lambda path: (
-        b"cflaxblocks.convert.checkpoint\nos.system\n."
+        b"cflaxblocks.checkpoints.read\nos.system\n."
     ),
 }
 

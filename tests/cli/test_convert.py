@@ -40,7 +40,7 @@ def test_there_and_back_is_bit_exact(
     narrow = {k: np.int64(2**40) if v.ndim == 0 else v for k, v in narrow.items()}  # past int32
     narrow = {k: np.asarray(v) for k, v in narrow.items()}
     fb.write_checkpoint(narrow, "in.pth")
-    timm = ["--dialect", "timm"] if middle.startswith("timm") else []
+    timm = ["--layout", "timm"] if middle.startswith("timm") else []
     there = run("convert", "in.pth", middle, *SMALL, *timm)
     assert there[::2] == (0, "")
     assert there.out.startswith(f"{middle}: {len(state)} arrays")
@@ -74,14 +74,14 @@ def test_the_report_counts_arrays_and_bytes(checkpoint: Path, state: State) -> N
         checkpoint,
         "out.safetensors",
         lambda _: abstract_model("mobilenet_v2", num_classes=10, **TINY),
-        dialect="timm",
+        layout="timm",
     )
     size = sum(array.nbytes for array in state.values())
     assert done == Conversion("torchvision", "timm", "safetensors", len(state), size)
 
 
 def test_the_timm_layout_has_timms_names(run: Run, checkpoint: Path, state: State) -> None:
-    ran = run("convert", checkpoint, "timm.safetensors", "--dialect", "timm", *SMALL)
+    ran = run("convert", checkpoint, "timm.safetensors", "--layout", "timm", *SMALL)
     assert "torchvision -> timm (safetensors)" in ran.out
     written = fb.read_checkpoint("timm.safetensors")
     assert list(written)[:2] == ["conv_stem.weight", "bn1.weight"]
@@ -150,8 +150,8 @@ def test_a_link_to_nowhere_is_not_replaced_unasked(refuse: Refuse, checkpoint: P
         (("folder.pth", "--overwrite"), "folder.pth"),
         (("folder", "--overwrite"), "folder"),
         (("there", "--overwrite", "--to", "orbax"), "there"),
-        (("out.pth", "--dialect", "caffe"), "caffe"),
-        (("out", "--dialect", "timm"), "timm"),
+        (("out.pth", "--layout", "caffe"), "caffe"),
+        (("out", "--layout", "timm"), "timm"),
         (("out.pth", "--num-classes", "7"), "num_classes=10"),
         (("out.pth", "--in-channels", "1"), "features.0.0.weight"),
         (("out.pth", "--set", "depth_mult=2"), "features."),

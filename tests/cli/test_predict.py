@@ -107,12 +107,12 @@ def test_published_weights_bring_their_own_preprocessing(
 
 
 @pytest.mark.parametrize(
-    ("dialect", "name"), [("torchvision", "mobilenet_v2"), ("timm", "mobilenetv2_100")]
+    ("layout", "name"), [("torchvision", "mobilenet_v2"), ("timm", "mobilenetv2_100")]
 )
 def test_a_files_preprocessing_is_that_of_its_layouts_library(
-    dialect: str, name: str, run: Run, images: list[Path], monkeypatch: pytest.MonkeyPatch
+    layout: str, name: str, run: Run, images: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    state = fb.to_torch(fb.create_model("mobilenet_v2", **TINY), dialect)
+    state = fb.to_torch(fb.create_model("mobilenet_v2", **TINY), layout)
     fb.write_checkpoint(state, "in.pth")
     seen = []
     small = predict_module.preprocess_batch

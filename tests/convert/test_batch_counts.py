@@ -83,8 +83,8 @@ def test_what_convert_writes_is_read_as_pytorch_reads_its_source(target, state, 
     def build(_):
         return abstract_model("mobilenet_v2", **CONFIG)
 
-    dialect = "timm" if target.startswith("timm") else "flax"
-    convert_file(tmp_path / "in.pth", tmp_path / target, build, dialect=dialect)
+    layout = "timm" if target.startswith("timm") else "flax"
+    convert_file(tmp_path / "in.pth", tmp_path / target, build, layout=layout)
     expected = {key: as_torch_reads(count) for key, count in counts.items()}
     for weights in (tmp_path / "in.pth", saved, tmp_path / target):
         model = fb.create_model("mobilenet_v2", weights=weights, width_mult=CONFIG["width_mult"])
@@ -93,7 +93,7 @@ def test_what_convert_writes_is_read_as_pytorch_reads_its_source(target, state, 
             key: as_int32(count) for key, count in expected.items()
         }
         assert equal_arrays({**read, **{key: state[key] for key in counts}}, state)
-    convert_file(tmp_path / target, tmp_path / "back.pth", build, dialect="torchvision")
+    convert_file(tmp_path / target, tmp_path / "back.pth", build, layout="torchvision")
     back = torch.load(tmp_path / "back.pth", weights_only=True)
     assert list(back) == list(state)
     for key, count in counts.items():

@@ -14,15 +14,15 @@ from tests.convert.conftest import CONFIG
 from tests.support import equal_arrays as equal
 
 
-@pytest.mark.parametrize("dialect", ["torchvision", "timm", "flax"])
-def test_every_dialect_is_recognised_and_goes_back(model, state, dialect):
+@pytest.mark.parametrize("layout", ["torchvision", "timm", "flax"])
+def test_every_layout_is_recognised_and_goes_back(model, state, layout):
     fb.load_torch(model, state)
-    foreign = fb.to_torch(model, dialect)
+    foreign = fb.to_torch(model, layout)
     other = fb.create_model("mobilenet_v2", **CONFIG, rngs=1)
     report = fb.load_torch(other, foreign)
-    assert report.dialect == dialect
+    assert report.layout == layout
     assert report.loaded == len(state)
-    assert equal(fb.to_torch(other), foreign)  # the dialect it was loaded from
+    assert equal(fb.to_torch(other), foreign)  # the layout it was loaded from
     assert equal(fb.to_torch(other, "torchvision"), state)
 
 
@@ -106,7 +106,7 @@ def test_a_fault_is_named_and_nothing_is_changed(model, state, fault, strict):
         assert not equal(fb.to_torch(model), before)
         return
     if not strict and fault == "all at once":
-        message = "fit MobileNetV2 in dialect 'torchvision', the nearest: 1 misshaped"
+        message = "fit MobileNetV2 in layout 'torchvision', the nearest: 1 misshaped"
     with pytest.raises(fb.ConversionError, match=message):
         fb.load_torch(model, spoil(state, **changes), strict=strict)
     assert equal(fb.to_torch(model), before)
@@ -262,7 +262,7 @@ def test_sources_that_are_none_are_refused(model):
     with pytest.raises(fb.CheckpointError, match=r"nowhere\.pth"):
         fb.load_torch(model, "nowhere.pth")
     with pytest.raises(ValueError, match=r"'flux'.*'torchvision', 'timm', 'flax'"):
-        fb.load_torch(model, {"a": np.zeros(1)}, dialect="flux")
+        fb.load_torch(model, {"a": np.zeros(1)}, layout="flux")
 
 
 def test_files_are_read_and_written(model, state, tmp_path):

@@ -20,9 +20,9 @@ def test_torchvision_keys_order_and_shapes_are_the_published_ones():
 
 
 class Forgetful(nnx.Module):
-    """A block whose dialects are wrong, each in its own way."""
+    """A block whose layouts are wrong, each in its own way."""
 
-    dialects = {
+    layouts = {
         "forgets": lambda _: [("a", "0")],
         "repeats": lambda _: [("a", "0"), ("b", "0")],
         "twice": lambda _: [("a", "0"), ("a", "1"), ("b", "2")],
@@ -42,20 +42,20 @@ class Forgetful(nnx.Module):
 
 
 @pytest.mark.parametrize(
-    ("dialect", "message"),
+    ("layout", "message"),
     [
         ("forgets", "'forgets' of Forgetful forgets: b.bias, b.kernel"),
         ("repeats", "has twice: 0.bias, 0.weight"),
         ("twice", "has twice: a.bias, a.kernel"),
-        ("stray", "dialect 'stray' of Forgetful names 'c', which it has not"),
+        ("stray", "layout 'stray' of Forgetful names 'c', which it has not"),
         ("deeper", "names 'b.conv', which it has not"),
         ("beyond", "names 'several.1', which it has not"),
-        ("unknown", r"`dialect` \(='unknown'\): Forgetful has 'forgets'"),
+        ("unknown", r"`layout` \(='unknown'\): Forgetful has 'forgets'"),
     ],
 )
-def test_a_wrong_dialect_is_refused_by_name(dialect, message):
+def test_a_wrong_layout_is_refused_by_name(layout, message):
     with pytest.raises(ValueError, match=message):
-        key_map(Forgetful(), dialect)
+        key_map(Forgetful(), layout)
 
 
 def test_pairs_of_absent_modules_are_passed_over():
@@ -68,28 +68,28 @@ def test_pairs_of_absent_modules_are_passed_over():
 
 
 @pytest.mark.parametrize(
-    ("dialect", "key", "shape"),
+    ("layout", "key", "shape"),
     [("reshapes", "0.weight", (3, 2, 1, 1)), ("linear", "1.weight", (4, 3))],
 )
-def test_a_declared_reshape_goes_both_ways(dialect, key, shape):
+def test_a_declared_reshape_goes_both_ways(layout, key, shape):
     block = Forgetful()
-    state = fb.to_torch(block, dialect)
+    state = fb.to_torch(block, layout)
     assert state[key].shape == shape
     other = Forgetful()
-    fb.load_torch(other, {k: v + 1 for k, v in state.items()}, dialect=dialect)
-    for k, v in fb.to_torch(other, dialect).items():
+    fb.load_torch(other, {k: v + 1 for k, v in state.items()}, layout=layout)
+    for k, v in fb.to_torch(other, layout).items():
         np.testing.assert_array_equal(v, state[k] + 1)
 
 
-@pytest.mark.parametrize(("dialect", "key"), [("reshapes", "0.bias"), ("linear", "1.bias")])
-def test_a_declared_reshape_is_the_kernels_alone(dialect, key):
-    assert fb.to_torch(Forgetful(), dialect)[key].ndim == 1
+@pytest.mark.parametrize(("layout", "key"), [("reshapes", "0.bias"), ("linear", "1.bias")])
+def test_a_declared_reshape_is_the_kernels_alone(layout, key):
+    assert fb.to_torch(Forgetful(), layout)[key].ndim == 1
 
 
 class Listed(nnx.Module):
     """A block in a list, whose output has a second name."""
 
-    dialects = {"article": lambda _: [("layers.0", "0"), ("layers.0", "2", "output")]}
+    layouts = {"article": lambda _: [("layers.0", "0"), ("layers.0", "2", "output")]}
 
     def __init__(self):
         self.layers = nnx.List([fb.blocks.ConvNormAct(2, 3, 1, rngs=nnx.Rngs(0))])

@@ -10,7 +10,7 @@ from flax import nnx
 
 import flaxblocks as fb
 from flaxblocks.convert.convert import translate
-from flaxblocks.convert.keymap import dialects_of, key_map
+from flaxblocks.convert.keymap import key_map, layouts_of
 from flaxblocks.create.build import abstract_model
 from tests.support import equal_arrays
 
@@ -32,10 +32,10 @@ NORMS = {
 @pytest.mark.parametrize("norm", NORMS.values(), ids=NORMS)
 def test_a_norm_is_converted_in_every_layout(norm):
     model = fb.create_model("mobilenet_v2", norm_layer=norm, **TINY)
-    for dialect in dialects_of(model):
-        state = fb.to_torch(model, dialect)
+    for layout in layouts_of(model):
+        state = fb.to_torch(model, layout)
         other = fb.create_model("mobilenet_v2", weights=state, norm_layer=norm, rngs=1, **TINY)
-        assert equal_arrays(fb.to_torch(other, dialect), state)
+        assert equal_arrays(fb.to_torch(other, layout), state)
         assert equal_arrays(translate(model, state, "timm")[0], fb.to_torch(model, "timm"))
 
 
@@ -51,7 +51,7 @@ def test_a_norm_is_converted_in_every_layout(norm):
     ids=lambda value: type(value).__name__,
 )
 def test_flaxs_norms_have_the_names_of_their_counterparts(ours, theirs):
-    assert fb.load_torch(ours, theirs.state_dict()).dialect == "torch"
+    assert fb.load_torch(ours, theirs.state_dict()).layout == "torch"
     assert list(fb.to_torch(ours)) == list(theirs.state_dict())
 
 
@@ -68,7 +68,7 @@ class Gain(nnx.Module):
 class Named(Gain):
     """It says what PyTorch calls its variable."""
 
-    dialects = {name: lambda _: [("gain", "weight")] for name in ("torchvision", "timm", "article")}
+    layouts = {name: lambda _: [("gain", "weight")] for name in ("torchvision", "timm", "article")}
 
 
 class Wrapped(nnx.Module):
@@ -90,7 +90,7 @@ class Shifted(nnx.LayerNorm):
 
 
 class NamedShifted(Shifted):
-    dialects = {name: lambda _: [("shift", "shift")] for name in ("torchvision", "timm", "article")}
+    layouts = {name: lambda _: [("shift", "shift")] for name in ("torchvision", "timm", "article")}
 
 
 @pytest.mark.parametrize(
@@ -100,8 +100,8 @@ def test_a_users_own_norm_is_named_with_what_it_lacks(norm, variable):
     model = fb.create_model("mobilenet_v2", norm_layer=norm, **TINY)
     known = fb.to_torch(fb.create_model("mobilenet_v2", **TINY))
     message = (
-        rf"dialect 'torchvision' of MobileNetV2 forgets: .*; `{norm.__name__}` needs `dialects = "
-        rf"{{'torchvision': lambda _: \[\('{variable}', .*\)\]}}`, and dialect 'flax' needs none"
+        rf"layout 'torchvision' of MobileNetV2 forgets: .*; `{norm.__name__}` needs `layouts = "
+        rf"{{'torchvision': lambda _: \[\('{variable}', .*\)\]}}`, and layout 'flax' needs none"
     )
     for convert in (
         lambda: fb.to_torch(model),
@@ -129,7 +129,7 @@ def test_a_users_own_norm_may_name_its_variables(norm, name):
 
 def test_flaxs_batch_norm_in_a_users_own_block_is_named():
     class Own(nnx.Module):
-        dialects = {"article": lambda _: [("norm", "0")]}
+        layouts = {"article": lambda _: [("norm", "0")]}
 
         def __init__(self):
             self.norm = nnx.BatchNorm(4, rngs=nnx.Rngs(0))
@@ -138,7 +138,7 @@ def test_flaxs_batch_norm_in_a_users_own_block_is_named():
         key_map(Own(), "article")
 
 
-def test_what_a_dialect_itself_forgets_asks_nothing_of_the_layer():
+def test_what_a_layout_itself_forgets_asks_nothing_of_the_layer():
     model = abstract_model("mobilenet_v2", **TINY)
     model.extra = fb.nn.BatchNorm(3)
     with pytest.raises(ValueError, match=r"'torchvision' of MobileNetV2 forgets: [^;]*$"):

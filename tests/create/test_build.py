@@ -19,13 +19,13 @@ def resnet():
 
 
 @pytest.mark.parametrize("channels", [1, 2, 4, 5, 7])
-@pytest.mark.parametrize("dialect", ["torchvision", "flax"])
-def test_a_stem_for_rgb_is_adapted_as_timm_adapts_it(resnet, channels, dialect):
+@pytest.mark.parametrize("layout", ["torchvision", "flax"])
+def test_a_stem_for_rgb_is_adapted_as_timm_adapts_it(resnet, channels, layout):
     import torch
     from timm.models import adapt_input_conv
 
     whole = fb.create_model("resnet18", weights=resnet)
-    model = fb.create_model("resnet18", weights=fb.to_torch(whole, dialect), in_channels=channels)
+    model = fb.create_model("resnet18", weights=fb.to_torch(whole, layout), in_channels=channels)
     state = fb.to_torch(model, "torchvision")
     wanted = adapt_input_conv(channels, torch.from_numpy(resnet["conv1.weight"])).numpy()
     # the sum over three channels may round otherwise
@@ -58,9 +58,9 @@ def test_other_channels_than_rgbs_are_not_adapted():
 
 
 @pytest.mark.parametrize("classes", [5, 1000])
-@pytest.mark.parametrize("dialect", ["torchvision", "flax"])
-def test_a_checkpoint_of_another_model_is_named(classes, dialect):
-    state = fb.to_torch(fb.create_model("resnet26", num_classes=classes), dialect)
+@pytest.mark.parametrize("layout", ["torchvision", "flax"])
+def test_a_checkpoint_of_another_model_is_named(classes, layout):
+    state = fb.to_torch(fb.create_model("resnet26", num_classes=classes), layout)
     for name in ("mobilenet_v2", "resnet50"):
         with pytest.raises(fb.ConversionError, match="one of resnet26") as caught:
             fb.create_model(name, weights=state)

@@ -139,11 +139,11 @@ def test_the_number_of_classes_is_the_weights_unless_given(weights):
     assert fb.create_model("mobilenet_v2", **SMALL).num_classes == 1000
 
 
-@pytest.mark.parametrize("dialect", ["torchvision", "timm", "flax"])
+@pytest.mark.parametrize("layout", ["torchvision", "timm", "flax"])
 @pytest.mark.parametrize("classes", [0, 3, 1000])
-def test_another_number_of_classes_draws_only_the_head_anew(weights, classes, dialect):
+def test_another_number_of_classes_draws_only_the_head_anew(weights, classes, layout):
     whole = fb.create_model("mobilenet_v2", weights=weights, **SMALL)
-    foreign = fb.to_torch(whole, dialect)
+    foreign = fb.to_torch(whole, layout)
     model = fb.create_model("mobilenet_v2", weights=foreign, num_classes=classes, rngs=3, **SMALL)
     for key, value in fb.to_torch(model, "torchvision").items():
         if not key.startswith("classifier"):

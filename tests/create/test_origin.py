@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 
 import flaxblocks as fb
-from flaxblocks.convert.convert import own_dialect
+from flaxblocks.convert.convert import own_layout
 from flaxblocks.create.origin import origin_of
 
 SMALL: dict[str, Any] = {"width_mult": 0.25, "num_classes": 3}
@@ -27,9 +27,9 @@ def counting():
     return run, traced
 
 
-def in_layout(dialect: str) -> Any:
+def in_layout(layout: str) -> Any:
     model = fb.create_model("mobilenet_v2", **SMALL)
-    fb.load_torch(model, fb.to_torch(model, dialect))
+    fb.load_torch(model, fb.to_torch(model, layout))
     model.eval()
     return model
 
@@ -45,7 +45,7 @@ def test_loading_makes_nothing_trace_again():
     assert nnx.graphdef(model) == before
     assert not np.array_equal(run(model, X), first)
     assert len(traced) == 1
-    assert own_dialect(model) == "timm"
+    assert own_layout(model) == "timm"
 
 
 def test_equal_networks_of_two_rows_share_a_compilation():
@@ -60,14 +60,14 @@ def test_equal_networks_of_two_rows_share_a_compilation():
 
 @pytest.mark.parametrize("order", [("torchvision", "timm"), ("timm", "torchvision")])
 def test_a_shared_compilation_changes_no_models_memory(order):
-    models = [in_layout(dialect) for dialect in order]
+    models = [in_layout(layout) for layout in order]
     run, traced = counting()
     for model in [*models, *models]:
         run(model, X)
     assert len(traced) == 1
-    for model, dialect in zip(models, order, strict=True):
-        assert own_dialect(model) == dialect
-        assert list(fb.to_torch(model)) == list(fb.to_torch(model, dialect))
+    for model, layout in zip(models, order, strict=True):
+        assert own_layout(model) == layout
+        assert list(fb.to_torch(model)) == list(fb.to_torch(model, layout))
 
 
 @pytest.mark.parametrize(
@@ -77,13 +77,13 @@ def test_a_shared_compilation_changes_no_models_memory(order):
 )
 def test_a_copy_remembers_too(copied):
     copy = copied(in_layout("timm"))
-    assert own_dialect(copy) == "timm"
+    assert own_layout(copy) == "timm"
     assert origin_of(copy).row == "mobilenet_v2"
     fb.load_torch(copy, fb.to_torch(copy, "torchvision"))
-    assert own_dialect(copy) == "torchvision"
+    assert own_layout(copy) == "torchvision"
 
 
 def test_a_lone_block_remembers():
     block = fb.blocks.MBConv(8, 8, rngs=nnx.Rngs(0))
     fb.load_torch(block, fb.to_torch(block, "flax"))
-    assert own_dialect(block) == own_dialect(nnx.clone(block)) == "flax"
+    assert own_layout(block) == own_layout(nnx.clone(block)) == "flax"

@@ -107,7 +107,7 @@ def test_what_is_no_array_is_refused_by_its_key(value):
 )
 def test_a_lone_layer_takes_the_state_dict_of_its_counterpart(ours, theirs):
     layer = ours()
-    assert fb.load_torch(layer, theirs.state_dict()).dialect == "torch"
+    assert fb.load_torch(layer, theirs.state_dict()).layout == "torch"
     back = fb.to_torch(layer)
     assert list(back) == list(theirs.state_dict())
     theirs.load_state_dict({key: torch.from_numpy(value) for key, value in back.items()})
@@ -130,7 +130,7 @@ def test_a_shared_layer_has_all_its_names_in_pytorch():
 class Scaled(nnx.Module):
     """A variable of its own beside a layer."""
 
-    dialects = {"article": lambda _: [("gamma", "layer_scale"), ("conv", "conv")]}
+    layouts = {"article": lambda _: [("gamma", "layer_scale"), ("conv", "conv")]}
 
     def __init__(self):
         self.conv = fb.nn.Conv(2, 3, 1, rngs=nnx.Rngs(0))

@@ -118,11 +118,11 @@ def test_nothing_runs_after_the_last_map_that_is_asked_for():
     assert len(maps) == 2
 
 
-@pytest.mark.parametrize("dialect", ["torchvision", "timm"])
-def test_a_feature_extractor_has_its_models_names(dialect):
+@pytest.mark.parametrize("layout", ["torchvision", "timm"])
+def test_a_feature_extractor_has_its_models_names(layout):
     model = fb.create_model("mobilenet_v2", width_mult=0.25)
-    whole = fb.to_torch(model, dialect)
-    state = fb.to_torch(FeatureExtractor(model, [-1]), dialect)
+    whole = fb.to_torch(model, layout)
+    state = fb.to_torch(FeatureExtractor(model, [-1]), layout)
     assert list(state) == [
         key for key in whole if not key.startswith(("features.18", "conv_head", "bn2", "classif"))
     ]

@@ -95,7 +95,7 @@ def check_built_as_published(entry: ModelEntry, model: Any) -> None:
     """The library's own model has this state dict, key by key and in order."""
     with Unallocated():
         oracle = make_oracle(entry, 1000, 3, {})
-    keys = key_map(model, entry.dialect)
+    keys = key_map(model, entry.layout)
     ours = [(item.foreign, item.foreign_shape) for item in keys.entries]
     assert ours == [(key, tuple(value.shape)) for key, value in oracle.state_dict().items()]
 
@@ -210,8 +210,8 @@ def test_stochastic_depth_grows_as_in_timm(name):
 def test_no_two_rows_are_settled_for_each_other_without_a_word():
     """Rows that publish one network with other settings name each other."""
     for entry in model_entries():
-        for dialect, name in entry.in_layout.items():
+        for layout, name in entry.in_layout.items():
             other = find_model(name)
-            assert other.in_layout == {entry.dialect: entry.name}
-            assert other.dialect == dialect
+            assert other.in_layout == {entry.layout: entry.name}
+            assert other.layout == layout
             assert other.parameters == entry.parameters

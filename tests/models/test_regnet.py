@@ -99,7 +99,7 @@ def test_timms_network_of_that_name_is_the_same_in_its_own_layout(name):
     calibrate(oracle, (4, 3, 64, 64))
     state = oracle.state_dict()
     model = fb.create_model(name, weights=state)
-    back = fb.to_torch(model)  # the dialect that it was loaded from
+    back = fb.to_torch(model)  # the layout that it was loaded from
     assert list(back) == list(state)
     for key, value in state.items():
         np.testing.assert_array_equal(back[key], value.numpy(), err_msg=key)

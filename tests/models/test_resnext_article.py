@@ -112,7 +112,7 @@ def test_the_articles_weights_become_torchvisions_by_folding_five_biases():
         for path in BIASES:
             arrays[f"{path}.norm.mean"] -= arrays.pop(f"{path}.conv.bias")
         model = fb.create_model("resnext50_32x4d", **options)
-        fb.load_torch(model, arrays, dialect="flax")
+        fb.load_torch(model, arrays, layout="flax")
         state = fb.to_torch(model, "torchvision")
     oracle = resnext50_32x4d(num_classes=7).double()
     oracle.load_state_dict({key: torch.from_numpy(array) for key, array in state.items()})

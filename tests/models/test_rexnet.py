@@ -79,9 +79,9 @@ def test_published_numbers_of_other_arguments_hold(name):
 
 
 @pytest.mark.parametrize(("row", "facts"), [(V1, "V1 x1.0"), (LITE, "V1_lite x1.0")])
-@pytest.mark.parametrize("dialect", ["official", "article"])
-def test_names_are_the_official_releases(row, facts, dialect):
-    entries = key_map(abstract_model(row), dialect).entries
+@pytest.mark.parametrize("layout", ["official", "article"])
+def test_names_are_the_official_releases(row, facts, layout):
+    entries = key_map(abstract_model(row), layout).entries
     assert [(entry.foreign, list(entry.foreign_shape)) for entry in entries] == list(
         FACTS[f"ReXNet{facts}"]["state"].items()
     )
@@ -97,11 +97,11 @@ def test_names_are_timms_for_the_official_ones():
 
 
 @pytest.mark.parametrize(
-    ("source", "row", "dialect"), [("timm", V1, "timm"), ("official", "rexnet_090", "official")]
+    ("source", "row", "layout"), [("timm", V1, "timm"), ("official", "rexnet_090", "official")]
 )
-def test_a_row_is_saved_as_its_publisher_lays_it_out(source, row, dialect):
+def test_a_row_is_saved_as_its_publisher_lays_it_out(source, row, layout):
     entry = next(entry for entry in model_entries() if entry.name == row)
-    assert (entry.source, entry.dialect) == (source, dialect)
+    assert (entry.source, entry.layout) == (source, layout)
 
 
 def test_halves_are_rounded_to_even():

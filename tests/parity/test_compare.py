@@ -26,7 +26,7 @@ X = np.random.default_rng(0).standard_normal((2, 33, 35, 3))
 class Headed(nnx.Module):
     """A head that PyTorch has as the other kind of layer."""
 
-    dialects = {
+    layouts = {
         "conv1x1": lambda _: [("head", "fc", "conv1x1")],
         "linear": lambda _: [("head", "fc", "linear")],
     }
@@ -52,16 +52,16 @@ class TorchHeaded(torch.nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("dialect", "head", "fc"),
+    ("layout", "head", "fc"),
     [
         ("conv1x1", lambda: Linear(3, 5, rngs=nnx.Rngs(0)), lambda: torch.nn.Conv2d(3, 5, 1)),
         ("linear", lambda: Conv(3, 5, 1, rngs=nnx.Rngs(0)), lambda: torch.nn.Linear(3, 5)),
     ],
 )
-def test_a_head_stored_as_the_other_kind_agrees_by_name(dialect, head, fc):
+def test_a_head_stored_as_the_other_kind_agrees_by_name(layout, head, fc):
     model, oracle = Headed(head()), TorchHeaded(fc())
-    fb.load_torch(model, oracle.state_dict(), dialect=dialect)
-    report = fb.parity.compare(model, oracle, X, dialect, grad=True, float32=False)
+    fb.load_torch(model, oracle.state_dict(), layout=layout)
+    report = fb.parity.compare(model, oracle, X, layout, grad=True, float32=False)
     assert report.ok, str(report)
     assert [row.foreign for row in report.rows][:2] == ["fc", "(output)"]
 
@@ -72,7 +72,7 @@ def test_feature_maps_are_compared_one_by_one_with_timm():
     oracle: Any = timm.create_model("mobilenetv2_035", features_only=True, out_indices=(0, 4))
     calibrate(oracle, (4, 3, 64, 64))
     model = fb.create_model("mobilenetv2_035", features_only=True, out_indices=(0, 4))
-    fb.load_torch(model, oracle.state_dict(), dialect="timm")
+    fb.load_torch(model, oracle.state_dict(), layout="timm")
     report = fb.parity.compare(model, oracle, X)
     assert report.ok, str(report)
     outputs = [row.foreign for row in report.rows if row.foreign.startswith("(output)")]
@@ -82,7 +82,7 @@ def test_feature_maps_are_compared_one_by_one_with_timm():
 class Spare(nnx.Module):
     """A layer that inference does not use."""
 
-    dialects = {"article": lambda _: [("main", "main"), ("spare", "spare")]}
+    layouts = {"article": lambda _: [("main", "main"), ("spare", "spare")]}
 
     def __init__(self):
         self.main = Conv(3, 4, 1, rngs=nnx.Rngs(0))
@@ -148,7 +148,7 @@ def test_a_block_inside_of_remat_is_passed_through():
 class Misspelt(ConvNormAct):
     """A pair for an output that PyTorch's model has not."""
 
-    dialects = {"article": lambda _: [("conv", "0"), ("norm", "1"), ("conv", "act", "output")]}
+    layouts = {"article": lambda _: [("conv", "0"), ("norm", "1"), ("conv", "act", "output")]}
 
 
 def test_a_name_that_the_pytorch_model_has_not_is_an_error():
@@ -198,7 +198,7 @@ def test_an_output_of_zeros_keeps_its_float32_error():
     with torch.no_grad():
         for parameter in oracle.parameters():
             parameter.zero_()
-    fb.load_torch(model, oracle.state_dict(), dialect="conv1x1")
+    fb.load_torch(model, oracle.state_dict(), layout="conv1x1")
     report = fb.parity.compare(model, oracle, X, "conv1x1")
     assert [(row.ours32, row.torch32) for row in report.rows] == [(0.0, 0.0), (0.0, 0.0)]
 
@@ -214,7 +214,7 @@ class Shy(Headed):
 @pytest.mark.parametrize("options", [{}, {"grad": True}, {"train": True}], ids=str)
 def test_the_whole_program_is_not_the_one_that_records(options):
     model, oracle = Shy(Linear(3, 5, rngs=nnx.Rngs(0))), TorchHeaded(torch.nn.Conv2d(3, 5, 1))
-    fb.load_torch(model, oracle.state_dict(), dialect="conv1x1")
+    fb.load_torch(model, oracle.state_dict(), layout="conv1x1")
     assert fb.parity.compare(model, oracle, X, "conv1x1", **options).ok
     report = fb.parity.compare(model, oracle, X, "conv1x1", whole=True, **options)
     assert report.first_departure == report.output

@@ -14,7 +14,7 @@ from flaxblocks.nn import Conv, Linear
 class Block(nnx.Module):
     """torchvision's `CNBlock`, which works in NHWC from its second layer to its last but one."""
 
-    dialects = {
+    layouts = {
         "torchvision": lambda _: [
             ("gamma", "layer_scale"),
             ("depthwise", "block.0"),
@@ -128,7 +128,7 @@ class Shaped(nnx.Module):
 class Tokens(nnx.Module):
     """Outputs of three and of five axes, which PyTorch has with the channels first and last."""
 
-    dialects = {
+    layouts = {
         "article": lambda _: [
             ("tokens", "flat", "output"),
             ("linear", "linear"),

@@ -88,7 +88,7 @@ def test_every_model_agrees_and_goes_back_bit_for_bit(entry):
     load_arrays(oracle, back)
     del state, back
     x = np.random.default_rng(0).standard_normal((2, *size_for(entry), 3))
-    report = fb.parity.compare(model, oracle, x, entry.dialect, float32=False)
+    report = fb.parity.compare(model, oracle, x, entry.layout, float32=False)
     assert report.first_departure is None, str(report)  # 1e-12 in float64 at every module
 
 
@@ -143,7 +143,7 @@ def test_a_family_follows_ten_steps_of_each_optimiser(entry):
     model, oracle = calibrated_pair(entry, 1000)
     x = np.random.default_rng(0).standard_normal((8, 47, 33, 3))
     # A tenth of the blocks' rates: at theirs a whole model amplifies rounding step by step.
-    errors = train_both(model, oracle, x, entry.dialect, pace=0.1)
+    errors = train_both(model, oracle, x, entry.layout, pace=0.1)
     assert max(errors.values()) <= 1e-8, errors  # parameters and buffers, float64
 
 

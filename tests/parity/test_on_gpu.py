@@ -169,7 +169,7 @@ def test_a_familys_gradients_agree_in_full_float32(entry, record_property: Recor
 def test_a_family_follows_ten_steps_of_each_optimiser(entry, record_property: Record):
     model, oracle = calibrated_pair(entry, 1000)
     x = np.random.default_rng(0).standard_normal((8, 47, 33, 3))
-    errors = train_both(model, oracle, x, entry.dialect, pace=0.1)  # as in test_models.py
+    errors = train_both(model, oracle, x, entry.layout, pace=0.1)  # as in test_models.py
     for optimiser, error in errors.items():
         record_property(optimiser, error)
     assert max(errors.values()) <= 1e-8  # parameters and buffers, float64

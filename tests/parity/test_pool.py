@@ -147,7 +147,7 @@ def test_global_pool_rounds_hardly_more_than_pytorchs(side):
 class Pooled(nnx.Module):
     """A convolution and a pool, as a Sequential has them in PyTorch."""
 
-    dialects = {"article": lambda _: iter([("conv", "0"), ("pool", "1")])}
+    layouts = {"article": lambda _: iter([("conv", "0"), ("pool", "1")])}
 
     def __init__(self, pool: nnx.Module):
         self.conv = Conv(3, 4, 3, rngs=nnx.Rngs(0))

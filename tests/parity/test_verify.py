@@ -75,13 +75,13 @@ def test_the_whole_program_is_held_against_the_bounds(run) -> None:
     assert all(row["ours16"] is not None for row in report["rows"] if row["kind"] == "buffer")
 
 
-@pytest.mark.parametrize("dialect", ["torchvision", "timm"])
+@pytest.mark.parametrize("layout", ["torchvision", "timm"])
 def test_weights_from_a_file_are_what_is_compared(
-    dialect: str, run, monkeypatch: pytest.MonkeyPatch
+    layout: str, run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = fb.create_model("mobilenet_v2", **TINY, num_classes=7, rngs=5)
     state = fb.to_torch(model)
-    fb.write_checkpoint(fb.to_torch(model, dialect), "in.pth")
+    fb.write_checkpoint(fb.to_torch(model, layout), "in.pth")
     seen = {}
     compare = verify_module.compare
 

@@ -44,12 +44,12 @@ def test_the_program_that_users_run_agrees(entry: ModelEntry):
     x = np.random.default_rng(0).standard_normal((IMAGES, *size, 3))
 
     report = fb.parity.compare(
-        model, oracle, x, entry.dialect, float32=False, bfloat16=True, whole=True
+        model, oracle, x, entry.layout, float32=False, bfloat16=True, whole=True
     )
     assert report.ok, report.summary()  # 1e-12; in bfloat16 twice PyTorch's error
 
     report = fb.parity.compare(
-        model, oracle, x, entry.dialect, train=True, grad=True, float32=False, whole=True
+        model, oracle, x, entry.layout, train=True, grad=True, float32=False, whole=True
     )
     assert report.first_departure is None, str(report)  # 1e-12; gradients 1e-10
     assert {row.kind for row in report.rows} == set(BOUNDS)

@@ -90,7 +90,7 @@ def test_pytorch_loads_the_end_strictly_and_gives_the_same_logits(alone: Path) -
     x = np.random.default_rng(0).standard_normal((4, 32, 32, 3)).astype(np.float32)
 
     model = plan.network.with_arrays()
-    fb.load_torch(model, alone / "final.safetensors", dialect="twin")
+    fb.load_torch(model, alone / "final.safetensors", layout="twin")
     with torch.no_grad():
         theirs = twin(torch.from_numpy(x).permute(0, 3, 1, 2)).numpy()
     np.testing.assert_allclose(model(jnp.asarray(x)), theirs, rtol=1e-5, atol=1e-6)

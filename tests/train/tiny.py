@@ -44,7 +44,7 @@ class Tiny(nnx.Module):
         yield "stem.norm", "norm"
         yield "head", "head"
 
-    dialects = {"twin": _names}
+    layouts = {"twin": _names}
 
 
 def build_tiny(config: Config, num_classes: int | None) -> Tiny:
