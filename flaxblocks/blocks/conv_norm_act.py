@@ -12,6 +12,7 @@ from flaxblocks.nn.activation import Activation, get_activation
 from flaxblocks.nn.arguments import pair
 from flaxblocks.nn.conv import Conv, Padding
 from flaxblocks.nn.init import Initializer, uniform_fan_in
+from flaxblocks.nn.layer import title_of
 from flaxblocks.nn.norm import Norm, make_norm
 
 __all__ = ["Conv1X1BnReLU", "Conv3X3BnReLU", "ConvNormAct", "conv_names", "timm_names"]
@@ -112,6 +113,11 @@ class ConvNormAct(nnx.Module):
         if self.norm is not None:
             x = self.norm(x)
         return self.activation(x)
+
+    @property
+    def title(self) -> str:
+        """Its convolution's."""
+        return title_of(self.conv) or type(self.conv).__name__
 
 
 Conv1X1BnReLU = partial(ConvNormAct, kernel_size=1)

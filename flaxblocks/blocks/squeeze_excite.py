@@ -34,6 +34,7 @@ class SqueezeExcite(nnx.Module):
     """
 
     layouts = {"article": _torchvision, "torchvision": _torchvision}
+    title = "squeeze-excite"
 
     def __init__(
         self,

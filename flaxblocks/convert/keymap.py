@@ -1,8 +1,8 @@
 """The bijection between a module's variables and a PyTorch state dict: names, axes, order.
 
-It is built of two things. A table by layer type says what a layer's own variables are called in
-PyTorch and how their axes lie (`LEAVES`). A *layout* says what its modules are called: a class
-attribute
+It is built of two things. A layer says what its own variables are called in PyTorch and how their
+axes lie (`torch_names`, see `flaxblocks.nn.layer`). A *layout* says what its modules are called: a
+class attribute
 
     layouts = {"torchvision": keys, "timm": other_keys}
 
@@ -10,7 +10,7 @@ whose functions take the module and yield pairs (native path, foreign path) of t
 in the order in which PyTorch's `state_dict()` lists them:
 
     def keys(block):
-        yield "conv", "0"  # a layer: its variables are named by `LEAVES`
+        yield "conv", "0"  # a layer: it names its variables itself
         yield "expand", "1"  # a block that has a layout of this name: it goes on from there
         yield "head", "fc", "conv1x1"  # a Linear that PyTorch stores as a 1x1 convolution
         yield "expand", "2", "output"  # no variables: both give the same output, for `parity`
@@ -25,7 +25,7 @@ Sequential numbers them). Where families differ, theirs say it: a family's pairs
 be.
 
 The first layout of a class is its own; "flax" is always there and is the native naming. A lone
-layer has the layout "torch", the names of `LEAVES` by themselves.
+layer has the layout "torch", its `torch_names` by themselves.
 """
 
 import itertools
@@ -37,9 +37,8 @@ from typing import Any
 import numpy as np
 from flax import nnx
 
-from flaxblocks.nn.conv import Conv
-from flaxblocks.nn.linear import Linear
-from flaxblocks.nn.norm import BatchNorm
+from flaxblocks.nn.layer import torch_names_of
+from flaxblocks.nn.paths import descend
 
 __all__ = [
     "NATIVE",
@@ -57,26 +56,6 @@ NATIVE = "flax"
 OUTPUT = "output"
 OLDER_WORD = "dialects"  # what the attribute was called before
 CONVERTED = (nnx.Param, nnx.BatchStat)  # the variables that a state dict holds
-
-_CONV_AXES = (3, 2, 0, 1)  # HWIO -> OIHW
-_LINEAR_AXES = (1, 0)
-_AFFINE = (("scale", "weight", None), ("bias", "bias", None))
-_STATISTICS = (("mean", "running_mean", None), ("var", "running_var", None))
-_COUNT = ("num_batches_tracked", "num_batches_tracked", None)
-
-# Layer type -> (native name, PyTorch's name, axes of the native array in PyTorch's order) in
-# PyTorch's order.
-LEAVES: dict[type[nnx.Module], tuple[tuple[str, str, tuple[int, ...] | None], ...]] = {
-    Conv: (("kernel", "weight", _CONV_AXES), ("bias", "bias", None)),
-    nnx.Conv: (("kernel", "weight", _CONV_AXES), ("bias", "bias", None)),
-    Linear: (("kernel", "weight", _LINEAR_AXES), ("bias", "bias", None)),
-    nnx.Linear: (("kernel", "weight", _LINEAR_AXES), ("bias", "bias", None)),
-    BatchNorm: (*_AFFINE, *_STATISTICS, _COUNT),
-    nnx.GroupNorm: _AFFINE,
-    nnx.InstanceNorm: _AFFINE,
-    nnx.LayerNorm: _AFFINE,
-    nnx.RMSNorm: _AFFINE,
-}
 
 
 @dataclass(frozen=True)
@@ -161,7 +140,7 @@ def layouts_of(module: nnx.Module) -> tuple[str, ...]:
 
 def _layouts(module: nnx.Module | nnx.Variable) -> Mapping[str, Callable]:
     own = getattr(module, "layouts", None) or getattr(module, OLDER_WORD, {})
-    if any(kind in LEAVES for kind in type(module).__mro__):  # and what a class of it adds
+    if torch_names_of(module) is not None:  # and what a class of it adds
         return {"torch": lambda _: [("", "")], **own}
     return own
 
@@ -247,16 +226,6 @@ def _join(*parts: str) -> str:
     return ".".join(part for part in parts if part)
 
 
-def descend(module: nnx.Module, path: str) -> Any:
-    """The module or variable at a dotted path; None where a step is None."""
-    node: Any = module
-    for step in filter(None, path.split(".")):
-        if node is None:
-            return None
-        node = node[int(step)] if step.isdecimal() else getattr(node, step)
-    return node
-
-
 def _leaf(
     layer: Any, native: str, foreign: str, stored_as: str | None = None
 ) -> Iterator[tuple[Entry, nnx.Variable]]:
@@ -264,15 +233,12 @@ def _leaf(
     if isinstance(layer, nnx.Variable):
         yield Entry(native, foreign, tuple(layer.shape)), layer
         return
-    for kind in type(layer).__mro__:
-        for name, key, axes in LEAVES.get(kind, ()):
-            variable = getattr(layer, name, None)
-            if variable is not None:
-                reshape = stored_as if name == "kernel" else None
-                path, full_key = _join(native, name), _join(foreign, key)
-                yield Entry(path, full_key, tuple(variable.shape), axes, reshape), variable
-        if kind in LEAVES:
-            return
+    for name, key, axes in torch_names_of(layer) or ():
+        variable = getattr(layer, name, None)
+        if variable is not None:
+            reshape = stored_as if name == "kernel" else None
+            path, full_key = _join(native, name), _join(foreign, key)
+            yield Entry(path, full_key, tuple(variable.shape), axes, reshape), variable
 
 
 def _hint(module: nnx.Module, layout: str, forgotten: set[str], named: set[str]) -> str:

@@ -1,31 +1,19 @@
-"""What a layer does, in the few words that stand in a picture."""
+"""What is drawn as one box, and the few words that stand in it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from flax import nnx
 
-from flaxblocks.blocks.conv_norm_act import ConvNormAct
-from flaxblocks.blocks.squeeze_excite import SqueezeExcite
-from flaxblocks.inspect.costs import own_parameters
-from flaxblocks.inspect.summary import count_parameters
 from flaxblocks.nn.activation import identity
-from flaxblocks.nn.conv import Conv
-from flaxblocks.nn.linear import Linear
-from flaxblocks.nn.pool import AvgPool, BlurPool, MaxPool
+from flaxblocks.nn.layer import title_of
+from flaxblocks.nn.parameters import count_parameters, own_parameters
 
 __all__ = ["activation_name", "is_layer", "outermost", "title", "titles"]
 
-LAYERS = (
-    *(ConvNormAct, SqueezeExcite, Conv, Linear, MaxPool, AvgPool, BlurPool),
-    *(nnx.Conv, nnx.Linear),
-)
-
 
 def is_layer(module: nnx.Module) -> bool:
-    """It is drawn as one box: a layer that is known here, or one all of whose parameters are its
-    own.
-    """
-    return isinstance(module, LAYERS) or 0 < own_parameters(module) == count_parameters(module)
+    """It is drawn as one box: what says its title, or has all of its parameters for its own."""
+    return title_of(module) is not None or 0 < own_parameters(module) == count_parameters(module)
 
 
 def outermost(modules: Mapping[str, nnx.Module]) -> list[str]:
@@ -42,37 +30,7 @@ def titles(ran: Mapping[str, nnx.Module], path: str) -> tuple[str, ...]:
 
 def title(module: nnx.Module) -> str:
     """What a layer does, in a few words: `3x3 depthwise, stride 2`; else the name of its class."""
-    layer = module.conv if isinstance(module, ConvNormAct) else module
-    if isinstance(layer, Conv):
-        return _conv(layer.kernel_size, layer.groups, layer.in_features, layer.stride)
-    if isinstance(layer, nnx.Conv):
-        sizes, stride = layer.kernel_size, layer.strides
-        strides = tuple(stride) if isinstance(stride, Sequence) else (stride or 1,) * len(sizes)
-        return _conv(sizes, layer.feature_group_count, layer.in_features, strides)
-    if isinstance(layer, MaxPool | AvgPool):
-        kind = "max" if isinstance(layer, MaxPool) else "average"
-        return f"{_by(layer.kernel_size)} {kind} pool{_stride(layer.stride)}"
-    if isinstance(layer, BlurPool):
-        return f"3x3 blur{_stride((layer.stride, layer.stride))}"
-    if isinstance(layer, Linear | nnx.Linear):
-        return "linear"
-    return "squeeze-excite" if isinstance(layer, SqueezeExcite) else type(layer).__name__
-
-
-def _conv(sizes: Sequence[int], groups: int, in_features: int, stride: Sequence[int]) -> str:
-    kind = "conv" if groups == 1 else f"conv in {groups} groups"
-    kind = "depthwise" if groups == in_features > 1 else kind
-    return f"{_by(sizes)} {kind}{_stride(stride)}"
-
-
-def _by(sizes: Sequence[int]) -> str:
-    return "x".join(map(str, sizes))
-
-
-def _stride(stride: Sequence[int]) -> str:
-    if set(stride) == {1}:
-        return ""
-    return f", stride {stride[0] if len(set(stride)) == 1 else tuple(stride)}"
+    return title_of(module) or type(module).__name__
 
 
 def activation_name(function: object) -> str:

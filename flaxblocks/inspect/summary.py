@@ -1,6 +1,5 @@
 """What a model is made of: stages, their output shapes, parameters, multiply-adds."""
 
-import math
 from collections.abc import Callable, Container
 from dataclasses import dataclass
 from typing import Any
@@ -9,9 +8,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from flaxblocks.inspect.costs import multiply_adds, own_parameters
 from flaxblocks.inspect.record import drop_nothing, record_by_step
 from flaxblocks.models.image_model import ImageModel
+from flaxblocks.nn.layer import multiply_adds_of
+from flaxblocks.nn.parameters import count_parameters, own_parameters
 
 ROOT = "(model)"
 
@@ -42,11 +42,6 @@ class StageRow:
     uncounted: tuple[str, ...] = ()
 
 
-def count_parameters(module: nnx.Module) -> int:
-    """Trainable parameters; running statistics are none."""
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(nnx.state(module, nnx.Param)))
-
-
 def summarize(
     model: nnx.Module, input_size: tuple[int, int], in_channels: int = 3
 ) -> list[StageRow]:
@@ -62,7 +57,7 @@ def summarize(
     """
     shapes = output_shapes(model, (*input_size, in_channels))
     modules = {".".join(map(str, path)): module for path, module in nnx.iter_modules(model)}
-    costs = {path: multiply_adds(modules[path], shape) for path, shape in shapes.items()}
+    costs = {path: multiply_adds_of(modules[path], shape) for path, shape in shapes.items()}
     silent = [
         path
         for path, module in modules.items()

@@ -9,8 +9,8 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
-from flaxblocks.convert.keymap import descend
 from flaxblocks.nn.arguments import check_positive, is_integer
+from flaxblocks.nn.paths import descend
 from flaxblocks.nn.pool import global_avg_pool
 
 __all__ = ["Feature", "FeatureExtractor", "FeatureInfo", "ImageModel"]

@@ -13,6 +13,7 @@ from flaxblocks.nn.pool import (
     global_avg_pool,
     max_pool,
 )
+from flaxblocks.nn.torch_names import TorchName
 
 __all__ = [
     "ACTIVATIONS",
@@ -27,6 +28,7 @@ __all__ = [
     "MaxPool",
     "Norm",
     "StochasticDepth",
+    "TorchName",
     "adaptive_avg_pool",
     "avg_pool",
     "conv2d",

@@ -26,11 +26,14 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from flaxblocks.nn.arguments import as_floating, check_divisible, check_positive, pair
+from flaxblocks.nn.counts import count_convolution
 from flaxblocks.nn.forms.depthwise import depthwise
 from flaxblocks.nn.forms.grouped import grouped, separate_groups
 from flaxblocks.nn.forms.windows import Geometry, conv_output_size, plain_conv
 from flaxblocks.nn.init import Initializer, uniform_fan_in
 from flaxblocks.nn.linear import matrix_product
+from flaxblocks.nn.titles import convolution_title
+from flaxblocks.nn.torch_names import CONVOLUTION
 
 __all__ = ["Conv", "Padding", "conv2d"]
 
@@ -158,6 +161,8 @@ class Conv(nnx.Module):
         None.
     """
 
+    torch_names = CONVOLUTION
+
     def __init__(
         self,
         in_features: int,
@@ -231,6 +236,15 @@ class Conv(nnx.Module):
             groups=self.groups,
         )
         return y if bias is None else y + bias
+
+    @property
+    def title(self) -> str:
+        """Such as `3x3 depthwise, stride 2`."""
+        return convolution_title(self.kernel_size, self.groups, self.in_features, self.stride)
+
+    def multiply_adds(self, shape: tuple[int, ...]) -> int:
+        """The taps of a group, and the bias, at each number of the output `(Ho, Wo, O)`."""
+        return count_convolution(self.kernel, self.bias, shape)
 
     def _check(self, x: jax.Array) -> None:
         if x.ndim != 4 or x.shape[-1] != self.in_features:

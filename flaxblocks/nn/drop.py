@@ -16,12 +16,18 @@ class Dropout(nnx.Dropout):
     by 1 / (1 - rate).
     """
 
+    torch_names = ()
+
     def __init__(self, rate: float, *, rngs: nnx.Rngs):
         """Take the stream `dropout` of `rngs`, at rate 0 none. Raises: ValueError unless `rate` is
         in [0, 1].
         """
         check_rate("rate", rate)
         super().__init__(rate, rngs=rngs if rate > 0 else None)
+
+    def multiply_adds(self, shape: tuple[int, ...]) -> int:
+        """None."""
+        return 0
 
 
 class StochasticDepth(nnx.Module):
@@ -33,6 +39,8 @@ class StochasticDepth(nnx.Module):
 
     Source: Huang et al. 2016, https://arxiv.org/abs/1603.09382.
     """
+
+    torch_names = ()
 
     def __init__(self, rate: float, mode: Literal["row", "batch"] = "row", *, rngs: nnx.Rngs):
         """Take the stream `dropout` of `rngs`. Raises: ValueError for a rate outside [0, 1] or
@@ -55,6 +63,10 @@ class StochasticDepth(nnx.Module):
         shape = (rows, *(1 for _ in x.shape[1:]))
         survives = jax.random.bernoulli(self.rngs(), 1 - self.rate, shape)
         return jnp.where(survives, x / (1 - self.rate), 0)
+
+    def multiply_adds(self, shape: tuple[int, ...]) -> int:
+        """None."""
+        return 0
 
     def set_view(self, deterministic: bool | None = None) -> None:
         """Let `nnx.view(model, deterministic=...)` give another mode over the same variables.

@@ -12,7 +12,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from flaxblocks.nn.arguments import as_floating, check_positive
+from flaxblocks.nn.counts import count_linear
 from flaxblocks.nn.init import Initializer, uniform_fan_in
+from flaxblocks.nn.torch_names import LINEAR
 
 __all__ = ["Linear", "matrix_product"]
 
@@ -27,6 +29,9 @@ class Linear(nnx.Module):
 
     Variables: `kernel` (in_features, out_features), `bias` (out_features,) or None.
     """
+
+    torch_names = LINEAR
+    title = "linear"
 
     def __init__(
         self,
@@ -79,6 +84,10 @@ class Linear(nnx.Module):
         x, kernel, bias = promote_dtype((x, self.kernel[...], bias), dtype=self.dtype)
         y = matrix_product(x, kernel)
         return y if bias is None else y + bias
+
+    def multiply_adds(self, shape: tuple[int, ...]) -> int:
+        """The inputs at each number of the output `(..., O)`, and the biases once."""
+        return count_linear(self.kernel, self.bias, shape)
 
 
 def matrix_product(x: jax.Array, kernel: jax.Array) -> jax.Array:

@@ -25,7 +25,9 @@ from flaxblocks.nn.arguments import (
     check_rate,
 )
 from flaxblocks.nn.batch_statistics import inverse_root, normalise_by_batch
+from flaxblocks.nn.counts import count_norm
 from flaxblocks.nn.init import full
+from flaxblocks.nn.torch_names import AFFINE, BATCH_NORM
 
 __all__ = [
     "NORMS",
@@ -68,6 +70,8 @@ class BatchNorm(nnx.Module):
 
     Source: Ioffe and Szegedy 2015, https://arxiv.org/abs/1502.03167, algorithms 1 and 2.
     """
+
+    torch_names = BATCH_NORM
 
     def __init__(
         self,
@@ -136,6 +140,10 @@ class BatchNorm(nnx.Module):
             y += self.bias[...].astype(wide)
         return y.astype(dtype)
 
+    def multiply_adds(self, shape: tuple[int, ...]) -> int:
+        """1 for each parameter, as in the published counts."""
+        return count_norm(self.scale, self.bias)
+
     def _by_batch(self, x: jax.Array, scale: jax.Array) -> jax.Array:
         """Normalise by the batch's own statistics, and fold them into the running ones."""
         count = x.size // self.num_features
@@ -180,6 +188,8 @@ class GroupNorm(nnx.GroupNorm):
 
     Source: Wu and He 2018, https://arxiv.org/abs/1803.08494.
     """
+
+    torch_names = AFFINE
 
     def __init__(
         self,
@@ -228,6 +238,10 @@ class GroupNorm(nnx.GroupNorm):
         if x.ndim < 2 or x.shape[-1] != self.num_features:
             raise ValueError(f"`x` (shape {x.shape}) must be (N, ..., {self.num_features})")
         return super().__call__(x, mask=mask)
+
+    def multiply_adds(self, shape: tuple[int, ...]) -> int:
+        """1 for each parameter, as in the published counts."""
+        return count_norm(self.scale, self.bias)
 
 
 NORMS: dict[str, Callable[..., nnx.Module]] = {"batch_norm": BatchNorm, "group_norm": GroupNorm}

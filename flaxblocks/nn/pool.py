@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 
 from flaxblocks.nn.arguments import as_array, as_floating, check_choice, check_positive, pair
 from flaxblocks.nn.conv import conv2d
+from flaxblocks.nn.titles import pool_title
 
 __all__ = [
     "Antialias",
@@ -200,7 +201,17 @@ def adaptive_avg_pool(
     return averaged(averaged(wide, 1, rows), 2, columns).astype(x.dtype)
 
 
-class MaxPool(nnx.Module):
+class Pool(nnx.Module):
+    """What has no variables, and no products that the published counts know."""
+
+    torch_names = ()
+
+    def multiply_adds(self, shape: tuple[int, ...]) -> int:
+        """None."""
+        return 0
+
+
+class MaxPool(Pool):
     """`max_pool` with fixed windows: `torch.nn.MaxPool2d`."""
 
     def __init__(
@@ -219,6 +230,11 @@ class MaxPool(nnx.Module):
         self.dilation = pair("dilation", dilation)
         self.ceil_mode = ceil_mode
 
+    @property
+    def title(self) -> str:
+        """Such as `3x3 max pool, stride 2`."""
+        return pool_title(self.kernel_size, "max pool", self.stride)
+
     def __call__(self, x: Float[Array, "N H W C"]) -> Float[Array, "N Ho Wo C"]:
         """The largest value of each window."""
         return max_pool(
@@ -231,7 +247,7 @@ class MaxPool(nnx.Module):
         )
 
 
-class AvgPool(nnx.Module):
+class AvgPool(Pool):
     """`avg_pool` with fixed windows: `torch.nn.AvgPool2d`."""
 
     def __init__(
@@ -250,6 +266,11 @@ class AvgPool(nnx.Module):
         self.ceil_mode = ceil_mode
         self.count_include_pad = count_include_pad
 
+    @property
+    def title(self) -> str:
+        """Such as `3x3 average pool, stride 2`."""
+        return pool_title(self.kernel_size, "average pool", self.stride)
+
     def __call__(self, x: Float[Array, "N H W C"]) -> Float[Array, "N Ho Wo C"]:
         """The mean of each window."""
         return avg_pool(
@@ -262,7 +283,7 @@ class AvgPool(nnx.Module):
         )
 
 
-class BlurPool(nnx.Module):
+class BlurPool(Pool):
     """A 3x3 binomial filter with a stride, on an image continued by reflection.
 
     Source: Zhang 2019, https://arxiv.org/abs/1904.11486, section 3.2.
@@ -272,6 +293,11 @@ class BlurPool(nnx.Module):
         """Keep the pixels between windows. Raises: ValueError if it is not positive."""
         check_positive(stride=stride)
         self.stride = stride
+
+    @property
+    def title(self) -> str:
+        """Such as `3x3 blur, stride 2`."""
+        return pool_title((3, 3), "blur", (self.stride, self.stride))
 
     def __call__(self, x: Float[Array, "N H W C"]) -> Float[Array, "N Ho Wo C"]:
         """`(N, H, W, C)` to `(N, H / stride, W / stride, C)`, sizes rounded up.

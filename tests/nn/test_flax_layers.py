@@ -11,8 +11,8 @@ import pytest
 from flax import nnx
 
 import flaxblocks as fb
-from flaxblocks.inspect.costs import multiply_adds
 from flaxblocks.inspect.summary import output_shapes
+from flaxblocks.nn.layer import multiply_adds_of
 
 RNGS = nnx.Rngs(0)
 NUMBERS: Any = np.array([2, 3, 8])
@@ -124,7 +124,7 @@ def test_flaxs_own_layers_are_counted(make, shape, count):
     own = {".".join(map(str, path)): module for path, module in nnx.iter_modules(layer)}
     outputs = output_shapes(layer, shape)
     assert outputs[""] == layer(jnp.ones((1, *shape))).shape[1:]
-    found = [multiply_adds(own[path], outputs[path]) for path in outputs]
+    found = [multiply_adds_of(own[path], outputs[path]) for path in outputs]
     assert sum(n or 0 for n in found) == count
     assert None not in found
     assert json.dumps(found)  # plain integers
@@ -138,7 +138,7 @@ def test_a_transposed_convolution_costs_its_kernel_at_each_pixel_of_its_input(
 ):
     layer = nnx.ConvTranspose(2, 3, (kernel, 3), (stride, 1), padding=padding, rngs=RNGS)
     shape = jax.eval_shape(layer, jnp.ones((1, 7, 5, 2))).shape[1:]
-    assert multiply_adds(layer, shape) == 7 * 5 * kernel * 3 * 6 + math.prod(shape)
+    assert multiply_adds_of(layer, shape) == 7 * 5 * kernel * 3 * 6 + math.prod(shape)
 
 
 @pytest.mark.parametrize(
@@ -152,9 +152,9 @@ def test_a_transposed_convolution_costs_its_kernel_at_each_pixel_of_its_input(
     ids=lambda value: type(value).__name__,
 )
 def test_what_no_rule_is_known_for_is_not_counted_as_nothing(layer, shape):
-    assert multiply_adds(layer, shape) is None
+    assert multiply_adds_of(layer, shape) is None
 
 
 def test_what_has_no_parameters_costs_nothing():
-    assert multiply_adds(fb.nn.MaxPool(2), (5, 8, 3)) == 0
-    assert multiply_adds(nnx.Dropout(0.5), (5, 8, 3)) == 0
+    assert multiply_adds_of(fb.nn.MaxPool(2), (5, 8, 3)) == 0
+    assert multiply_adds_of(nnx.Dropout(0.5), (5, 8, 3)) == 0

@@ -1,0 +1,41 @@
+"""How many parameters a module has, in all and of its own."""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+from flax import nnx
+
+__all__ = ["count_parameters", "own_parameters"]
+
+
+def count_parameters(module: nnx.Module) -> int:
+    """Trainable parameters; running statistics are none."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(nnx.state(module, nnx.Param)))
+
+
+def own_parameters(module: nnx.Module) -> int:
+    """How many numbers of its parameters lie in no layer below it, but in itself or a list of
+    its.
+    """
+    own, seen, pending = 0, {id(module)}, list(_attributes(module))
+    while pending:
+        node = pending.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, nnx.Param):
+            own += sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(node))
+        elif not (isinstance(node, nnx.Module) and callable(node)):
+            pending += _attributes(node)
+    return own
+
+
+def _attributes(node: Any) -> Iterable[Any]:
+    """What a module or a container holds; nothing of anything else."""
+    if isinstance(node, nnx.Module):
+        return vars(node).values()
+    if isinstance(node, Mapping):
+        return node.values()
+    return node if isinstance(node, list | tuple) else ()
