@@ -24,7 +24,7 @@ from flaxblocks.nn.arguments import (
     check_positive,
     check_rate,
 )
-from flaxblocks.nn.batch_statistics import inverse_root, normalise_by_batch
+from flaxblocks.nn.batch_statistics import AxisName, inverse_root, normalise_by_batch
 from flaxblocks.nn.counts import count_norm
 from flaxblocks.nn.init import full
 from flaxblocks.nn.torch_names import AFFINE, BATCH_NORM
@@ -81,6 +81,7 @@ class BatchNorm(nnx.Module):
         momentum: float | None = 0.1,
         affine: bool = True,
         track_running_stats: bool = True,
+        axis_name: AxisName = None,
         dtype: DTypeLike | None = None,
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs | None = None,
@@ -95,17 +96,24 @@ class BatchNorm(nnx.Module):
             affine: learn a scale and a bias.
             track_running_stats: keep running statistics; without them `eval()` too normalises by
                 the batch.
+            axis_name: within `jax.shard_map`, `jax.pmap` or `jax.vmap`, the axis or axes that the
+                batch is split over: the statistics are those of the whole, as PyTorch's
+                `SyncBatchNorm` has them. Elsewhere, and for a batch split by its sharding alone,
+                they are so without it. `model.set_attributes(BatchNorm, axis_name="data")` sets it
+                in a model that stands, whose norms keep their epsilon.
             dtype: of the result; None takes the widest of input and parameters. Statistics are
                 computed in float32 at least.
             param_dtype: of the parameters and the running statistics.
             rngs: unused; norms share one signature.
 
-        Raises: ValueError if `num_features` is not positive.
+        Raises: ValueError if `num_features` is not positive, or `axis_name` no name.
         """
         check_positive(num_features=num_features)
+        _check_axis_name(axis_name)
         self.num_features = num_features
         self.eps = eps
         self.momentum = momentum
+        self.axis_name: AxisName = axis_name
         self.dtype = dtype
         self.use_running_average = False
         shape = (num_features,)
@@ -121,7 +129,8 @@ class BatchNorm(nnx.Module):
         statistics.
 
         Raises: ValueError for another number of channels, for an input that is not of a floating
-            type, or in training mode for one value per channel.
+            type, or in training mode for one value per channel, or outside of the axis that is
+            named.
         """
         x = as_floating(x)
         if x.shape[-1:] != (self.num_features,):
@@ -146,16 +155,27 @@ class BatchNorm(nnx.Module):
 
     def _by_batch(self, x: jax.Array, scale: jax.Array) -> jax.Array:
         """Normalise by the batch's own statistics, and fold them into the running ones."""
-        count = x.size // self.num_features
+        count = x.size // self.num_features * self._parts()
         if count < 2:
             raise ValueError(
                 f"`x` (shape {x.shape}) has {count} value per channel; batch norm in training mode "
                 "needs more than 1 (use a larger batch or image, or `eval()`)"
             )
-        y, mean, var = normalise_by_batch(x, jnp.broadcast_to(scale, x.shape[-1:]), self.eps)
+        scale = jnp.broadcast_to(scale, x.shape[-1:])
+        y, mean, var = normalise_by_batch(x, scale, self.eps, self.axis_name)
         if not self.use_running_average:
             self._update(lax.stop_gradient(mean), lax.stop_gradient(var) * (count / (count - 1)))
         return y
+
+    def _parts(self) -> int:
+        """In how many equal parts the batch is split."""
+        try:
+            return 1 if self.axis_name is None else lax.psum(1, self.axis_name)
+        except NameError:
+            raise ValueError(
+                f"`axis_name` (={self.axis_name!r}) is no axis here: in training mode, call the "
+                "model within `jax.shard_map` or `jax.pmap` over it"
+            ) from None
 
     def _update(self, mean: jax.Array, unbiased_var: jax.Array) -> None:
         if self.mean is None or self.var is None or self.num_batches_tracked is None:
@@ -179,6 +199,12 @@ class BatchNorm(nnx.Module):
         """
         if use_running_average is not None:
             self.use_running_average = use_running_average
+
+
+def _check_axis_name(axis_name: AxisName) -> None:
+    names = axis_name if isinstance(axis_name, tuple) else (axis_name,)
+    if axis_name is not None and not (names and all(isinstance(name, str) for name in names)):
+        raise ValueError(f"`axis_name` (={axis_name!r}) must be a name, a tuple of them or None")
 
 
 class GroupNorm(nnx.GroupNorm):
