@@ -20,18 +20,16 @@ from flaxblocks.inspect.svg import Canvas
 from flaxblocks.models.image_model import ImageModel
 from flaxblocks.models.staged import StagedModel
 from flaxblocks.nn.activation import identity
+from flaxblocks.nn.layer import title_of
+from flaxblocks.nn.parameters import count_parameters
 
 __all__ = ["draw_block", "draw_model"]
 
 SHORTCUT = "shortcut"  # what the names of layers in a block's skip begin with
-COLOURS = {
-    "ConvNormAct": "#cfe2f3",
-    "Conv": "#cfe2f3",
-    "Linear": "#cfe2f3",
-    "SqueezeExcite": "#f9cb9c",
-    "stage": "#e8f0e4",
-}
-POOL = "#eeeeee"
+STAGE = "#e8f0e4"  # colours
+LEARNT = "#cfe2f3"  # a convolution or a linear layer
+GATE = "#f9cb9c"
+REST = "#eeeeee"
 BOX = (216.0, 40.0)  # of a layer, width and height in pixels
 GAP = 18.0
 SIDE = 52.0  # room for the line of a skip
@@ -46,16 +44,16 @@ class Layer:
     """A box of a flow chart.
 
     Attributes:
-        kind: the class of the module.
         title: what it does, without channels.
         channels: how many it gives.
         rest: its norm and activation.
+        colour: of the box.
     """
 
-    kind: str
     title: str
     channels: str = ""
     rest: tuple[str, ...] = ()
+    colour: str = REST
 
     @property
     def lines(self) -> tuple[str, ...]:
@@ -240,7 +238,7 @@ def _chart(block: nnx.Module, path: str, shapes: Shapes) -> Chart:
         for p in layers_in_order:
             if p.startswith(SHORTCUT) == in_skip:
                 if p in before:
-                    layers.append(Layer("function", activation_name(before[p])))
+                    layers.append(Layer(activation_name(before[p])))
                 layers.append(_layer(modules[p], shapes[start + p]))
         return tuple(layer for layer in layers if layer.title)
 
@@ -258,11 +256,13 @@ def _layer(module: nnx.Module, shape: tuple[int, ...]) -> Layer:
     """The box of a layer whose output has `shape`."""
     norm, activation = getattr(module, "norm", None), getattr(module, "activation", identity)
     channels, rest = f"{shape[-1]} channels", [activation_name(activation)]
+    colour = LEARNT if title_of(module) and count_parameters(module) else REST
     if isinstance(module, SqueezeExcite):
         channels = f"to {module.reduce.out_features} and back to {shape[-1]}"
+        colour = GATE
     elif norm is not None:
         rest.insert(0, type(norm).__name__)
-    return Layer(type(module).__name__, title(module), channels, tuple(filter(None, rest)))
+    return Layer(title(module), channels, tuple(filter(None, rest)), colour)
 
 
 def _row(stages: list[_Stage]) -> Canvas:
@@ -273,7 +273,7 @@ def _row(stages: list[_Stage]) -> Canvas:
     for i, (stage, height) in enumerate(zip(stages, heights, strict=True)):
         x = i * (STAGE_WIDTH + GAP)
         top = (max(heights) - height) / 2
-        canvas.box(x, top, STAGE_WIDTH, height, stage.lines(), COLOURS["stage"])
+        canvas.box(x, top, STAGE_WIDTH, height, stage.lines(), STAGE)
         if i:
             middle = max(heights) / 2
             canvas.arrow((x - GAP, middle), (x, middle))
@@ -291,7 +291,7 @@ def _flow(chart: Chart, title: str) -> Canvas:
     for layer in chart.branch:
         canvas.arrow((middle, y), (middle, y + GAP))
         y += GAP
-        canvas.box(0, y, width, height, layer.lines, COLOURS.get(layer.kind, POOL))
+        canvas.box(0, y, width, height, layer.lines, layer.colour)
         y += height
     canvas.arrow((middle, y), (middle, y + GAP), head=chart.skip is not None)
     y += GAP
@@ -317,5 +317,4 @@ def _draw_skip(canvas: Canvas, chart: Chart, top: float, bottom: float) -> None:
         canvas.text(x + 6, (top + bottom) / 2, chart.added, middle=False)
     for i, layer in enumerate(chart.skip or ()):
         y = (top + bottom) / 2 - BOX[1] / 2 + i * (BOX[1] + GAP / 2)
-        colour = COLOURS.get(layer.kind, POOL)
-        canvas.box(x - middle, y, *BOX, layer.lines, colour)
+        canvas.box(x - middle, y, *BOX, layer.lines, layer.colour)

@@ -130,6 +130,29 @@ def test_text_is_escaped():
     assert texts(canvas.svg()) == ["a < b & c"]
 
 
+def colours(svg: str) -> list[str]:
+    """Of the boxes of a picture, in order."""
+    filled = (node.get("fill") for node in ElementTree.fromstring(svg).iter() if "rect" in node.tag)
+    return [colour for colour in filled if colour not in (None, "none", "white")]
+
+
+class Dense(fb.nn.Linear):
+    """A layer of another name, drawn as what it is."""
+
+
+def test_what_is_learnt_has_one_colour_whatever_its_class():
+    rngs = nnx.Rngs(0)
+    boxes = [
+        *(fb.nn.Conv(4, 4, 1, rngs=rngs), nnx.Conv(4, 4, (1, 1), rngs=rngs)),
+        *(Dense(4, 4, rngs=rngs), nnx.Linear(4, 4, rngs=rngs)),
+        *(fb.nn.MaxPool(2), fb.blocks.SqueezeExcite(4, rngs=rngs)),
+    ]
+    found = colours(draw_block(nnx.Sequential(*boxes), 4, (8, 8)))
+    assert len(found) == len(boxes)
+    assert len(set(found[:4])) == 1
+    assert len(set(found[3:])) == 3
+
+
 class Residual(nnx.Module):
     """A block that only its user knows, of Flax's own layers and a scale of its own."""
 
