@@ -1,6 +1,7 @@
 """The bottleneck residual block: narrow, convolve, widen, add."""
 
 from functools import partial
+from typing import Literal
 
 import jax.numpy as jnp
 from flax import nnx
@@ -16,12 +17,14 @@ from flaxblocks.blocks.residual import (
 )
 from flaxblocks.blocks.squeeze_excite import SqueezeExciteChoice, make_squeeze_excite
 from flaxblocks.nn.activation import Activation, get_activation
-from flaxblocks.nn.arguments import check_positive, with_defaults
+from flaxblocks.nn.arguments import check_choice, check_positive, with_defaults
 from flaxblocks.nn.init import Initializer, uniform_fan_in
 from flaxblocks.nn.norm import Norm
 from flaxblocks.nn.pool import Antialias, make_antialias
 
-__all__ = ["BottleNeck", "LinearBottleNeck"]
+__all__ = ["BottleNeck", "LinearBottleNeck", "StridePlace"]
+
+StridePlace = Literal["3x3", "1x1"]
 
 
 def _article(prefix: str):
@@ -39,10 +42,10 @@ class BottleNeck(nnx.Module):
     """final_activation(expand(squeeze_excite(conv(reduce(x)))) + shortcut(x)); absent layers are
     None.
 
-    `reduce` is 1x1 to the block's inner width, `conv` 3x3 with the stride, `expand` 1x1 without
-    activation. `shortcut` is a 1x1 `ConvNormAct` where the shape changes, else the identity. The
-    defaults are the article's; ResNet's block is `bias=False, shortcut_activation=None`, and
-    ResNeXt's has `groups`, the paper's cardinality, besides.
+    `reduce` is 1x1 to the block's inner width, `conv` 3x3 with the stride unless `reduce` has it,
+    `expand` 1x1 without activation. `shortcut` is a 1x1 `ConvNormAct` where the shape changes,
+    else the identity. The defaults are the article's; ResNet's block is `bias=False,
+    shortcut_activation=None`, and ResNeXt's has `groups`, the paper's cardinality, besides.
 
     Source: He et al. 2016, https://arxiv.org/abs/1512.03385, figure 5; stride in the 3x3 as in
         ResNet v1.5. Xie et al. 2017, https://arxiv.org/abs/1611.05431, figure 3c.
@@ -59,6 +62,7 @@ class BottleNeck(nnx.Module):
         hidden_features: int | None = None,
         groups: int = 1,
         stride: int = 1,
+        stride_in: StridePlace = "3x3",
         bias: bool = True,
         norm: Norm = "batch_norm",
         activation: Activation = "relu",
@@ -84,7 +88,9 @@ class BottleNeck(nnx.Module):
             reduction: the block's inner width is `out_features // reduction`.
             hidden_features: the inner width itself, in place of `reduction`.
             groups: channel groups of the 3x3 convolution.
-            stride: of the 3x3 convolution and of the shortcut.
+            stride: of the branch and of the shortcut.
+            stride_in: the branch's convolution that has it: the 3x3, as ResNet v1.5 and
+                torchvision, or the first 1x1, as the paper, Caffe and detectron2's `STRIDE_IN_1X1`.
             bias: of the convolutions.
             norm: after each convolution; a name, what builds a norm, or None.
             activation: after the first two convolutions.
@@ -106,11 +112,17 @@ class BottleNeck(nnx.Module):
             kernel_init: draws the kernels; PyTorch's default unless given.
             rngs: `params` is drawn from; `dropout` too if `stochastic_depth` is above 0.
 
-        Raises: ValueError if a number is out of range, or `reduction` leaves no channel.
+        Raises: ValueError if a number is out of range, `reduction` leaves no channel, or
+            `antialias` would have to go between the first convolutions.
         """
         check_positive(
             in_features=in_features, out_features=out_features, reduction=reduction, stride=stride
         )
+        check_choice("stride_in", stride_in, ("3x3", "1x1"))
+        if stride_in == "1x1" and antialias is not None:
+            raise ValueError(
+                f"`stride_in` (='1x1') and `antialias` (={antialias!r}) exclude each other"
+            )
         if hidden_features is not None:
             check_positive(hidden_features=hidden_features)
         reduced = out_features // reduction if hidden_features is None else hidden_features
@@ -127,10 +139,11 @@ class BottleNeck(nnx.Module):
         }
         layer = partial(ConvNormAct, bias=bias, norm=norm, **types)
         self.antialias = make_antialias(antialias, stride)
-        conv_stride = stride if self.antialias is None else 1
+        branch_stride = stride if self.antialias is None else 1
+        first_stride, conv_stride = (branch_stride, 1) if stride_in == "1x1" else (1, branch_stride)
         gated = out_features if gate_output else reduced
         self.gate_output = gate_output
-        self.reduce = layer(in_features, reduced, 1, activation=activation)
+        self.reduce = layer(in_features, reduced, 1, stride=first_stride, activation=activation)
         self.conv = layer(
             reduced, reduced, 3, stride=conv_stride, groups=groups, activation=activation
         )

@@ -15,7 +15,15 @@ from flaxblocks.nn.init import Initializer, uniform_fan_in
 from flaxblocks.nn.layer import title_of
 from flaxblocks.nn.norm import Norm, make_norm
 
-__all__ = ["Conv1X1BnReLU", "Conv3X3BnReLU", "ConvNormAct", "conv_names", "timm_names"]
+__all__ = [
+    "Conv1X1BnReLU",
+    "Conv3X3BnReLU",
+    "ConvNormAct",
+    "conv_names",
+    "layer_names",
+    "timm_names",
+    "transformers_names",
+]
 
 
 def _sequential(block: nnx.Module):
@@ -23,18 +31,29 @@ def _sequential(block: nnx.Module):
     yield "norm", "1"
 
 
+def layer_names(native: str, conv: str, norm: str) -> Iterator[tuple[str, ...]]:
+    """A `ConvNormAct` that is no module of its own there: `conv` and `norm`, each by itself."""
+    yield f"{native}.conv", conv
+    yield f"{native}.norm", norm
+
+
 def conv_names(native: str, conv: str, norm: str) -> Iterator[tuple[str, ...]]:
     """A `ConvNormAct` whose layers timm calls `conv` and `norm`; its norms carry the activation, so
     they give the output.
     """
-    yield f"{native}.conv", conv
-    yield f"{native}.norm", norm
+    yield from layer_names(native, conv, norm)
     yield native, norm, "output"
 
 
 def timm_names(native: str, foreign: str) -> Iterator[tuple[str, ...]]:
     """A `ConvNormAct` that is timm's module of that name."""
     return conv_names(native, f"{foreign}.conv", f"{foreign}.bn")
+
+
+def transformers_names(native: str, foreign: str) -> Iterator[tuple[str, ...]]:
+    """A `ConvNormAct` that is a convolution with norm of Hugging Face's."""
+    yield native, foreign, "output"
+    yield from layer_names(native, f"{foreign}.convolution", f"{foreign}.normalization")
 
 
 class ConvNormAct(nnx.Module):

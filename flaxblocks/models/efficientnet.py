@@ -8,7 +8,7 @@ The tables are in `efficientnet_rows`.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ from flaxblocks.blocks.channels import make_divisible
 from flaxblocks.blocks.conv_norm_act import ConvNormAct
 from flaxblocks.blocks.inverted import FusedMBConv, MBConv
 from flaxblocks.blocks.squeeze_excite import SqueezeExcite
+from flaxblocks.models.efficientnet_layouts import efficientnet_layouts
 from flaxblocks.models.efficientnet_rows import (
     V1,
     V2_BASE,
@@ -34,7 +35,6 @@ from flaxblocks.models.efficientnet_rows import (
 from flaxblocks.models.image_model import check_classes
 from flaxblocks.models.registry import ModelEntry, register
 from flaxblocks.models.staged import StagedModel, Trunk
-from flaxblocks.models.timm_names import head_conv_names, stage_names
 from flaxblocks.nn.activation import Activation
 from flaxblocks.nn.arguments import check_choice, check_factor, check_positive, check_rate
 from flaxblocks.nn.drop import Dropout
@@ -55,30 +55,10 @@ BLOCK_INITIALIZERS = {
     "torchvision": kaiming_normal_fan_out,
     "timm": kaiming_normal_fan_out_depthwise,
 }
-LAYERS = ("expand", "conv", "squeeze_excite", "project")
-
-
-def _torchvision(model: "EfficientNet") -> Iterator[tuple[str, ...]]:
-    yield "stem", "features.0"
-    for path, stage, k, block in model.placed_blocks:
-        foreign = f"features.{stage + 1}.{k}"
-        yield path, foreign
-        layers = [name for name in LAYERS if getattr(block, name) is not None]
-        for i, name in enumerate(layers):
-            yield f"{path}.{name}", f"{foreign}.block.{i}"
-    yield "head_conv", f"features.{len(model.depths) + 1}"
-    yield "head", "classifier.1"
-
-
-def _timm(model: "EfficientNet") -> Iterator[tuple[str, ...]]:
-    yield from stage_names(model)
-    yield from head_conv_names(model)
 
 
 class EfficientNet(StagedModel):
     """The EfficientNets that torchvision and timm publish, V1, Lite and V2."""
-
-    layouts = {"torchvision": _torchvision, "timm": _timm}
 
     def __init__(
         self,
@@ -196,6 +176,11 @@ class EfficientNet(StagedModel):
         self.dropout = Dropout(dropout, rngs=rngs)
         head = partial(Linear, kernel_init=uniform_fan_out, bias_init=zeros, **types)
         self.head = head(self.num_features, num_classes) if num_classes else None
+
+    @property
+    def layouts(self) -> Mapping[str, Callable[..., Iterator[tuple[str, ...]]]]:
+        """Of the libraries' namings those that can name each layer of this network."""
+        return efficientnet_layouts(self)
 
 
 def _check_stages(stages: Sequence[Stage]) -> None:

@@ -4,8 +4,9 @@ Source: Howard et al. 2017, https://arxiv.org/abs/1704.04861, table 1; Han et al
 https://arxiv.org/abs/2007.00992, appendix A (Plain).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from typing import Literal
 
 import jax.numpy as jnp
 from flax import nnx
@@ -13,13 +14,14 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from flaxblocks.blocks.channels import make_divisible
-from flaxblocks.blocks.conv_norm_act import ConvNormAct, conv_names
+from flaxblocks.blocks.conv_norm_act import ConvNormAct, conv_names, transformers_names
 from flaxblocks.models.image_model import check_classes
 from flaxblocks.models.registry import ModelEntry, register
 from flaxblocks.models.staged import StagedModel, Trunk
 from flaxblocks.models.timm_names import head_conv_names, stage_names
 from flaxblocks.nn.activation import Activation
-from flaxblocks.nn.arguments import check_factor, check_positive, check_rate
+from flaxblocks.nn.arguments import check_choice, check_factor, check_positive, check_rate
+from flaxblocks.nn.conv import Padding
 from flaxblocks.nn.drop import Dropout
 from flaxblocks.nn.init import (
     Initializer,
@@ -29,7 +31,7 @@ from flaxblocks.nn.init import (
     zeros,
 )
 from flaxblocks.nn.linear import Linear
-from flaxblocks.nn.norm import Norm, check_norm
+from flaxblocks.nn.norm import Norm, set_batch_norm
 
 __all__ = ["DepthwiseSeparable", "MobileNetV1"]
 
@@ -71,6 +73,16 @@ def _article(model: "MobileNetV1") -> Iterator[tuple[str, ...]]:
     yield "head", "classifier"
 
 
+def _transformers(model: "MobileNetV1") -> Iterator[tuple[str, ...]]:
+    """Hugging Face's `MobileNetV1ForImageClassification`: a list of all convolutions."""
+    yield from transformers_names("stem", "mobilenet_v1.conv_stem")
+    for i in range(len(model.blocks)):
+        depthwise, pointwise = (f"mobilenet_v1.layer.{2 * i + k}" for k in (0, 1))
+        yield from transformers_names(f"blocks.{i}.depthwise", depthwise)
+        yield from transformers_names(f"blocks.{i}.pointwise", pointwise)
+    yield "head", "classifier"
+
+
 class DepthwiseSeparable(nnx.Module):
     """A depthwise 3x3 and a 1x1 convolution, each with norm and activation."""
 
@@ -82,6 +94,7 @@ class DepthwiseSeparable(nnx.Module):
         out_features: int,
         *,
         stride: int = 1,
+        padding: Padding | None = None,
         norm: Norm = "batch_norm",
         activation: Activation = "relu6",
         pointwise_activation: Activation = "relu6",
@@ -90,12 +103,13 @@ class DepthwiseSeparable(nnx.Module):
         kernel_init: Initializer = kaiming_normal_fan_out_depthwise,
         rngs: nnx.Rngs,
     ):
-        """Build the two; the depthwise convolution has the stride."""
+        """Build the two; the depthwise convolution has the stride and the padding, of 1 pixel
+        unless given.
+        """
         types = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         layer = partial(ConvNormAct, bias=False, norm=norm, kernel_init=kernel_init, **types)
-        self.depthwise = layer(
-            in_features, in_features, 3, stride=stride, groups=in_features, activation=activation
-        )
+        depthwise = {"stride": stride, "padding": padding, "groups": in_features}
+        self.depthwise = layer(in_features, in_features, 3, activation=activation, **depthwise)
         self.pointwise = layer(in_features, out_features, 1, activation=pointwise_activation)
 
     def __call__(self, x: Float[Array, "N H W I"]) -> Float[Array, "N Ho Wo O"]:
@@ -108,7 +122,11 @@ class DepthwiseSeparable(nnx.Module):
 class MobileNetV1(StagedModel):
     """MobileNetV1 of any width, and what else is a row of depthwise separable convolutions."""
 
-    layouts = {"timm": _timm, "article": _article}
+    @property
+    def layouts(self) -> Mapping[str, Callable[..., Iterator[tuple[str, ...]]]]:
+        """Of the libraries' namings those that can name each layer of this network."""
+        own = {"timm": _timm, "article": _article}
+        return own if self.head_conv is not None else {**own, "transformers": _transformers}
 
     def __init__(
         self,
@@ -120,7 +138,10 @@ class MobileNetV1(StagedModel):
         last_features: int | None = None,
         activation: str = "relu6",
         depthwise_activation: str | None = None,
+        padding: Literal["SAME"] | None = None,
         norm_layer: Norm = "batch_norm",
+        norm_eps: float = 1e-5,
+        norm_momentum: float = 0.1,
         dropout: float = 0.0,
         dtype: DTypeLike | None = None,
         param_dtype: DTypeLike = jnp.float32,
@@ -137,7 +158,10 @@ class MobileNetV1(StagedModel):
             last_features: channels of a 1x1 convolution after the pairs; None for none.
             activation: after the stem and the 1x1 convolutions, by name.
             depthwise_activation: after the depthwise convolutions; `activation` unless given.
+            padding: of the 3x3 convolutions: None is 1 on each side, "SAME" TensorFlow's.
             norm_layer: after each convolution; a name, what builds a norm, or None.
+            norm_eps: added to the variance, where `norm_layer` is "batch_norm".
+            norm_momentum: weight of a new batch in the running statistics, in [0, 1], likewise.
             dropout: rate before the head, in [0, 1].
             dtype: of the computation; None takes the widest of input and parameters.
             param_dtype: of the parameters and running statistics.
@@ -151,19 +175,21 @@ class MobileNetV1(StagedModel):
         if last_features is not None:
             check_positive(last_features=last_features)
         check_rate("dropout", dropout)
-        check_norm("norm_layer", norm_layer)
+        check_choice("padding", padding, (None, "SAME"))
+        norm = set_batch_norm(norm_layer, norm_eps=norm_eps, norm_momentum=norm_momentum)
         check_factor(width_mult=width_mult)
         types = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        options = {"norm": norm_layer, "activation": activation, **types}
+        options = {"norm": norm, "activation": activation, **types}
         layer = partial(ConvNormAct, bias=False, kernel_init=kaiming_normal_fan_out, **options)
         self.num_classes = num_classes
         self.in_channels = in_channels
         self.depths = _depths(separable_setting)
 
         trunk = Trunk("stem", make_divisible(STEM_FEATURES * width_mult))
-        self.stem = layer(in_channels, trunk.features, 3, stride=2)
+        self.stem = layer(in_channels, trunk.features, 3, stride=2, padding=padding)
         options = {
-            "norm": norm_layer,
+            "padding": padding,
+            "norm": norm,
             "activation": depthwise_activation or activation,
             "pointwise_activation": activation,
             **types,
@@ -205,9 +231,9 @@ def _depths(setting: Sequence[tuple[int, int]]) -> tuple[int, ...]:
     return tuple(depths)
 
 
-_timm_row = partial(
-    ModelEntry, build=MobileNetV1, source="timm", oracle_arguments={"dropout": "drop_rate"}
-)
+ARGUMENTS = {"dropout": "drop_rate", "norm_eps": "bn_eps", "norm_momentum": "bn_momentum"}
+
+_timm_row = partial(ModelEntry, build=MobileNetV1, source="timm", oracle_arguments=ARGUMENTS)
 
 for _row in (
     _timm_row(

@@ -5,7 +5,7 @@ Source: Sandler et al. 2018, https://arxiv.org/abs/1801.04381, table 2.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Literal
 
@@ -17,9 +17,9 @@ from flaxblocks.blocks.channels import make_divisible
 from flaxblocks.blocks.conv_norm_act import ConvNormAct
 from flaxblocks.blocks.inverted import MBConv
 from flaxblocks.models.image_model import check_classes
+from flaxblocks.models.mobilenetv2_layouts import mobilenetv2_layouts
 from flaxblocks.models.registry import ModelEntry, register
 from flaxblocks.models.staged import StagedModel, Trunk
-from flaxblocks.models.timm_names import head_conv_names, stage_names
 from flaxblocks.nn.arguments import check_choice, check_factor, check_positive, check_rate
 from flaxblocks.nn.drop import Dropout
 from flaxblocks.nn.init import (
@@ -30,7 +30,7 @@ from flaxblocks.nn.init import (
     zeros,
 )
 from flaxblocks.nn.linear import Linear
-from flaxblocks.nn.norm import Norm, check_norm
+from flaxblocks.nn.norm import Norm, set_batch_norm
 
 __all__ = ["MobileNetV2"]
 
@@ -55,30 +55,8 @@ INITIALIZERS = {
 linear_bottleneck = partial(MBConv, bias=False, final_activation=None, always_expand=False)
 
 
-def _torchvision(model: "MobileNetV2") -> Iterator[tuple[str, ...]]:
-    yield "stem", "features.0"
-    for i, block in enumerate(model.blocks):
-        native, foreign = f"blocks.{i}", f"features.{i + 1}"
-        yield native, foreign
-        if isinstance(block, MBConv):
-            layers = [name for name in ("expand", "conv") if getattr(block, name) is not None]
-            for k, name in enumerate(layers):
-                yield f"{native}.{name}", f"{foreign}.conv.{k}"
-            yield f"{native}.project.conv", f"{foreign}.conv.{len(layers)}"
-            yield f"{native}.project.norm", f"{foreign}.conv.{len(layers) + 1}"
-    yield "head_conv", f"features.{len(model.blocks) + 1}"
-    yield "head", "classifier.1"
-
-
-def _timm(model: "MobileNetV2") -> Iterator[tuple[str, ...]]:
-    yield from stage_names(model)
-    yield from head_conv_names(model)
-
-
 class MobileNetV2(StagedModel):
     """MobileNetV2 with torchvision's arguments, and timm's for its deeper variants."""
-
-    layouts = {"torchvision": _torchvision, "timm": _timm}
 
     def __init__(
         self,
@@ -89,7 +67,10 @@ class MobileNetV2(StagedModel):
         inverted_residual_setting: Sequence[Sequence[int]] | None = None,
         round_nearest: int = 8,
         block: Callable[..., nnx.Module] | None = None,
+        padding: Literal["SAME"] | None = None,
         norm_layer: Norm = "batch_norm",
+        norm_eps: float = 1e-5,
+        norm_momentum: float = 0.1,
         dropout: float = 0.2,
         depth_mult: float = 1.0,
         fix_stem_head: bool = False,
@@ -110,8 +91,11 @@ class MobileNetV2(StagedModel):
             round_nearest: widths are multiples of this.
             block: builds a block as `block(in_features, out_features, stride=, expansion=, norm=,
                 dtype=, param_dtype=, kernel_init=, rngs=)`, with `stochastic_depth=` where that is
-                above 0; MobileNetV2's own unless given.
+                above 0 and `padding=` where it is given; MobileNetV2's own unless given.
+            padding: of the 3x3 convolutions: None is 1 on each side, "SAME" TensorFlow's.
             norm_layer: after each convolution; a name, what builds a norm, or None.
+            norm_eps: added to the variance, where `norm_layer` is "batch_norm".
+            norm_momentum: weight of a new batch in the running statistics, in [0, 1], likewise.
             dropout: rate before the head, in [0, 1].
             depth_mult: scales the repeats of each stage, rounded up (timm's `110d` and `120d`).
             fix_stem_head: leave stem, last width and the depth of the first and last stage unscaled
@@ -133,13 +117,16 @@ class MobileNetV2(StagedModel):
         check_choice("initialization", initialization, tuple(INITIALIZERS))
         check_rate("dropout", dropout)
         check_rate("stochastic_depth", stochastic_depth)
-        check_norm("norm_layer", norm_layer)
+        check_choice("padding", padding, (None, "SAME"))
+        norm = set_batch_norm(norm_layer, norm_eps=norm_eps, norm_momentum=norm_momentum)
         check_factor(width_mult=width_mult, depth_mult=depth_mult)
         types = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         block_init, head_init = INITIALIZERS[initialization]
-        convs = {"norm": norm_layer, "kernel_init": kaiming_normal_fan_out, **types}
+        convs = {"norm": norm, "kernel_init": kaiming_normal_fan_out, **types}
         layer = partial(ConvNormAct, bias=False, activation="relu6", **convs)
         block_convs = {**convs, "kernel_init": block_init}
+        if padding is not None:
+            block_convs["padding"] = padding
         block = block or linear_bottleneck
         ends_of_depth = (0, len(rows) - 1) if fix_stem_head else ()
         self.num_classes = num_classes
@@ -151,7 +138,7 @@ class MobileNetV2(StagedModel):
 
         stem_width = 1.0 if fix_stem_head else width_mult
         trunk = Trunk("stem", make_divisible(STEM_FEATURES * stem_width, round_nearest))
-        self.stem = layer(in_channels, trunk.features, 3, stride=2)
+        self.stem = layer(in_channels, trunk.features, 3, stride=2, padding=padding)
         for (expansion, channels, _, first_stride), depth in zip(rows, self.depths, strict=True):
             features = make_divisible(channels * width_mult, round_nearest)
             for stride in (first_stride, *(1 for _ in range(depth - 1))):
@@ -167,6 +154,11 @@ class MobileNetV2(StagedModel):
         self.dropout = Dropout(dropout, rngs=rngs)
         head = partial(Linear, kernel_init=head_init, bias_init=zeros, **types)
         self.head = head(self.num_features, num_classes) if num_classes else None
+
+    @property
+    def layouts(self) -> Mapping[str, Callable[..., Iterator[tuple[str, ...]]]]:
+        """Of the libraries' namings those that can name each layer of this network."""
+        return mobilenetv2_layouts(self)
 
 
 def _check_setting(setting: Sequence[Sequence[int]]) -> Sequence[Sequence[int]]:
@@ -190,6 +182,14 @@ def _check_setting(setting: Sequence[Sequence[int]]) -> Sequence[Sequence[int]]:
     return setting
 
 
+TIMM_ARGUMENTS = {
+    "dropout": "drop_rate",
+    "stochastic_depth": "drop_path_rate",
+    "norm_eps": "bn_eps",
+    "norm_momentum": "bn_momentum",
+}
+
+
 def _entry(name: str, parameters: int, multiply_adds: int | None, **config) -> ModelEntry:
     config = {"dropout": 0.0, "initialization": "timm", **config}
     return ModelEntry(
@@ -197,7 +197,7 @@ def _entry(name: str, parameters: int, multiply_adds: int | None, **config) -> M
         build=MobileNetV2,
         source="timm",
         config=config,
-        oracle_arguments={"dropout": "drop_rate", "stochastic_depth": "drop_path_rate"},
+        oracle_arguments=TIMM_ARGUMENTS,
         parameters=parameters,
         multiply_adds=multiply_adds,
     )

@@ -9,7 +9,7 @@ Source: Radosavovic et al. 2020, https://arxiv.org/abs/2003.13678, equations 2 t
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import NamedTuple
 
@@ -20,10 +20,11 @@ from jax.typing import DTypeLike
 
 from flaxblocks.blocks.bottleneck import BottleNeck
 from flaxblocks.blocks.channels import make_divisible
-from flaxblocks.blocks.conv_norm_act import ConvNormAct, timm_names
+from flaxblocks.blocks.conv_norm_act import ConvNormAct
 from flaxblocks.blocks.squeeze_excite import SqueezeExcite
 from flaxblocks.models.image_model import check_classes
 from flaxblocks.models.registry import ModelEntry, register
+from flaxblocks.models.regnet_layouts import regnet_layouts
 from flaxblocks.models.staged import StagedModel, Trunk
 from flaxblocks.nn.activation import Activation
 from flaxblocks.nn.arguments import check_factor, check_positive, check_rate
@@ -93,38 +94,8 @@ def quantized_linear_stages(
     return tuple(stages)
 
 
-def _torchvision(model: "RegNet") -> Iterator[tuple[str, ...]]:
-    yield "stem", "stem"
-    for path, stage, k, _ in model.placed_blocks:
-        foreign = f"trunk_output.block{stage + 1}.block{stage + 1}-{k}"
-        yield path, foreign
-        yield f"{path}.shortcut", f"{foreign}.proj"
-        yield f"{path}.reduce", f"{foreign}.f.a"
-        yield f"{path}.conv", f"{foreign}.f.b"
-        yield f"{path}.squeeze_excite", f"{foreign}.f.se"
-        yield f"{path}.expand", f"{foreign}.f.c"
-    yield "head", "fc"
-
-
-def _timm(model: "RegNet") -> Iterator[tuple[str, ...]]:
-    yield from timm_names("stem", "stem")
-    for path, stage, k, _ in model.placed_blocks:
-        foreign = f"s{stage + 1}.b{k + 1}"
-        yield path, foreign
-        yield from timm_names(f"{path}.reduce", f"{foreign}.conv1")
-        yield from timm_names(f"{path}.conv", f"{foreign}.conv2")
-        yield f"{path}.squeeze_excite", f"{foreign}.se", "output"
-        yield f"{path}.squeeze_excite.reduce", f"{foreign}.se.fc1"
-        yield f"{path}.squeeze_excite.expand", f"{foreign}.se.fc2"
-        yield from timm_names(f"{path}.expand", f"{foreign}.conv3")
-        yield from timm_names(f"{path}.shortcut", f"{foreign}.downsample")
-    yield "head", "head.fc"
-
-
 class RegNet(StagedModel):
     """The RegNets of torchvision; `se_ratio` makes a RegNetX a RegNetY."""
-
-    layouts = {"torchvision": _torchvision, "timm": _timm}
 
     def __init__(
         self,
@@ -213,6 +184,11 @@ class RegNet(StagedModel):
         self.dropout = Dropout(dropout, rngs=rngs)
         head = partial(Linear, kernel_init=normal, bias_init=zeros, **types)
         self.head = head(self.num_features, num_classes) if num_classes else None
+
+    @property
+    def layouts(self) -> Mapping[str, Callable[..., Iterator[tuple[str, ...]]]]:
+        """Of the libraries' namings those that can name each layer of this network."""
+        return regnet_layouts(self)
 
 
 def _gate(se_ratio: float | None, in_features: int, activation: Activation):

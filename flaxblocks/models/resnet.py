@@ -7,7 +7,7 @@ Bello et al. 2021 (RS), https://arxiv.org/abs/2103.07579.
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -18,13 +18,14 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from flaxblocks.blocks.basic import BasicBlock
-from flaxblocks.blocks.bottleneck import BottleNeck
+from flaxblocks.blocks.bottleneck import BottleNeck, StridePlace
 from flaxblocks.blocks.channels import make_divisible
 from flaxblocks.blocks.conv_norm_act import ConvNormAct
 from flaxblocks.blocks.residual import apply
 from flaxblocks.blocks.squeeze_excite import SqueezeExcite
 from flaxblocks.models.image_model import check_classes
 from flaxblocks.models.registry import ModelEntry, register
+from flaxblocks.models.resnet_layouts import resnet_layouts
 from flaxblocks.models.staged import StagedModel, Trunk
 from flaxblocks.nn.arguments import check_choice, check_factor, check_positive, check_rate
 from flaxblocks.nn.drop import Dropout
@@ -37,40 +38,7 @@ __all__ = ["ResNet"]
 
 STAGE_FEATURES = (64, 128, 256, 512)  # times 4 behind a bottleneck
 STEM_FEATURES = 64
-
-
-def _names(model: "ResNet") -> Iterator[tuple[str, ...]]:
-    """torchvision's names; timm has taken them over."""
-    if isinstance(model.stem, DeepStem):
-        last = len(model.stem.layers) - 1
-        for i in range(last + 1):
-            yield f"stem.layers.{i}.conv", f"conv1.{3 * i}"
-            yield f"stem.layers.{i}.norm", "bn1" if i == last else f"conv1.{3 * i + 1}"
-    else:
-        yield "stem.conv", "conv1"
-        yield "stem.norm", "bn1"
-    yield "pool", "maxpool", "output"
-    if isinstance(model.pool, ConvNormAct):
-        yield "pool.conv", "maxpool.0"
-        yield "pool.norm", "maxpool.1"
-    for path, stage, k, block in model.placed_blocks:
-        yield from _block_names(path, f"layer{stage + 1}.{k}", block)
-    yield "head", "fc"
-
-
-def _block_names(native: str, foreign: str, block: Any) -> Iterator[tuple[str, ...]]:
-    yield native, foreign
-    layers = ("conv1", "conv2") if isinstance(block, BasicBlock) else ("reduce", "conv", "expand")
-    for k, name in enumerate(layers, start=1):
-        yield f"{native}.{name}.conv", f"{foreign}.conv{k}"
-        yield f"{native}.{name}.norm", f"{foreign}.bn{k}"
-    yield f"{native}.squeeze_excite", f"{foreign}.se", "output"
-    yield f"{native}.squeeze_excite.reduce", f"{foreign}.se.fc1"
-    yield f"{native}.squeeze_excite.expand", f"{foreign}.se.fc2"
-    first = 1 if block.pool_shortcut else 0  # timm puts an Identity where there is no stride
-    yield f"{native}.shortcut", f"{foreign}.downsample", "output"
-    yield f"{native}.shortcut.conv", f"{foreign}.downsample.{first}"
-    yield f"{native}.shortcut.norm", f"{foreign}.downsample.{first + 1}"
+STEMS = {"7x7": (7, 2), "3x3": (3, 1)}  # of one convolution: its size and stride
 
 
 def resnet_bottleneck(
@@ -116,8 +84,6 @@ class BlurredMaxPool(nnx.Module):
 class ResNet(StagedModel):
     """The residual network in every form that torchvision and timm publish under its name."""
 
-    layouts = {"torchvision": _names, "timm": _names}
-
     def __init__(
         self,
         *,
@@ -127,9 +93,10 @@ class ResNet(StagedModel):
         in_channels: int = 3,
         cardinality: int = 1,
         base_width: int = 64,
-        stem: Literal["7x7", "deep", "tiered"] = "7x7",
+        stem: Literal["7x7", "3x3", "deep", "tiered"] = "7x7",
         stem_width: int = 32,
         stem_pool: Literal["max", "conv"] = "max",
+        stride_in: StridePlace = "3x3",
         pool_shortcut: bool = False,
         antialias: Antialias = None,
         squeeze_excite: float | None = None,
@@ -150,10 +117,13 @@ class ResNet(StagedModel):
             in_channels: channels of the image.
             cardinality: groups of the bottleneck's 3x3 convolution.
             base_width: channels of each group in the first stage; 64 in one group is ResNet's.
-            stem: one 7x7 convolution; three 3x3 of widths w, w, 2w ("deep"), or of 3w/4, w, 2w
+            stem: one 7x7 convolution; one 3x3 without stride, and no pool after it, for images as
+                small as CIFAR's; three 3x3 of widths w, w, 2w ("deep"), or of 3w/4, w, 2w
                 ("tiered").
             stem_width: w of a stem of three.
             stem_pool: what follows the stem: a 3x3 max pool, or a 3x3 convolution with stride 2.
+            stride_in: the convolution of a bottleneck that has its stride: the 3x3, or the first
+                1x1 as in the paper and in Caffe.
             pool_shortcut: average-pool a shortcut in place of its stride.
             antialias: "avg" or "blur" takes strides out of convolutions and puts such pools after
                 them.
@@ -166,12 +136,15 @@ class ResNet(StagedModel):
             param_dtype: of the parameters and running statistics.
             rngs: `params` is drawn from; `dropout` too if a rate is above 0.
 
-        Raises: ValueError for a number out of range, or groups in a basic block.
+        Raises: ValueError for a number out of range, groups or another `stride_in` in a basic
+            block, or settings that exclude each other.
         """
         check_classes(num_classes, in_channels)
         check_choice("block", block, ("basic", "bottleneck"))
-        check_choice("stem", stem, ("7x7", "deep", "tiered"))
+        check_choice("stem", stem, ("7x7", "3x3", "deep", "tiered"))
         check_choice("stem_pool", stem_pool, ("max", "conv"))
+        if stem == "3x3" and stem_pool != "max":
+            raise ValueError(f"`stem_pool` (={stem_pool!r}) has no place after `stem` (='3x3')")
         check_positive(cardinality=cardinality, base_width=base_width, stem_width=stem_width)
         check_rate("dropout", dropout)
         check_rate("stochastic_depth", stochastic_depth)
@@ -187,6 +160,8 @@ class ResNet(StagedModel):
                 f"`cardinality` (={cardinality}) and `base_width` (={base_width}) must be 1 and 64 "
                 "with basic blocks"
             )
+        if block == "basic" and stride_in != "3x3":
+            raise ValueError(f"`stride_in` (={stride_in!r}) must be '3x3' with basic blocks")
         types = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         convs = {"bias": False, "norm": norm_layer, "kernel_init": kaiming_normal_fan_out, **types}
         self.num_classes = num_classes
@@ -194,13 +169,18 @@ class ResNet(StagedModel):
         self.depths = tuple(depths)
 
         narrow = 3 * (stem_width // 4) if stem == "tiered" else stem_width
-        if stem == "7x7":
-            self.stem = ConvNormAct(in_channels, STEM_FEATURES, 7, stride=2, **convs)
+        if stem in STEMS:
+            size, stride = STEMS[stem]
+            self.stem = ConvNormAct(in_channels, STEM_FEATURES, size, stride=stride, **convs)
+            trunk = Trunk("stem", STEM_FEATURES, stride)
         else:
             self.stem = DeepStem((in_channels, narrow, stem_width, 2 * stem_width), **convs)
-        trunk = Trunk("stem", STEM_FEATURES if stem == "7x7" else 2 * stem_width)
-        trunk.shrink(2)
-        if stem_pool == "conv":
+            trunk = Trunk("stem", 2 * stem_width)
+        if stem != "3x3":
+            trunk.shrink(2)
+        if stem == "3x3":
+            self.pool = None
+        elif stem_pool == "conv":
             self.pool = ConvNormAct(trunk.features, trunk.features, 3, stride=2, **convs)
         else:
             pools = {None: partial(MaxPool, 3, stride=2, padding=1), "avg": partial(AvgPool, 2)}
@@ -218,7 +198,8 @@ class ResNet(StagedModel):
                 features, make = planes, BasicBlock
             else:
                 width = planes * base_width // 64 * cardinality
-                features, make = 4 * planes, partial(resnet_bottleneck, width, cardinality)
+                features = 4 * planes
+                make = partial(resnet_bottleneck, width, cardinality, stride_in=stride_in)
             for k in range(depth):
                 stride = 2 if stage and not k else 1
                 rate = next(rates)
@@ -231,6 +212,11 @@ class ResNet(StagedModel):
         self.num_features = trunk.features
         self.dropout = Dropout(dropout, rngs=rngs)
         self.head = Linear(self.num_features, num_classes, **types) if num_classes else None
+
+    @property
+    def layouts(self) -> Mapping[str, Callable[..., Iterator[tuple[str, ...]]]]:
+        """Of the libraries' namings those that can name each layer of this network."""
+        return resnet_layouts(self)
 
     @property
     def first_conv(self) -> str:

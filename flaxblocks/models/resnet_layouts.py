@@ -1,0 +1,160 @@
+"""What the libraries call the layers of a ResNet."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from flaxblocks.blocks.basic import BasicBlock
+from flaxblocks.blocks.conv_norm_act import ConvNormAct, layer_names, transformers_names
+
+__all__ = ["resnet_layouts", "torchvision_names"]
+
+Pairs = Iterator[tuple[str, ...]]
+
+# torchvision's modules as `Sequential(*model.children())` calls them: by their place.
+CHILDREN = {"conv1": "0", "bn1": "1", "maxpool": "3", "fc": "9"}
+CHILDREN.update({f"layer{k}": str(k + 3) for k in (1, 2, 3, 4)})
+
+
+def torchvision_names(model: Any) -> Pairs:
+    """torchvision's names; timm has taken them over."""
+    if _has_deep_stem(model):
+        last = len(model.stem.layers) - 1
+        for i in range(last + 1):
+            yield f"stem.layers.{i}.conv", f"conv1.{3 * i}"
+            yield f"stem.layers.{i}.norm", "bn1" if i == last else f"conv1.{3 * i + 1}"
+    else:
+        yield "stem.conv", "conv1"
+        yield "stem.norm", "bn1"
+    yield "pool", "maxpool", "output"
+    if isinstance(model.pool, ConvNormAct):
+        yield "pool.conv", "maxpool.0"
+        yield "pool.norm", "maxpool.1"
+    for path, stage, k, block in model.placed_blocks:
+        first = 1 if block.pool_shortcut else 0  # timm puts an Identity where there is no stride
+        yield from _block_names(path, f"layer{stage + 1}.{k}", block, first)
+    yield "head", "fc"
+
+
+def _block_names(native: str, foreign: str, block: Any, first: int) -> Pairs:
+    """One block, whose shortcut has its convolution at place `first`."""
+    yield native, foreign
+    for k, name in enumerate(_convolutions(block), start=1):
+        yield f"{native}.{name}.conv", f"{foreign}.conv{k}"
+        yield f"{native}.{name}.norm", f"{foreign}.bn{k}"
+    yield f"{native}.squeeze_excite", f"{foreign}.se", "output"
+    yield f"{native}.squeeze_excite.reduce", f"{foreign}.se.fc1"
+    yield f"{native}.squeeze_excite.expand", f"{foreign}.se.fc2"
+    yield f"{native}.shortcut", f"{foreign}.downsample", "output"
+    yield f"{native}.shortcut.conv", f"{foreign}.downsample.{first}"
+    yield f"{native}.shortcut.norm", f"{foreign}.downsample.{first + 1}"
+
+
+def _convolutions(block: Any) -> tuple[str, ...]:
+    return ("conv1", "conv2") if isinstance(block, BasicBlock) else ("reduce", "conv", "expand")
+
+
+def _has_deep_stem(model: Any) -> bool:
+    return hasattr(model.stem, "layers")
+
+
+def _children(model: Any) -> Pairs:
+    """`nn.Sequential(*model.children())`, with or without the last of them."""
+    for native, foreign, *kind in torchvision_names(model):
+        first, *rest = foreign.split(".")
+        yield native, ".".join([CHILDREN[first], *rest]), *kind
+
+
+def _fastai(model: Any) -> Pairs:
+    """fastai's `Sequential(body, head)`; its head is none of ours, and lies under `1`."""
+    for native, foreign, *kind in _children(model):
+        yield native, "1" if native == "head" else f"0.{foreign}", *kind
+
+
+def _mmpretrain(model: Any) -> Pairs:
+    """torchvision's names in `backbone` and `head`; a deep stem is one Sequential, and a shortcut
+    has a pool only where it has a stride.
+    """
+    if _has_deep_stem(model):
+        for i in range(len(model.stem.layers)):
+            conv, norm = f"backbone.stem.{3 * i}", f"backbone.stem.{3 * i + 1}"
+            yield from layer_names(f"stem.layers.{i}", conv, norm)
+    else:
+        yield from layer_names("stem", "backbone.conv1", "backbone.bn1")
+    yield "pool", "backbone.maxpool", "output"
+    for path, stage, k, block in model.placed_blocks:
+        first = 0 if block.shortcut_pool is None else 1
+        yield from _block_names(path, f"backbone.layer{stage + 1}.{k}", block, first)
+    yield "head", "head.fc"
+
+
+def _kuangliu(model: Any) -> Pairs:
+    """torchvision's names but for the shortcut and the head."""
+    for native, foreign, *kind in torchvision_names(model):
+        renamed = "linear" if native == "head" else foreign.replace(".downsample", ".shortcut")
+        yield native, renamed, *kind
+
+
+def _detectron2(model: Any) -> Pairs:
+    """Each norm is a part of its convolution. The head lies where the converter from torchvision
+    leaves it.
+    """
+    yield from layer_names("stem", "stem.conv1", "stem.conv1.norm")
+    for path, stage, k, block in model.placed_blocks:
+        foreign = f"res{stage + 2}.{k}"
+        yield path, foreign
+        for i, name in enumerate(_convolutions(block), start=1):
+            conv = f"{foreign}.conv{i}"
+            yield from layer_names(f"{path}.{name}", conv, f"{conv}.norm")
+        skip = f"{foreign}.shortcut"
+        yield from layer_names(f"{path}.shortcut", skip, f"{skip}.norm")
+    yield "head", "stem.fc"
+
+
+def _pycls(model: Any) -> Pairs:
+    """Convolutions by letters, the shortcut first."""
+    yield from layer_names("stem", "stem.conv", "stem.bn")
+    for path, stage, k, block in model.placed_blocks:
+        foreign = f"s{stage + 1}.b{k + 1}"
+        yield path, foreign
+        yield from layer_names(f"{path}.shortcut", f"{foreign}.proj", f"{foreign}.bn")
+        for letter, name in zip("abc", _convolutions(block), strict=False):
+            inner = f"{foreign}.f.{letter}"
+            yield from layer_names(f"{path}.{name}", inner, f"{inner}_bn")
+    yield "head", "head.fc"
+
+
+def _transformers(model: Any) -> Pairs:
+    """Hugging Face's `ResNetForImageClassification`."""
+    yield from transformers_names("stem", "resnet.embedder.embedder")
+    for path, stage, k, block in model.placed_blocks:
+        foreign = f"resnet.encoder.stages.{stage}.layers.{k}"
+        yield path, foreign
+        yield from transformers_names(f"{path}.shortcut", f"{foreign}.shortcut")
+        for i, name in enumerate(_convolutions(block)):
+            yield from transformers_names(f"{path}.{name}", f"{foreign}.layer.{i}")
+    yield "head", "classifier.1"
+
+
+# Who has only ResNets of the original form.
+OF_PLAIN_ONES: Mapping[str, Callable[[Any], Pairs]] = {
+    "transformers": _transformers,
+    "detectron2": _detectron2,
+    "kuangliu": _kuangliu,
+    "pycls": _pycls,
+}
+
+
+def resnet_layouts(model: Any) -> dict[str, Callable[[Any], Pairs]]:
+    """The layouts that can name each layer of `model`, by library; torchvision's first."""
+    blocks = [block for block in model.blocks if block is not None]
+    extras = [layer for block in blocks for layer in (block.squeeze_excite, block.antialias)]
+    original = not isinstance(model.pool, ConvNormAct) and all(layer is None for layer in extras)
+    plain = original and not (_has_deep_stem(model) or any(b.pool_shortcut for b in blocks))
+    return {
+        "torchvision": torchvision_names,
+        "timm": torchvision_names,
+        **({"mmpretrain": _mmpretrain} if original else {}),
+        **(OF_PLAIN_ONES if plain else {}),
+        "children": _children,
+        "fastai": _fastai,
+    }
