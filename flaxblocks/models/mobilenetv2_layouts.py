@@ -117,8 +117,7 @@ def mobilenetv2_layouts(model: Any) -> dict[str, Callable[[Any], Pairs]]:
     another class have names in torchvision and timm at most.
     """
     names = {"torchvision": _torchvision, "timm": _timm}
-    blocks = [block for block in model.blocks if block is not None]
-    if not all(isinstance(b, MBConv) and b.squeeze_excite is None for b in blocks):
+    if not all(isinstance(b, MBConv) and b.squeeze_excite is None for b in model.blocks):
         return names
     names.update({"transformers": _transformers, "mmpretrain": _mmpretrain})
     names.update({"d-li14": _d_li14, "tonylins": _tonylins})
