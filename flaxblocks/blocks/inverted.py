@@ -15,6 +15,7 @@ Source: Sandler et al. 2018, https://arxiv.org/abs/1801.04381, table 1 and figur
 2021, https://arxiv.org/abs/2104.00298, figure 2 (the fused form).
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import jax.numpy as jnp
@@ -70,6 +71,7 @@ class InvertedResidual(nnx.Module):
         final_activation: Activation = "relu",
         shortcut_activation: Activation = "relu",
         squeeze_excite: SqueezeExciteChoice = None,
+        gate_first: bool = False,
         stochastic_depth: float = 0.0,
         depthwise: bool = False,
         fused: bool = False,
@@ -98,6 +100,7 @@ class InvertedResidual(nnx.Module):
             shortcut_activation: at the end of the shortcut's 1x1, where there is one.
             squeeze_excite: after `conv`: the reduction of a `SqueezeExcite` of the hidden channels,
                 what builds one, or None.
+            gate_first: put it before the activation of `conv`, not after.
             stochastic_depth: probability of dropping the branch in training, where there is a skip.
             depthwise: the middle convolution sees each channel by itself. `MBConv(depthwise=False)`
                 is the article's literal code, whose `ConvNormAct` drops `groups`.
@@ -145,11 +148,12 @@ class InvertedResidual(nnx.Module):
             stride=stride,
             padding=padding,
             groups=hidden if depthwise else 1,
-            activation=activation,
+            activation=None if gate_first else activation,
         )
         self.squeeze_excite = make_squeeze_excite(
             squeeze_excite, self.conv.conv.out_features, **types
         )
+        self.gated_activation = get_activation(activation) if gate_first else None
         self.project = (
             layer(hidden, out_features, 1, activation=None) if both or not fused else None
         )
@@ -164,11 +168,17 @@ class InvertedResidual(nnx.Module):
         )
         self.final_activation = get_activation(final_activation, "final_activation")
 
+    @property
+    def functions_before(self) -> dict[str, Callable]:
+        """What runs before which layer and is no module, for `draw`."""
+        return {} if self.gated_activation is None else {"project": self.gated_activation}
+
     def __call__(self, x: Float[Array, "N H W I"]) -> Float[Array, "N Ho Wo O"]:
         """`(N, H, W, in_features)` to `(N, H / stride, W / stride, out_features)`, sizes rounded
         up.
         """
-        y = apply(x, self.expand, self.conv, self.squeeze_excite, self.project)
+        branch = (self.expand, self.conv, self.squeeze_excite, self.gated_activation, self.project)
+        y = apply(x, *branch)
         if self.residual:
             skip = apply(x, self.shortcut)
             y = apply(y, self.stochastic_depth) + skip.astype(y.dtype)  # `dtype` decides

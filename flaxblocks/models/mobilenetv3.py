@@ -6,7 +6,7 @@ in `mobilenetv3_rows`.
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, Literal
 
@@ -16,7 +16,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from flaxblocks.blocks.channels import make_divisible
-from flaxblocks.blocks.conv_norm_act import ConvNormAct, conv_names
+from flaxblocks.blocks.conv_norm_act import ConvNormAct, conv_names, layer_names
 from flaxblocks.blocks.inverted import MBConv
 from flaxblocks.blocks.squeeze_excite import SqueezeExcite
 from flaxblocks.models.image_model import check_classes
@@ -82,10 +82,32 @@ def _timm(model: "MobileNetV3") -> Iterator[tuple[str, ...]]:
     yield "head", "classifier"
 
 
+def _d_li14(model: "MobileNetV3") -> Iterator[tuple[str, ...]]:
+    """d-li14's mobilenetv3.pytorch: blocks are one Sequential, in which activations, gates and what
+    stands for a missing gate count too.
+    """
+    yield from layer_names("stem", "features.0.0", "features.0.1")
+    for i, block in enumerate(model.blocks):
+        native, foreign = f"blocks.{i}", f"features.{i + 1}"
+        yield native, foreign
+        at = {"conv": 0, "squeeze_excite": 3, "project": 4}
+        if block.expand is not None:
+            at = {"expand": 0, "conv": 3, "squeeze_excite": 5, "project": 7}
+        for name, k in at.items():
+            if name == "squeeze_excite":
+                yield f"{native}.{name}", f"{foreign}.conv.{k}", "output"
+                yield f"{native}.{name}.reduce", f"{foreign}.conv.{k}.fc.0", "linear"
+                yield f"{native}.{name}.expand", f"{foreign}.conv.{k}.fc.2", "linear"
+            else:
+                conv, norm = (f"{foreign}.conv.{k + place}" for place in (0, 1))
+                yield from layer_names(f"{native}.{name}", conv, norm)
+    yield from layer_names("head_conv", "conv.0", "conv.1")
+    yield "embedding", "classifier.0"
+    yield "head", "classifier.3"
+
+
 class MobileNetV3(StagedModel):
     """MobileNetV3, large or small by its table, as torchvision and as timm scale it."""
-
-    layouts = {"torchvision": _torchvision, "timm": _timm}
 
     def __init__(
         self,
@@ -101,6 +123,7 @@ class MobileNetV3(StagedModel):
         reduced_tail: bool = False,
         minimal: bool = False,
         gates: Literal["eights", "quarters"] = "eights",
+        gates_first: bool = False,
         first_skip: bool = True,
         embedding_bias: bool = True,
         padding: Literal["SAME"] | None = None,
@@ -133,6 +156,8 @@ class MobileNetV3(StagedModel):
             minimal: no squeeze-excite, no hard swish, no 5x5 kernel.
             gates: a quarter of their channels wide, rounded to eights and with a ReLU, as
                 published; or exactly, and with their block's activation, as timm's `rw` has them.
+            gates_first: in blocks that widen, put them before the activation, as d-li14's
+                mobilenetv3.pytorch does.
             first_skip: let the first bottleneck, if it keeps its shape, skip as the others do.
             embedding_bias: learn one in the layer between pooling and the head.
             padding: of the convolutions; "SAME" is TensorFlow's.
@@ -173,6 +198,7 @@ class MobileNetV3(StagedModel):
         )
         self.num_classes = num_classes
         self.in_channels = in_channels
+        self.gates_first = gates_first
         self.depths = tuple(map(len, in_stages(table)))
 
         trunk = Trunk("stem", STEM_FEATURES if fix_stem else scale(STEM_FEATURES))
@@ -196,6 +222,7 @@ class MobileNetV3(StagedModel):
                 activation="relu" if minimal else row.activation,
                 final_activation=None,
                 squeeze_excite=gate,
+                gate_first=gates_first and gate is not None and hidden != trunk.features,
                 stochastic_depth=rate * len(trunk.blocks),
                 residual=first_skip or bool(trunk.blocks),
                 always_expand=False,
@@ -225,6 +252,13 @@ class MobileNetV3(StagedModel):
         self.head = (
             dense(last_features, num_classes, kernel_init=head_init) if num_classes else None
         )
+
+    @property
+    def layouts(self) -> Mapping[str, Callable[..., Iterator[tuple[str, ...]]]]:
+        """Of the libraries' namings those that can be of this network."""
+        names = {"torchvision": _torchvision, "timm": _timm}
+        one = not isinstance(self.head_conv, nnx.Sequential)
+        return {**names, "d-li14": _d_li14} if self.gates_first and one else names
 
     @property
     def head_features(self) -> int:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 __all__ = ["ModelEntry", "find_model", "list_models", "model_entries", "register", "suggest"]
 
-UNSEEN = ("norm_eps", "padding", "stride_in")
+UNSEEN = ("norm_eps", "padding", "stride_in", "gates_first")
 Source = Literal["torchvision", "timm", "official", "article"]
 
 

@@ -1,0 +1,79 @@
+"""What the tests of layouts share: a library's own network renamed as another library names it, and
+held against ours.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+from torch import nn
+
+import flaxblocks as fb
+from tests.support import images
+
+BOUND = 1e-12  # of float64: a sum in another order
+State = Mapping[str, torch.Tensor]
+Rule = tuple[str, str | Callable[[re.Match], str]]
+HEAD: Rule = (r"fc\.", "head.fc.")  # torchvision's, as three libraries name it
+
+
+def lively(model: nn.Module) -> nn.Module:
+    """In evaluation mode and float64, with norms that do something, and counts."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for tensor in (module.weight, module.running_var):
+                nn.init.uniform_(tensor, 0.5, 1.5)
+            for tensor in (module.bias, module.running_mean):
+                nn.init.uniform_(tensor, -0.3, 0.3)
+            module.num_batches_tracked.fill_(7)
+    return model.double().eval()
+
+
+def renamed(state: State, *rules: Rule) -> dict[str, torch.Tensor]:
+    """The first rule that a key begins with is applied to it."""
+    names = {}
+    for key, value in state.items():
+        for pattern, new in rules:
+            name, count = re.subn(f"^{pattern}", new, key)
+            if count:
+                names[name] = value
+                break
+        else:
+            raise AssertionError(f"no rule for {key}")
+    assert len(names) == len(state)
+    return names
+
+
+def first(state: State, word: str, block: str) -> dict[str, torch.Tensor]:
+    """In each block, whose prefix matches `block`, the keys with `word` before the others."""
+    placed = {}
+    for i, key in enumerate(state):
+        found = re.match(block, key)
+        prefix = found[0] if found else key
+        start = next(n for n, other in enumerate(state) if other.startswith(prefix))
+        placed[key] = (start, bool(found) and word not in key, i)
+    return {key: state[key] for key in sorted(placed, key=placed.__getitem__)}
+
+
+def check(row: str, layout: str, state: State, oracle: nn.Module, size=(64, 64), **config: Any):
+    """`state` loads as `layout` in whatever order, gives the oracle's results, and comes back key
+    by key.
+    """
+    shuffled = dict(sorted(state.items()))
+    x = images(3, size)
+    with jax.enable_x64(True):
+        model = fb.create_model(row, weights=shuffled, param_dtype=jnp.float64, **config)
+        model.eval()
+        ours = np.asarray(jax.jit(lambda x: model(x))(x))
+        back = fb.to_torch(model, layout=layout)
+        assert list(fb.to_torch(model)) == list(back), "it is the layout that was found"
+    with torch.no_grad():
+        theirs = oracle(torch.from_numpy(x.transpose(0, 3, 1, 2).copy())).numpy()
+    assert np.abs(ours - theirs).max() <= BOUND * np.abs(theirs).max()
+    assert list(back) == list(state)
+    for key, value in state.items():
+        np.testing.assert_array_equal(back[key], value.numpy(), err_msg=key)
