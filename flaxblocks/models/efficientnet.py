@@ -211,6 +211,9 @@ ARGUMENTS = {
 }
 
 
+TENSORFLOWS = ("lukemelas", "transformers")  # layouts
+
+
 def _row(
     source: Literal["torchvision", "timm"],
     name: str,
@@ -220,9 +223,12 @@ def _row(
     **config: Any,
 ) -> None:
     """Register one row; `also` is the other library's of the same network. Of two rows of one name,
-    timm's begins with "timm_".
+    timm's begins with "timm_". Who has TensorFlow's weights only has its padding and epsilon.
     """
     is_timm = source == "timm"
+    in_layout = {("torchvision" if is_timm else "timm"): also} if also else {}
+    if stages is V1 and not {"padding", "fix_stem_head"} & set(config):
+        in_layout.update(dict.fromkeys(TENSORFLOWS, f"tf_efficientnet_{name[-2:]}"))
     if is_timm:
         config = {"dropout": 0.0, "stochastic_depth": 0.0, "initialization": "timm", **config}
     register(
@@ -231,7 +237,7 @@ def _row(
             build=EfficientNet,
             source=source,
             config={"stages": stages, **config},
-            in_layout={("torchvision" if is_timm else "timm"): also} if also else {},
+            in_layout=in_layout,
             library_name=name.removeprefix("timm_") if name.startswith("timm_") else None,
             oracle_arguments=ARGUMENTS[source],
             parameters=parameters,

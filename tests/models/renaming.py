@@ -25,11 +25,12 @@ def lively(model: nn.Module) -> nn.Module:
     """In evaluation mode and float64, with norms that do something, and counts."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
-            for tensor in (module.weight, module.running_var):
-                nn.init.uniform_(tensor, 0.5, 1.5)
-            for tensor in (module.bias, module.running_mean):
-                nn.init.uniform_(tensor, -0.3, 0.3)
-            module.num_batches_tracked.fill_(7)
+            state = module.state_dict()  # the tensors themselves
+            for name in ("weight", "running_var"):
+                state[name].uniform_(0.5, 1.5)
+            for name in ("bias", "running_mean"):
+                state[name].uniform_(-0.3, 0.3)
+            state["num_batches_tracked"].fill_(7)
     return model.double().eval()
 
 

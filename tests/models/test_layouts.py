@@ -5,6 +5,7 @@ Each is a network of torchvision or timm, renamed by rules of the other library,
 """
 
 import re
+import warnings
 from collections.abc import Mapping
 
 import pytest
@@ -12,8 +13,10 @@ import timm
 import torchvision
 from torch import nn
 
+import flaxblocks as fb
 from flaxblocks.convert.keymap import layouts_of
 from flaxblocks.create.build import abstract_model
+from flaxblocks.models.registry import find_model
 from tests.models.renaming import HEAD, Rule, State, check, lively, renamed
 
 
@@ -118,14 +121,14 @@ def efficientnet_rules(state: State, block: str, names: Mapping[str, str]) -> tu
     numbers = block_numbers(state)
 
     def inner(found: re.Match) -> str:
-        layer = found[2]
+        layer = str(found[2])
         if found[1].startswith("blocks.0."):
             layer = {
                 "conv_dw": "conv_dw",
                 "bn1": "bn2",
                 "conv_pw": "conv_pwl",
                 "bn2": "bn3",
-            }.get(layer, layer)
+            }.get(layer) or layer
         return f"{block}{numbers[found[1]]}.{names[layer]}.{found[3]}"
 
     return ((r"(blocks\.\d+\.\d+)\.(.*)\.(\w+)", inner),)
@@ -181,3 +184,19 @@ def test_efficientnet_of_transformers():
         (r"classifier\.", "classifier."),
     )
     check("tf_efficientnet_b1", "transformers", state, oracle)
+
+
+@pytest.mark.parametrize(("layout", "row"), [("lukemelas", "b0"), ("transformers", "b0")])
+def test_tensorflows_weights_make_tensorflows_network(layout, row):
+    """No state dict holds a padding or an epsilon, and both libraries have TensorFlow's only."""
+    name = f"efficientnet_{row}"
+    tensorflows = find_model(f"tf_{name}")
+    assert find_model(name).in_layout[layout] == tensorflows.name
+    arrays = fb.to_torch(fb.create_model(tensorflows.name, num_classes=2), layout)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = fb.create_model(name, weights=arrays)
+        assert model.stem.conv.padding == "SAME"
+        assert list(fb.to_torch(model)) == list(arrays)
+    with pytest.warns(UserWarning, match=f"{layout}'s tf_{name} has norm_eps=0.001"):
+        fb.load_torch(fb.create_model("efficientnet_b0", num_classes=2), arrays)

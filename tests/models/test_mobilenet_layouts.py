@@ -230,8 +230,7 @@ ROWS: list[tuple[int, int, int, bool, str, int]] = [
 def test_mobilenet_v3_of_d_li14():
     oracle = lively(MobileNetV3(ROWS, 32))
     rows: dict[str, Any] = {"inverted_residual_setting": ROWS, "last_features": 32}
-    # The pure network of the article is wide in its last convolution as in its last block.
-    assert ROWS[-1][1] == 6 * ROWS[-1][2]
+    assert ROWS[-1][1] == 6 * ROWS[-1][2], "what ours takes for the last convolution's width"
     settings = {**rows, "gates_first": True, "norm_eps": 1e-5}
     check("mobilenet_v3_small", "d-li14", oracle.state_dict(), oracle, **settings)
     assert "d-li14" not in layouts_of(abstract_model("mobilenet_v3_small"))

@@ -20,7 +20,7 @@ from tests.models.renaming import HEAD, check, first, lively, renamed
 
 def resnet(kind: str = "bottleneck", **options: Any) -> tuple[nn.Module, dict[str, Any]]:
     """torchvision's ResNet of few blocks, and what ours is built with."""
-    block = {"basic": tv_resnet.BasicBlock, "bottleneck": tv_resnet.Bottleneck}[kind]
+    block = getattr(tv_resnet, {"basic": "BasicBlock", "bottleneck": "Bottleneck"}[kind])
     model = lively(torchvision.models.ResNet(block, [1, 2, 1, 1], num_classes=6, **options))
     return model, {"depths": (1, 2, 1, 1), "block": kind}
 
@@ -37,10 +37,9 @@ def test_resnet_of_mmpretrain(kind):
 
 def test_resnet_of_mmpretrain_with_a_deep_stem():
     """Its ResNetV1d: a pool stands in a shortcut only where there is a stride."""
-    options: dict[str, Any] = {"layers": (1, 2, 1, 1), "stem_width": 32, "stem_type": "deep"}
-    oracle = timm.models.ResNet(
-        timm.models.resnet.Bottleneck, avg_down=True, num_classes=6, **options
-    )
+    options: Any = {"layers": (1, 2, 1, 1), "stem_width": 32, "stem_type": "deep"}
+    block: Any = timm.models.resnet.Bottleneck
+    oracle = timm.models.ResNet(block, avg_down=True, num_classes=6, **options)
     lively(oracle)
     state = renamed(
         oracle.state_dict(),
