@@ -71,7 +71,7 @@ def _other_names(row: ModelEntry) -> list[str]:
     """What a library whose layout has a row of its own calls the network of a torchvision row."""
     if row.source != "torchvision":
         return []
-    others = map(find_model, row.in_layout.values())
+    others = [find_model(name) for layout, name in row.in_layout.items() if layout == "timm"]
     return [other.library_name or other.name for other in others if other.library_name != row.name]
 
 
