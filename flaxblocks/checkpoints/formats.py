@@ -1,59 +1,105 @@
-"""Telling a checkpoint's format from its first bytes; suffixes are not looked at.
-
-Files that are commonly taken for checkpoints by mistake are refused with a sentence of their own.
+"""The formats of checkpoints: one row each. A file's format is told from its first bytes, a
+folder's from what lies in it; suffixes are looked at for writing alone.
 """
 
-import mmap
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from flaxblocks.checkpoints.error import CheckpointError, quoted
+import numpy as np
 
-__all__ = ["LEGACY", "SAFETENSORS", "ZIP", "recognise"]
+from flaxblocks.checkpoints.npz_file import read_npz, write_npz
+from flaxblocks.checkpoints.opened import Opened, Saved
+from flaxblocks.checkpoints.orbax_folder import is_orbax, orbax_saved, write_orbax
+from flaxblocks.checkpoints.safetensors_file import read_safetensors, write_safetensors
+from flaxblocks.checkpoints.shards import is_index
+from flaxblocks.checkpoints.torch_dtypes import DtypeRow
+from flaxblocks.checkpoints.torch_folder import is_torch_folder, read_torch_folder
+from flaxblocks.checkpoints.torch_legacy import read_legacy
+from flaxblocks.checkpoints.torch_save import write_torch
+from flaxblocks.checkpoints.torch_tar import read_tar
+from flaxblocks.checkpoints.zip_file import read_zip
 
-ZIP, LEGACY, SAFETENSORS = "zip", "legacy", "safetensors"
+__all__ = ["FORMATS", "Format"]
 
-# (position, bytes there in lower case, what the file then is)
-STRANGERS = (
-    (
-        0,
-        b"version https://git-lfs",
-        "is a Git LFS pointer, not the file itself; run `git lfs pull`",
-    ),
-    (0, b"<", "is a web page or XML, not a checkpoint; the download went wrong"),
-    (0, b"{", "is JSON text, not a checkpoint"),
-    (0, b"\x89hdf\r\n\x1a\n", "is an HDF5 file, not a PyTorch checkpoint"),
-    (0, b"\x93numpy", "is a NumPy .npy file, not a PyTorch checkpoint"),
-    (0, b"\x1f\x8b", "is compressed by gzip; decompress it first"),
-    (0, b"bzh", "is compressed by bzip2; decompress it first"),
-    (0, b"\xfd7zxz", "is compressed by xz; decompress it first"),
-    (0, b"\x28\xb5\x2f\xfd", "is compressed by zstd; decompress it first"),
-    (0, b"pk\x05\x06", "is an empty zip archive"),
-    (
-        257,
-        b"ustar",
-        "is a tar archive, as PyTorch saved before 0.1.10; load and save it there again",
-    ),
-)
+ZIP = b"PK\x03\x04"
 
 
-def recognise(data: mmap.mmap) -> str:
-    """The format of a file.
+@dataclass(frozen=True)
+class Format:
+    """One format.
 
-    Args:
-        data: the file, mapped; only its first bytes are looked at.
-
-    Returns: `ZIP`, `LEGACY` or `SAFETENSORS`.
-    Raises: CheckpointError saying what the file seems to be instead.
+    Attributes:
+        name: for people.
+        suffixes: usual ones.
+        is_file: whether a file, which holds data of this format, is one; None for folders.
+        is_folder: whether a folder is one; None for files.
+        read: gives what the file (an `Opened`) or folder (a `Path`) holds. None for an index of
+            other files.
+        write: writes arrays to an open file, or as a folder at a path; None if it is only read.
+        holds: whether it has room for arrays of a dtype.
     """
-    # First, because a header's length may begin with the bytes of the others. It is below 2**32.
-    if data[4:9] == b"\0\0\0\0{":
-        return SAFETENSORS
-    if data[:4] == b"PK\x03\x04":
-        return ZIP
-    if data[:1] == b"\x80":
-        return LEGACY
-    start = data[:512].lower()
-    text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
-    for position, signature, sentence in STRANGERS:
-        if signature in (start[position:][: len(signature)], text[position:][: len(signature)]):
-            raise CheckpointError(sentence)
-    raise CheckpointError(f"is in no format known here: it begins with {quoted(data[:16])}")
+
+    name: str
+    suffixes: tuple[str, ...]
+    is_file: Callable[[Opened], bool] | None = None
+    is_folder: Callable[[Path], bool] | None = None
+    read: Callable[[Any], Saved] | None = None
+    write: Callable[[Mapping[str, np.ndarray], Any], None] | None = None
+    holds: Callable[[DtypeRow], bool] = lambda _: True
+
+
+def _is_safetensors(opened: Opened) -> bool:
+    # A header's length may begin with the bytes of the others. It is below 2**32.
+    return opened.data[4:9] == b"\0\0\0\0{"
+
+
+def _is_npz(opened: Opened) -> bool:
+    length = int.from_bytes(opened.data[26:28], "little")
+    name = opened.data[30 : 30 + min(length, 1000)]
+    return opened.data[:4] == ZIP and name.endswith(b".npy")
+
+
+FORMATS = (
+    Format(
+        "safetensors",
+        (".safetensors",),
+        is_file=_is_safetensors,
+        read=lambda opened: Saved(*read_safetensors(opened.path, opened.data)),
+        write=write_safetensors,
+        holds=lambda row: row.safetensors is not None,
+    ),
+    Format(
+        "NumPy's .npz",
+        (".npz",),
+        is_file=_is_npz,
+        read=read_npz,
+        write=write_npz,
+        holds=lambda row: not row.is_of_ml_dtypes,
+    ),
+    Format(
+        "PyTorch",
+        (".pth", ".pt"),
+        is_file=lambda opened: opened.data[:4] == ZIP,
+        read=read_zip,
+        write=write_torch,
+    ),
+    Format(
+        "a pickle, as PyTorch saved before 1.6",
+        (".ckpt", ".bin", ".pkl", ".pickle", ".pyth"),
+        is_file=lambda opened: opened.data[:1] == b"\x80",
+        read=lambda opened: Saved(*read_legacy(opened.data)),
+    ),
+    Format(
+        "a tar archive, as PyTorch saved before 0.1.10",
+        (".tar",),
+        is_file=lambda opened: opened.data[257:262] == b"ustar",
+        read=lambda opened: Saved(*read_tar(opened.data)),
+    ),
+    Format("an index of shards", (".index.json",), is_file=is_index),
+    Format(
+        "Orbax", (".orbax",), is_folder=is_orbax, read=orbax_saved, write=write_orbax
+    ),
+    Format("an unpacked .pth", (), is_folder=is_torch_folder, read=read_torch_folder),
+)

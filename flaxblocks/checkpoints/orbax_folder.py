@@ -1,18 +1,23 @@
 """Orbax folders to and from arrays by dotted native name. Orbax is imported when it is needed."""
 
 import os
+import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-import jax
 import numpy as np
 
 from flaxblocks.checkpoints.error import CheckpointError
+from flaxblocks.checkpoints.opened import Saved
 
-__all__ = ["read_orbax", "write_orbax"]
+__all__ = ["is_orbax", "orbax_saved", "read_orbax", "write_orbax"]
 
 MARK = "_CHECKPOINT_METADATA"  # a file that lies in every folder of Orbax's
+TREE = "_METADATA"  # and in one of a tree of arrays
+ITEMS = ("default", "state", "params", "model")  # names of trees within a step, and of steps
+STEP = re.compile(r"(?:[a-z_]+_)?(\d+)")
 
 
 def write_orbax(arrays: Mapping[str, np.ndarray], target: str | os.PathLike[str]) -> None:
@@ -57,32 +62,105 @@ def _swap(new: Path, target: Path, aside: Path) -> None:
         raise
 
 
-def read_orbax(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of an Orbax folder of nested dicts, by dotted name, whatever devices wrote them.
+def is_orbax(path: Path) -> bool:
+    """Whether Orbax wrote a folder: a tree of arrays, or the steps of a run."""
+    return _tree_in(path) is not None
 
-    Raises: CheckpointError if Orbax cannot restore the folder.
+
+def orbax_saved(path: Path) -> Saved:
+    """The arrays of an Orbax folder by dotted name, whatever devices wrote them; of the steps of a
+    run the newest. What a network's random streams hold is left out.
+
+    Raises: CheckpointError, in a sentence that lacks its subject, if Orbax cannot restore the
+        folder or it holds no arrays.
     """
+    folder = _tree_in(path)
+    if folder is None:
+        raise CheckpointError("is a folder, and none that Orbax wrote")
+    flat, streams = _restored(folder)
+    if not flat:
+        raise CheckpointError("is a folder of Orbax's without arrays")
+    key = folder.relative_to(path).parts
+    notes = (f"random streams ({streams} arrays)",) if streams else ()
+    return Saved(flat, notes=notes, key=key)
+
+
+def read_orbax(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an Orbax folder by dotted name. Raises: CheckpointError as `orbax_saved`."""
+    try:
+        return dict(orbax_saved(path).value)  # type: ignore[call-overload]
+    except CheckpointError as error:
+        raise CheckpointError(f"{path} {error}") from None
+
+
+def _tree_in(path: Path) -> Path | None:
+    """The folder of a tree of arrays: this one, the item of a step, or that of the newest step."""
+    if (path / TREE).is_file():
+        return path
+    items = [path / name for name in ITEMS if (path / name / TREE).is_file()]
+    if items:
+        return items[0]
+    steps = [entry for entry in path.iterdir() if STEP.fullmatch(entry.name) and entry.is_dir()]
+    for step in sorted(steps, key=lambda entry: -int(STEP.findall(entry.name)[0])):
+        inner = _tree_in(step)
+        if inner is not None:
+            return inner
+    if (path / "checkpoints").is_dir():
+        return _tree_in(path / "checkpoints")
+    rest = [entry for entry in path.iterdir() if (entry / TREE).is_file()]
+    return rest[0] if len(rest) == 1 and (path / MARK).is_file() else None
+
+
+def _restored(folder: Path) -> tuple[dict[str, np.ndarray], int]:
+    """The arrays, and how many were left out as those of random streams."""
     import orbax.checkpoint as ocp
 
-    if not (path / MARK).is_file():
-        raise CheckpointError(f"{path} is a folder, and none that Orbax wrote")
     try:
         with ocp.PyTreeCheckpointer() as checkpointer:
-            stored = checkpointer.metadata(path.absolute()).item_metadata.tree
-            as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), stored)
-            tree = checkpointer.restore(path.absolute(), restore_args=as_numpy)
+            stored = checkpointer.metadata(folder.absolute()).item_metadata.tree
+            kept = {path: leaf for path, leaf in _leaves(stored) if not _is_random(path, leaf)}
+            streams = sum(1 for _ in _leaves(stored)) - len(kept)
+            wanted = _mapped(stored, lambda path: 0 if path in kept else ocp.PLACEHOLDER)
+            how = _mapped(stored, lambda _: ocp.RestoreArgs(restore_type=np.ndarray))
+            tree = checkpointer.restore(
+                folder.absolute(),
+                args=ocp.args.PyTreeRestore(item=wanted, restore_args=how),
+            )
     except Exception as error:  # Orbax raises many kinds for a folder that is none of its own
-        raise CheckpointError(f"{path} is a folder, and not one that Orbax can restore") from error
-    flat: dict[str, np.ndarray] = {}
+        raise CheckpointError("is a folder, and not one that Orbax can restore") from error
+    named = {_name(path): leaf for path, leaf in _leaves(tree) if path in kept}
+    return {name: np.asarray(leaf) for name, leaf in named.items()}, streams
 
-    def collect(node: Mapping, prefix: str) -> None:
-        for key, value in node.items():
-            if isinstance(value, Mapping) and set(value) == {"value"}:  # of an `nnx.State`
-                flat[f"{prefix}{key}"] = np.asarray(value["value"])
-            elif isinstance(value, Mapping):
-                collect(value, f"{prefix}{key}.")
-            else:
-                flat[f"{prefix}{key}"] = np.asarray(value)
 
-    collect(tree, "")
-    return flat
+def _leaves(node: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for key, value in _children(node):
+        if _children(value):
+            yield from _leaves(value, (*path, str(key)))
+        elif not isinstance(value, Mapping | list | tuple):
+            yield (*path, str(key)), value
+
+
+def _children(node: Any) -> list[tuple[Any, Any]]:
+    if isinstance(node, Mapping):
+        return list(node.items())
+    return list(enumerate(node)) if isinstance(node, list | tuple) else []
+
+
+def _mapped(node: Any, make: Callable[[tuple[str, ...]], Any], path: tuple[str, ...] = ()) -> Any:
+    """A tree of the same form with other leaves."""
+    if isinstance(node, Mapping):
+        return {key: _mapped(value, make, (*path, str(key))) for key, value in node.items()}
+    if isinstance(node, list | tuple):
+        return type(node)(_mapped(v, make, (*path, str(i))) for i, v in enumerate(node))
+    return make(path)
+
+
+def _is_random(path: tuple[str, ...], leaf: Any) -> bool:
+    """Whether it belongs to an `nnx.Rngs`: a key or the count of its uses."""
+    dtype = str(getattr(leaf, "dtype", ""))
+    return "rngs" in path or "key<" in dtype or path[-1] in ("rng_key", "rng_count")
+
+
+def _name(path: tuple[str, ...]) -> str:
+    """Dotted; an `nnx.State` keeps the array of each variable under "value"."""
+    return ".".join(path[:-1] if path[-1] == "value" and len(path) > 1 else path)

@@ -18,6 +18,7 @@ from flaxblocks.checkpoints.array_bytes import little_endian_bytes
 from flaxblocks.checkpoints.error import CheckpointError, quoted
 from flaxblocks.checkpoints.torch_dtypes import DTYPES, row_of
 from flaxblocks.checkpoints.torch_tensor import Source, Storage, Tensor
+from flaxblocks.checkpoints.window import Window
 
 __all__ = ["read_safetensors", "write_safetensors"]
 
@@ -43,7 +44,7 @@ def read_safetensors(
     header = _header(data, length)
     _validate(path)
     tensors: dict[str, Tensor] = {}
-    windows: dict[str, tuple[int, int]] = {}
+    windows: dict[str, Window] = {}
     for name, entry in header.items():
         match entry:
             case {"dtype": str(code), "shape": list(shape), "data_offsets": [int(begin), int(end)]}:
@@ -54,10 +55,10 @@ def read_safetensors(
         if dtype is None:
             raise CheckpointError(f"holds a tensor {quoted(name)} of dtype {code}, not in NumPy")
         tensors[name] = Tensor(Storage(name, dtype, 0, end - begin), dtype, 0, tuple(shape))
-        windows[name] = 8 + length + begin, end - begin
+        windows[name] = Window(data, 8 + length + begin, end - begin)
     if not tensors:
         raise CheckpointError("is a safetensors file without tensors")
-    return tensors, Source(data, windows)
+    return tensors, Source(len(data), windows)
 
 
 def _header(data: mmap.mmap, length: int) -> dict[str, object]:

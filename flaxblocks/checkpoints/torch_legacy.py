@@ -4,15 +4,17 @@ The pickles are a magic number, the protocol's version, facts about the machine,
 list of its storages' keys. The storages follow in that order, each as a count of elements (8 bytes,
 little-endian) and the elements, little-endian too on every machine. Nothing is aligned, so neither
 are the arrays; NumPy does not mind.
+
+A pickle that does not begin so is another program's; its object may hold NumPy arrays.
 """
 
-import mmap
 import sys
 
 from flaxblocks.checkpoints.error import CheckpointError, quoted
-from flaxblocks.checkpoints.torch_names import StorageType
+from flaxblocks.checkpoints.torch_names import Constructor, StorageType
 from flaxblocks.checkpoints.torch_pickle import unpickle
 from flaxblocks.checkpoints.torch_tensor import Source, Storage
+from flaxblocks.checkpoints.window import Buffer, Window
 
 __all__ = ["read_legacy"]
 
@@ -20,7 +22,7 @@ MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 PROTOCOL_VERSION = 1001
 
 
-def read_legacy(data: mmap.mmap) -> tuple[object, Source]:
+def read_legacy(data: Buffer) -> tuple[object, Source]:
     """Read the stream's object and find its storages.
 
     Args:
@@ -33,7 +35,7 @@ def read_legacy(data: mmap.mmap) -> tuple[object, Source]:
     seen: dict[str, Storage] = {}
     magic, position = unpickle(data, 0, end, _no_storage)
     if magic != MAGIC_NUMBER:
-        raise CheckpointError("is a pickle, but not one that torch.save wrote")
+        return magic, Source(end, {})
     version, position = unpickle(data, position, end, _no_storage)
     if version != PROTOCOL_VERSION:
         raise CheckpointError("is a PyTorch checkpoint of an unknown protocol version")
@@ -41,15 +43,15 @@ def read_legacy(data: mmap.mmap) -> tuple[object, Source]:
     value, position = unpickle(data, position, end, lambda named: _storage(named, seen))
     keys, position = unpickle(data, position, end, _no_storage)
     windows = _windows(keys, seen, data, position)
-    return value, Source(data, windows, swapped=sys.byteorder != "little")
+    return value, Source(end, windows, swapped=sys.byteorder != "little")
 
 
 def _no_storage(_: object) -> object:
     raise CheckpointError("names a storage outside of the pickled object")
 
 
-def _storage(persistent_id: object, seen: dict[str, Storage]) -> Storage:
-    """The storage meant by `("storage", type, key, location, number of elements, view)`.
+def _storage(persistent_id: object, seen: dict[str, Storage]) -> Storage | Constructor:
+    """The storage, or of a whole model the class, meant by `("storage", type, key, location, number of elements, view)`.
 
     Args:
         persistent_id: where `view` is None, or `(key, offset, number of elements)` for a storage
@@ -59,8 +61,8 @@ def _storage(persistent_id: object, seen: dict[str, Storage]) -> Storage:
     match persistent_id:
         case ("storage", StorageType(dtype=dtype), str() as key, _, int() as count, view):
             whole = Storage(key, dtype, 0, count * dtype.itemsize)
-        case ("module", *_):
-            raise CheckpointError("holds a whole pickled model; save its `state_dict()` instead")
+        case ("module", Constructor() as made, _, _):  # and the text of its program
+            return made
         case _:
             raise CheckpointError("names a storage in a way that torch does not")
     match view:
@@ -81,12 +83,12 @@ def _storage(persistent_id: object, seen: dict[str, Storage]) -> Storage:
 
 
 def _windows(
-    keys: object, seen: dict[str, Storage], data: mmap.mmap, position: int
-) -> dict[str, tuple[int, int]]:
+    keys: object, seen: dict[str, Storage], data: Buffer, position: int
+) -> dict[str, Window]:
     """First byte and length of every storage, walking the stream's tail."""
     if not isinstance(keys, list) or any(not isinstance(key, str) for key in keys):
         raise CheckpointError("is damaged: its list of storages is not a list of keys")
-    windows: dict[str, tuple[int, int]] = {}
+    windows: dict[str, Window] = {}
     for key in keys:
         storage = seen.get(key)
         if storage is None or key in windows:
@@ -100,5 +102,5 @@ def _windows(
         position = start + storage.size
         if position > len(data):
             raise CheckpointError(f"is truncated: storage {quoted(key)} goes beyond the file's end")
-        windows[key] = start, storage.size
+        windows[key] = Window(data, start, storage.size)
     return windows

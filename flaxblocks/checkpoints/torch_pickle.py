@@ -5,8 +5,10 @@ program names, and it believes the lengths it reads: nine bytes make it allocate
 this is a machine of our own, for the opcodes of protocols 2 to 5 that torch writes. Its rules:
 
 - `GLOBAL` goes through `torch_names.resolve`, and `REDUCE` calls only `Constructor`s from there;
-- `BUILD`, which would set attributes, drops the state it is given, whatever the object;
+- `BUILD`, which would set attributes, is heard by arrays in the making and by `Inert` objects, which
+  keep the state as it is; every other object drops it;
 - lists and dicts grow, nothing else can be changed;
+- long texts and bytes, such as arrays are made of, stay in the file as `Text` and `Window`;
 - no length is believed before the file is seen to hold as many bytes;
 - nothing recurses, and no value is hashed or compared except plain keys (`torch_names.as_key`).
 
@@ -14,24 +16,27 @@ A pickle has no jumps, so with bounded length, opcodes and repetition it ends, a
 most a constant for each of its opcodes.
 """
 
-import mmap
 import pickle
 import struct
 from collections.abc import Callable
 
 from flaxblocks.checkpoints.error import CheckpointError
-from flaxblocks.checkpoints.torch_names import Constructor, Inert, as_key, resolve
+from flaxblocks.checkpoints.inert import Inert
+from flaxblocks.checkpoints.numpy_array import NumpyArray, NumpyDtype
+from flaxblocks.checkpoints.torch_names import Constructor, as_key, resolve
+from flaxblocks.checkpoints.window import Buffer, Text, Window
 
 __all__ = ["unpickle"]
 
-# A thousand tensors take about 0.15 MB and 50,000 opcodes.
+# Without what stays in the file. A thousand tensors take about 0.15 MB and 50,000 opcodes.
 MOST_BYTES = 64 * 2**20
 MOST_OPCODES = 5_000_000
 LONGEST_INTEGER = 255
+LONG = 1024  # bytes from which on a text or a run of bytes stays in the file
 
 
 def unpickle(
-    data: bytes | mmap.mmap, start: int, end: int, load_storage: Callable[[object], object]
+    data: Buffer, start: int, end: int, load_storage: Callable[[object], object]
 ) -> tuple[object, int]:
     """Run one pickle.
 
@@ -58,7 +63,7 @@ def unpickle(
 class _Machine:
     def __init__(
         self,
-        data: bytes | mmap.mmap,
+        data: Buffer,
         start: int,
         end: int,
         load_storage: Callable[[object], object],
@@ -66,7 +71,7 @@ class _Machine:
         self.data = data
         self.position = start
         self.end = min(end, start + MOST_BYTES)
-        self.too_long = self.end < end
+        self.last = end
         self.load_storage = load_storage
         self.stack: list = []
         self.marks: list[list] = []
@@ -104,24 +109,40 @@ class _Machine:
         return self.data[start : self.position]
 
     def cut_short(self) -> CheckpointError:
-        if self.too_long:
+        if self.end < self.last:
             return CheckpointError(f"holds a pickle of more than {MOST_BYTES} bytes")
         return CheckpointError("is truncated or damaged: its pickle is cut short")
 
     def unsigned(self, width: int) -> int:
         return int.from_bytes(self.take(width), "little")
 
-    def counted(self, width: int) -> bytes:
+    def counted(self, width: int) -> bytes | Window:
         """Bytes preceded by their count, which takes `width` bytes itself."""
-        return self.take(self.unsigned(width))
+        count = self.unsigned(width)
+        return self.take(count) if count < LONG else self.passed_over(count)
+
+    def passed_over(self, count: int) -> Window:
+        """Bytes that stay where they are and do not count towards `MOST_BYTES`."""
+        start = self.position
+        if start + count > self.last:
+            self.end = self.last
+            raise self.cut_short()
+        self.position = start + count
+        self.end = min(self.end + count, self.last)
+        return Window(self.data, start, count)
+
+    def raw_bytes(self, width: int) -> None:
+        self.stack.append(self.counted(width))
 
     def text(self, width: int) -> None:
-        self.stack.append(self.counted(width).decode("utf-8", "surrogatepass"))
+        raw = self.counted(width)
+        text = raw.decode("utf-8", "surrogatepass") if type(raw) is bytes else Text(raw)
+        self.stack.append(text)
 
     def python2_text(self, width: int) -> None:
         raw = self.counted(width)
         try:
-            self.stack.append(raw.decode())
+            self.stack.append(raw.decode() if type(raw) is bytes else raw)
         except UnicodeDecodeError:  # not text but the raw bytes of some value
             self.stack.append(raw)
 
@@ -169,9 +190,20 @@ class _Machine:
             raise CheckpointError(f"calls a {type(function).__name__}, which is not callable")
         self.stack.append(function(arguments))
 
-    def build(self) -> None:
+    def call_with_keywords(self) -> None:
         self.stack.pop()
-        self.stack[-1]  # an IndexError if there is no object that the state is meant for
+        self.call()
+
+    def call_marked(self) -> None:
+        """Python 2's objects: a mark, the class, its arguments."""
+        function, *arguments = self.since_mark() or [None]
+        self.stack += [function, tuple(arguments)]
+        self.call()
+
+    def build(self) -> None:
+        state, target = self.stack.pop(), self.stack[-1]
+        if isinstance(target, Inert | NumpyArray | NumpyDtype):
+            target.set_state(state)
 
     def persistent_id(self) -> None:
         self.stack.append(self.load_storage(self.stack.pop()))
@@ -196,18 +228,25 @@ class _Machine:
         return [key, value]
 
     def add_items(self) -> None:
-        """Sets are not kept: see EMPTY_SET."""
-        self.since_mark()
-        self.stack[-1]
+        """A set's members are kept in a list: see EMPTY_SET."""
+        items, target = self.since_mark(), self.stack[-1]
+        if isinstance(target, Inert):
+            target.members = target.members or []
+            target.members.extend(items)
 
     def extend(self, items: list) -> None:
         target = self.stack[-1]
+        if isinstance(target, Inert):  # a kind of list
+            return
         if not isinstance(target, list):
             raise CheckpointError(f"appends to a {type(target).__name__}")
         target.extend(items)
 
     def set_items(self, items: list) -> None:
         target = self.stack[-1]
+        if isinstance(target, Inert):  # a kind of dict
+            target.items = {} if target.items is None else target.items
+            target = target.items
         if not isinstance(target, dict) or len(items) % 2:
             raise CheckpointError(f"sets {len(items)} keys and values of a {type(target).__name__}")
         for key, value in zip(items[::2], items[1::2], strict=True):
@@ -242,10 +281,10 @@ OPCODES: dict[int, Callable[[_Machine], None]] = {
         pickle.SHORT_BINUNICODE: lambda machine: machine.text(1),
         pickle.BINUNICODE: lambda machine: machine.text(4),
         pickle.BINUNICODE8: lambda machine: machine.text(8),
-        pickle.SHORT_BINBYTES: lambda machine: machine.stack.append(machine.counted(1)),
-        pickle.BINBYTES: lambda machine: machine.stack.append(machine.counted(4)),
-        pickle.BINBYTES8: lambda machine: machine.stack.append(machine.counted(8)),
-        pickle.BYTEARRAY8: lambda machine: machine.stack.append(machine.counted(8)),
+        pickle.SHORT_BINBYTES: lambda machine: machine.raw_bytes(1),
+        pickle.BINBYTES: lambda machine: machine.raw_bytes(4),
+        pickle.BINBYTES8: lambda machine: machine.raw_bytes(8),
+        pickle.BYTEARRAY8: lambda machine: machine.raw_bytes(8),
         # Containers.
         pickle.EMPTY_TUPLE: _push(tuple),
         pickle.TUPLE1: lambda machine: machine.make_tuple(1),
@@ -273,6 +312,8 @@ OPCODES: dict[int, Callable[[_Machine], None]] = {
         pickle.STACK_GLOBAL: _Machine.stack_global,
         pickle.REDUCE: _Machine.call,
         pickle.NEWOBJ: _Machine.call,
+        pickle.NEWOBJ_EX: _Machine.call_with_keywords,
+        pickle.OBJ: _Machine.call_marked,
         pickle.BUILD: _Machine.build,
         pickle.BINPERSID: _Machine.persistent_id,
     }.items()

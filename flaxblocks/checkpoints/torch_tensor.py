@@ -8,7 +8,6 @@ all arrays of a file together may come to at most `8 x file size + 64 MiB`.
 """
 
 import math
-import mmap
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -16,8 +15,10 @@ import numpy as np
 
 from flaxblocks.checkpoints.array_bytes import byteswapped
 from flaxblocks.checkpoints.error import CheckpointError, quoted
+from flaxblocks.checkpoints.numpy_array import NumpyArray
+from flaxblocks.checkpoints.window import Place
 
-__all__ = ["MOST_DIMENSIONS", "Source", "Storage", "Tensor", "as_arrays"]
+__all__ = ["MOST_DIMENSIONS", "Elsewhere", "Source", "Storage", "Tensor", "as_arrays"]
 
 MOST_DIMENSIONS = 64  # NumPy's own limit
 LARGEST_INTEGER = 2**63 - 1
@@ -54,41 +55,74 @@ class Source:
     """The bytes behind the descriptions.
 
     Attributes:
-        data: the whole file.
-        windows: for each storage key its first byte in `data` and its length in bytes.
+        size: of the file or files, in bytes.
+        windows: for each storage key where its bytes are.
         swapped: whether the storages' byte order is the other one than this machine's.
     """
 
-    data: mmap.mmap
-    windows: Mapping[str, tuple[int, int]]
+    size: int
+    windows: Mapping[str, Place]
     swapped: bool = False
 
 
-def as_arrays(tensors: Mapping[str, Tensor], source: Source) -> dict[str, np.ndarray]:
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """A tensor of another file, such as a shard."""
+
+    tensor: Tensor | NumpyArray
+    source: Source
+
+
+Described = Tensor | NumpyArray | Elsewhere | np.ndarray  # the last of what another library read
+
+
+def as_arrays(tensors: Mapping[str, Described], source: Source) -> dict[str, np.ndarray]:
     """Turn descriptions into read-only arrays.
 
     Args:
         tensors: descriptions by name.
         source: the file they describe.
 
-    Returns: arrays in the order of `tensors`, views into `source.data` except where the values
-        themselves have to change (conjugated or negated tensors, foreign byte order).
+    Returns: arrays in the order of `tensors`, views into the file except where the values
+        themselves have to change (conjugated or negated tensors, foreign byte order), or lie there
+        in another form (compressed, or as text).
     Raises: CheckpointError naming the first tensor that does not lie within its storage.
     """
-    budget = 8 * len(source.data) + 64 * 2**20
+    budget = 8 * source.size + 64 * 2**20
     arrays: dict[str, np.ndarray] = {}
-    for name, tensor in tensors.items():
+    for name, described in tensors.items():
         try:
-            _check_numbers(tensor)
-            budget -= math.prod(tensor.shape) * tensor.dtype.itemsize
+            budget -= _bytes_of(described)
             if budget < 0:
-                raise CheckpointError(
-                    f"expands to the shape {tensor.shape}, far more than the file holds"
-                )
-            arrays[name] = _values(_view(tensor, source), tensor, source)
+                raise CheckpointError("expands to far more than the file holds")
+            arrays[name] = _array(described, source)
         except CheckpointError as error:
             raise CheckpointError(f"holds a tensor {quoted(name)} that {error}") from None
     return arrays
+
+
+def _bytes_of(described: Described) -> int:
+    """Of the full shape, in bytes, after a look at its numbers."""
+    if isinstance(described, Elsewhere):
+        described = described.tensor
+    if isinstance(described, np.ndarray):
+        return 0
+    if isinstance(described, NumpyArray):
+        return described.nbytes
+    _check_numbers(described)
+    return math.prod(described.shape) * described.dtype.itemsize
+
+
+def _array(described: Described, source: Source) -> np.ndarray:
+    if isinstance(described, Elsewhere):
+        described, source = described.tensor, described.source
+    if isinstance(described, Tensor):
+        return _values(_view(described, source), described, source)
+    array = described.array() if isinstance(described, NumpyArray) else described.view()
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
+    array.setflags(write=False)
+    return array
 
 
 def _check_numbers(tensor: Tensor) -> None:
@@ -110,8 +144,9 @@ def _view(tensor: Tensor, source: Source) -> np.ndarray:
         raise CheckpointError(
             f"needs the storage {quoted(storage.key)}, which the file does not hold"
         )
-    begin, size = source.windows[storage.key]
-    if begin + size > len(source.data):
+    window = source.windows[storage.key].opened()
+    begin, size = window.start, window.size
+    if begin + size > len(window.buffer):
         raise CheckpointError(f"has a storage {quoted(storage.key)} beyond the file's end")
     if storage.start + storage.size > size:
         raise CheckpointError(
@@ -129,7 +164,7 @@ def _view(tensor: Tensor, source: Source) -> np.ndarray:
         )
     start = begin + storage.start + tensor.offset * itemsize
     try:
-        return np.ndarray(tensor.shape, tensor.dtype, source.data, start, strides)
+        return np.ndarray(tensor.shape, tensor.dtype, window.buffer, start, strides)
     except ValueError:  # an empty tensor whose other sizes are beyond what NumPy can count
         raise CheckpointError(f"has the shape {tensor.shape}, too large for an array") from None
 

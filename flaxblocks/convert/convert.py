@@ -1,10 +1,8 @@
 """Weights from PyTorch into a Flax module, and back."""
 
 import os
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,11 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from flaxblocks.checkpoints.contents import contents_of
+from flaxblocks.checkpoints.error import CheckpointError
 from flaxblocks.checkpoints.module_versions import with_versions
-from flaxblocks.checkpoints.orbax_folder import read_orbax
-from flaxblocks.checkpoints.read import read_checkpoint
-from flaxblocks.checkpoints.state_dict import find_mapping, without_prefixes
-from flaxblocks.checkpoints.torch_dtypes import DTYPES
 from flaxblocks.convert.batch_counts import COUNT, clipped, read_counts
 from flaxblocks.convert.fit import AUTO, ConversionError, fit
 from flaxblocks.convert.keymap import Entry, key_map, layouts_of, variables_of
@@ -222,49 +218,17 @@ def as_arrays(source: str | os.PathLike[str] | Mapping[str, Any]) -> dict[str, n
     """A file or a mapping as key -> NumPy array, batch counts as PyTorch reads them; torch tensors
     are told without importing torch.
     """
-    if isinstance(source, str | os.PathLike):
-        folder = os.path.isdir(source)
-        return read_counts(read_orbax(Path(source)) if folder else read_checkpoint(source))
-    if not isinstance(source, Mapping):
+    if not isinstance(source, str | os.PathLike | Mapping):
         raise ConversionError(
             f"`source` (a {type(source).__name__}) must be a path or a mapping of names to arrays"
             + (", such as its state_dict()" if hasattr(source, "state_dict") else "")
         )
-    named = {_key(key): value for key, value in find_mapping(source).items()}
-    arrays = {key: _array(key, value) for key, value in without_prefixes(named).items()}
-    return read_counts(arrays)
-
-
-def _key(key: object) -> str:
-    if not isinstance(key, str):
-        raise ConversionError(f"key {key!r} of the source must be a string")
-    return key
-
-
-def _array(key: str, value: Any) -> np.ndarray:
-    torch = sys.modules.get("torch")
     try:
-        if torch is not None and isinstance(value, torch.Tensor):
-            return _from_tensor(value)
-        array = np.asarray(value)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ConversionError(
-            f"{key} of the source is a {type(value).__name__} that NumPy cannot hold: {error}"
-        ) from error
-    if array.dtype == object:
-        raise ConversionError(f"{key} of the source is a {type(value).__name__}, not an array")
-    return array
-
-
-def _from_tensor(tensor: Any) -> np.ndarray:
-    """A torch tensor as an array, where it can be in the same memory."""
-    tensor = tensor.detach().cpu().resolve_conj().resolve_neg()
-    name = str(tensor.dtype).removeprefix("torch.")
-    narrow = next((row.numpy for row in DTYPES if row.torch == name and row.is_of_ml_dtypes), None)
-    if narrow is None:
-        return tensor.numpy()
-    words = tensor.contiguous().reshape(-1).view(sys.modules["torch"].uint8).numpy()
-    return words.view(narrow).reshape(tuple(tensor.shape))
+        return read_counts(contents_of(source).state_dicts[0].arrays)
+    except CheckpointError as error:
+        if isinstance(source, Mapping):
+            raise ConversionError(str(error)) from error
+        raise
 
 
 def _check_kind(entry: Entry, array: np.ndarray, wanted: np.dtype) -> None:

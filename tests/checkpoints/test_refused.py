@@ -16,28 +16,16 @@ from flaxblocks.checkpoints.read import CheckpointError, read_checkpoint
 from tests.checkpoints.checkpoint_samples import FakeTensor, legacy_file, pickled, zip_file
 
 
-def npz() -> bytes:
-    out = io.BytesIO()
-    np.savez(out, a=np.zeros(3))
-    return out.getvalue()
-
-
-def npz_compressed() -> bytes:
-    out = io.BytesIO()
-    np.savez_compressed(out, a=np.zeros(3))
-    return out.getvalue()
-
-
 def npy() -> bytes:
     out = io.BytesIO()
     np.save(out, np.zeros(3))
     return out.getvalue()
 
 
-def tar() -> bytes:
+def tar(*names: str) -> bytes:
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as archive:
-        for name in ("storages", "tensors", "pickle"):
+        for name in names:
             archive.addfile(tarfile.TarInfo(name))
     return out.getvalue()
 
@@ -70,22 +58,21 @@ FOREIGN = {
     "html with bom": (b"\xef\xbb\xbf<HTML>", "is a web page"),
     "lfs pointer": (LFS, "is a Git LFS pointer"),
     "json": (b'{"error": "not found"}', "is JSON text"),
-    "npz": (npz(), "is a NumPy .npz archive"),
-    "compressed npz": (npz_compressed(), "is a NumPy .npz archive"),
     "npy": (npy(), "is a NumPy .npy file"),
     "hdf5": (b"\x89HDF\r\n\x1a\n" + bytes(100), "is an HDF5 file"),
-    "tar": (tar(), "is a tar archive"),
+    "tar": (tar("model.pth"), "is a tar archive, and not one of PyTorch's"),
+    "empty members": (tar("storages", "tensors", "pickle"), "its pickle is cut short"),
     "gzip": (gzip.compress(WHOLE), "is compressed by gzip"),
     "docx": (docx(), "without a `data.pkl`"),
     "empty zip": (empty_zip(), "is an empty zip archive"),
     "torchscript": (script(), "is a TorchScript archive"),
     "compressed": (
-        zip_file(pickled({}), compression=zipfile.ZIP_DEFLATED),
+        zip_file(pickled({}), compression=zipfile.ZIP_BZIP2),
         "has a compressed or encrypted record 'archive/data.pkl'",
     ),
     "byte order": (zip_file(pickled({}), records={"byteorder": b"mixed"}), "byte order b'mixed'"),
     "half a zip": (WHOLE[: len(WHOLE) // 2], "is a zip archive that is truncated or damaged"),
-    "plain pickle": (pickle.dumps({"a": 1}), "is a pickle, but not one that torch.save wrote"),
+    "plain pickle": (pickle.dumps({"a": 1}), "holds no state dict: it is a dict of 'a' (int)"),
     "other version": (OTHER_VERSION, "of an unknown protocol version"),
     "text": (b"hello, world; this is no checkpoint", "begins with b'hello, world; th'"),
     "short": (b"\x80", "its pickle is cut short"),
@@ -111,7 +98,7 @@ def test_foreign_files(name, tmp_path):
 def test_missing_file_directory_and_pipe(tmp_path):
     with pytest.raises(CheckpointError, match=r"no\.pth cannot be read: No such file"):
         read_checkpoint(tmp_path / "no.pth")
-    with pytest.raises(CheckpointError, match="is a directory, not a file"):
+    with pytest.raises(CheckpointError, match=r"is a folder, and none that .* has a checkpoint in it; it holds nothing"):
         read_checkpoint(tmp_path)
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(CheckpointError, match="is not a regular file"):
@@ -127,15 +114,6 @@ def test_the_suffix_is_not_believed(tmp_path):
     torch.save({"w": torch.ones(1)}, tmp_path / "w.safetensors")
     assert read_checkpoint(tmp_path / "w.safetensors")["w"] == 1
     assert read_checkpoint(str(tmp_path / "w.safetensors"))["w"] == 1
-
-
-@pytest.mark.parametrize("new", [True, False])
-def test_a_whole_model_is_refused_with_advice(new, tmp_path):
-    torch.save(torch.nn.Linear(1, 1), tmp_path / "f", _use_new_zipfile_serialization=new)
-    with pytest.raises(
-        CheckpointError, match=r"`torch.nn.modules.linear.Linear`.*`state_dict\(\)`"
-    ):
-        read_checkpoint(tmp_path / "f")
 
 
 def test_a_torchscript_archive_is_refused(tmp_path):

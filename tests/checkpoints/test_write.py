@@ -183,7 +183,7 @@ def test_what_only_safetensors_refuses(tmp_path):
         assert list(torch.load(tmp_path / "f.pth")) == list(arrays)
 
 
-@pytest.mark.parametrize("name", ["f.npz", "f", ".pth", "f.pth.bak", "f.ckpt"])
+@pytest.mark.parametrize("name", ["f.npy", "f", ".pth", "f.pth.bak", "f.ckpt"])
 def test_other_suffixes(name, tmp_path):
     with pytest.raises(ValueError, match=r"path \(=.*\) must end in .safetensors, .pth, .pt"):
         write_checkpoint({"w": np.ones(1)}, tmp_path / name)

@@ -1,0 +1,75 @@
+"""Choosing among the state dicts of a checkpoint, and among the networks in one state dict."""
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import TypeVar
+
+from flaxblocks.checkpoints.contents import Contents, StateDict
+from flaxblocks.checkpoints.error import CheckpointError, quoted
+
+__all__ = ["chosen", "under"]
+
+Value = TypeVar("Value")
+
+
+def chosen(
+    contents: Contents, *, key: str | None = None, ema: bool | None = None
+) -> tuple[StateDict, ...]:
+    """The state dicts that come into question, best first.
+
+    Args:
+        contents: of a checkpoint.
+        key: of one state dict: its whole dotted path, or its end or beginning where that is that of
+            one alone.
+        ema: True for averaged weights only, False for raw ones only.
+
+    Raises: CheckpointError naming those that there are, if none fits.
+    """
+    states = contents.state_dicts if key is None else _under_key(contents, key)
+    kept = tuple(state for state in states if ema is None or state.averaged == ema)
+    if not kept:
+        kind = "averaged" if ema else "raw"
+        raise CheckpointError(f"{contents.name} holds no {kind} weights: {_told(states)}")
+    return kept
+
+
+def _under_key(contents: Contents, key: str) -> tuple[StateDict, ...]:
+    states = contents.state_dicts
+    exact = [state for state in states if state.key == key]
+    ends = [state for state in states if state.key.endswith(f".{key}")]
+    begins = [state for state in states if state.key.startswith(f"{key}.")]
+    found = exact[:1] or ends or begins[:1]
+    if len(found) == 1:
+        return tuple(found)
+    many = "several state dicts" if found else "no state dict"
+    raise CheckpointError(f"{contents.name} holds {many} under {quoted(key)}: {_told(states)}")
+
+
+def _told(states: tuple[StateDict, ...]) -> str:
+    words = [
+        f"{quoted(state.key, 60)} ({'averaged, ' * state.averaged}{len(state.arrays)} arrays)"
+        for state in states[:8]
+    ]
+    more = f" and {len(states) - 8} more" if len(states) > 8 else ""
+    return f"it holds {', '.join(words)}{more}"
+
+
+def under(arrays: Mapping[str, Value], prefix: str) -> dict[str, Value]:
+    """The arrays whose names begin with a prefix, without it.
+
+    Args:
+        arrays: by name.
+        prefix: "backbone." or "backbone"; the empty one is that of all.
+
+    Raises: CheckpointError naming near prefixes, if no name begins so.
+    """
+    start = prefix if not prefix or prefix.endswith(".") else f"{prefix}."
+    found = {name.removeprefix(start): array for name, array in arrays.items() if name.startswith(start)}
+    if found:
+        return found
+    parts = [name.split(".") for name in arrays]
+    prefixes = {".".join(p[:depth]) for p in parts for depth in range(1, min(len(p), 5))}
+    near = get_close_matches(start[:-1], prefixes, n=3, cutoff=0.5)
+    near = near or list(dict.fromkeys(p[0] for p in parts))[:3]
+    shown = ", ".join(quoted(f"{name}.", 60) for name in near)
+    raise CheckpointError(f"no name begins with {quoted(start)}; near ones are {shown or 'none'}")

@@ -1,0 +1,51 @@
+"""Folders as they come from a model hub: weights beside a `config.json`."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from flaxblocks.checkpoints.error import CheckpointError, quoted
+
+__all__ = ["settings_beside", "weights_in"]
+
+WEIGHTS = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.safetensors",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+LARGEST_SETTINGS = 16 * 2**20
+
+
+def weights_in(folder: Path, suffixes: Sequence[str]) -> Path | None:
+    """The file of weights in a folder: one of `WEIGHTS`, else the only one with such a suffix.
+
+    Raises: CheckpointError naming them, if there are several and no rule says which.
+    """
+    for name in WEIGHTS:
+        if (folder / name).is_file():
+            return folder / name
+    files = sorted(
+        entry
+        for entry in folder.iterdir()
+        if entry.name.lower().endswith(tuple(suffixes)) and entry.is_file()
+    )
+    if len(files) > 1:
+        shown = ", ".join(quoted(file.name, 60) for file in files[:8])
+        more = f" and {len(files) - 8} more" if len(files) > 8 else ""
+        raise CheckpointError(f"is a folder of several checkpoints, {shown}{more}: name one of them")
+    return files[0] if files else None
+
+
+def settings_beside(weights: Path) -> dict[str, Any] | None:
+    """The `config.json` beside a file of weights that has a hub's name for it; None without."""
+    path = weights.parent / "config.json"
+    if weights.name not in WEIGHTS or not path.is_file() or path.stat().st_size > LARGEST_SETTINGS:
+        return None
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError, OSError):
+        return None
+    return settings if isinstance(settings, dict) else None

@@ -1,0 +1,62 @@
+"""Opening a path, whatever it is: the row of `formats.FORMATS` that it fits reads it."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from flaxblocks.checkpoints.error import CheckpointError
+from flaxblocks.checkpoints.formats import FORMATS
+from flaxblocks.checkpoints.hub_folder import settings_beside, weights_in
+from flaxblocks.checkpoints.opened import Opened, Saved, check_possible, opened
+from flaxblocks.checkpoints.shards import read_shards
+from flaxblocks.checkpoints.strangers import refuse_file, refuse_folder
+
+__all__ = ["load", "reason"]
+
+
+def load(path: str | os.PathLike[str]) -> Saved:
+    """What a file or folder holds.
+
+    Raises: CheckpointError, in a sentence that lacks its subject; OSError as the system gives it.
+    """
+    check_possible(path)
+    if os.path.isdir(path):
+        return _load_folder(Path(path))
+    with opened(path) as found:
+        saved = _read(found)
+    return replace(saved, settings=settings_beside(Path(path)))
+
+
+def reason(error: OSError) -> str:
+    """Why the system refused."""
+    return error.strerror or str(error) or type(error).__name__
+
+
+def _read(found: Opened) -> Saved:
+    for row in FORMATS:
+        if row.is_file is not None and row.is_file(found):
+            return read_shards(found, _shard) if row.read is None else row.read(found)
+    raise refuse_file(found.data, found.path)
+
+
+def _shard(path: Path) -> Saved:
+    """One of the files that an index lists; not itself an index, which could list itself."""
+    with opened(path) as found:
+        for row in FORMATS:
+            if row.is_file is not None and row.read is not None and row.is_file(found):
+                return row.read(found)
+        raise refuse_file(found.data, found.path)
+
+
+def _load_folder(path: Path) -> Saved:
+    for row in FORMATS:
+        if row.is_folder is not None and row.read is not None and row.is_folder(path):
+            return row.read(path)
+    suffixes = [suffix for row in FORMATS if row.is_file is not None for suffix in row.suffixes]
+    weights = weights_in(path, suffixes)
+    if weights is None:
+        raise refuse_folder(path)
+    try:
+        return load(weights)
+    except CheckpointError as error:
+        raise CheckpointError(f"holds {weights.name}, which {error}") from None

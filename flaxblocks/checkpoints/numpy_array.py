@@ -1,0 +1,146 @@
+"""NumPy arrays as a pickle describes them: dtype, shape, order and a run of bytes.
+
+`np.ndarray.__reduce__` gives `_reconstruct(ndarray, (0,), b"b")` and then the state `(version,
+shape, dtype, is_fortran, bytes)`; protocol 5 gives `_frombuffer(bytes, dtype, shape, order)`, a
+number `scalar(dtype, bytes)`. Protocol 2 writes the bytes as text in Latin-1. Nothing of it is
+copied before the array itself is wanted.
+"""
+
+import math
+import re
+
+import ml_dtypes
+import numpy as np
+
+from flaxblocks.checkpoints.error import CheckpointError
+from flaxblocks.checkpoints.torch_dtypes import row_of
+from flaxblocks.checkpoints.window import Text, Window
+
+__all__ = ["Latin1", "NumpyArray", "NumpyDtype", "dtype_of_code", "ndarray_of"]
+
+MOST_DIMENSIONS = 64  # NumPy's own limit
+LARGEST_INTEGER = 2**63 - 1
+_CODE = re.compile(r"[<>=|]?(?:[biufc]\d{1,2}|\?)")
+
+
+class Latin1:
+    """Bytes that protocol 2 wrote as text."""
+
+    __slots__ = ("window",)
+
+    def __init__(self, text: Text) -> None:
+        self.window = text.window
+
+
+class NumpyDtype:
+    """A dtype in the making; `value` is None for one that holds no numbers."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: np.dtype | None) -> None:
+        self.value = value
+
+    def set_state(self, state: object) -> None:
+        """`(version, byte order, subarray, names, ...)`."""
+        match state:
+            case (int(), ("<" | ">" | "=" | "|") as order, None, None, *_):
+                if self.value is not None and order in "<>" and self.value.kind in "iufc":
+                    self.value = self.value.newbyteorder(order)
+            case _:
+                self.value = None
+
+
+class NumpyArray:
+    """An array in the making."""
+
+    __slots__ = ("dtype", "fortran", "payload", "shape")
+
+    def __init__(self, dtype: object = None, shape: object = (), payload: object = None) -> None:
+        self.dtype = dtype.value if isinstance(dtype, NumpyDtype) else dtype
+        self.shape = shape
+        self.fortran = False
+        self.payload = payload
+
+    def set_state(self, state: object) -> None:
+        """`(version, shape, dtype, is_fortran, bytes)`; the oldest lack the version."""
+        match state:
+            case (int(), shape, dtype, fortran, payload):
+                pass
+            case (shape, dtype, fortran, payload):
+                pass
+            case _:
+                raise CheckpointError("holds a NumPy array with a state that NumPy does not write")
+        self.__init__(dtype, shape, payload)
+        self.fortran = bool(fortran)
+
+    @property
+    def holds_numbers(self) -> bool:
+        """Whether it is an array such as weights are."""
+        return isinstance(self.dtype, np.dtype) and row_of(self.dtype) is not None
+
+    @property
+    def nbytes(self) -> int:
+        """Raises: CheckpointError if dtype, shape and bytes do not go together."""
+        if not isinstance(self.dtype, np.dtype) or not isinstance(self.shape, tuple):
+            raise CheckpointError("has no dtype or no shape")
+        if len(self.shape) > MOST_DIMENSIONS or any(type(n) is not int for n in self.shape):
+            raise CheckpointError(f"has a shape of other things than at most {MOST_DIMENSIONS} sizes")
+        if not all(0 <= n <= LARGEST_INTEGER for n in self.shape):
+            raise CheckpointError("has a size that is negative or beyond 64 bits")
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def array(self) -> np.ndarray:
+        """The array, a view of the file where its bytes lie there as they are."""
+        wanted, (buffer, start, size) = self.nbytes, _located(self.payload)
+        if size != wanted:
+            raise CheckpointError(f"has the shape {self.shape} and {size} bytes, not {wanted}")
+        try:
+            order = "F" if self.fortran else "C"
+            return np.ndarray(self.shape, self.dtype, buffer, start, order=order)  # type: ignore[arg-type]
+        except ValueError:  # an empty array whose other sizes are beyond what NumPy can count
+            raise CheckpointError(f"has the shape {self.shape}, too large for an array") from None
+
+
+def _located(payload: object) -> tuple[object, int, int]:
+    match payload:
+        case Window():
+            return payload.buffer, payload.start, payload.size
+        case Latin1(window=window):
+            raw = bytes(window.buffer[window.start : window.start + window.size])
+            payload = _encoded(raw)
+        case str():  # Python 2's bytes that were text by chance
+            payload = payload.encode()
+    if not isinstance(payload, bytes):
+        raise CheckpointError("has no bytes")
+    return payload, 0, len(payload)
+
+
+def _encoded(raw: bytes) -> bytes:
+    try:
+        return raw.decode().encode("latin1")
+    except UnicodeError:
+        raise CheckpointError("has bytes written as a text that is damaged") from None
+
+
+def dtype_of_code(code: object) -> np.dtype | None:
+    """The dtype for `"<f4"` and its like; None for what holds no numbers or is not known."""
+    if not isinstance(code, str) or not _CODE.fullmatch(code):
+        return None
+    try:
+        return np.dtype(code)
+    except TypeError:
+        return None
+
+
+def dtype_of_name(name: str) -> np.dtype | None:
+    """The dtype of `ml_dtypes` with that name."""
+    module, _, attribute = name.partition(".")
+    known = module == "ml_dtypes" and attribute in ("bfloat16", "float8_e4m3fn", "float8_e5m2")
+    return np.dtype(getattr(ml_dtypes, attribute)) if known else None
+
+
+def ndarray_of(buffer: object, dtype: object, shape: object, order: object) -> NumpyArray:
+    """What protocol 5 writes."""
+    array = NumpyArray(dtype, shape, buffer)
+    array.fortran = order == "F"
+    return array

@@ -1,0 +1,89 @@
+"""Names in a pickle that are refused aloud: those that run things, and tensors of other kinds.
+
+Any other unknown name becomes an inert value and runs nothing either. These are refused because a
+file that holds one is an attack, or because the tensors it stands for cannot be read here.
+"""
+
+from flaxblocks.checkpoints.error import CheckpointError, quoted
+
+__all__ = ["refuse_by_name"]
+
+# Whole modules and what is below them. `builtins` is refused but for the names admitted elsewhere.
+MODULES = frozenset(
+    "os posix nt posixpath ntpath subprocess commands popen2 pty sys shutil socket importlib imp "
+    "runpy pkgutil pickle _pickle cPickle dill cloudpickle marshal shelve ctypes _ctypes code "
+    "codeop codecs pdb bdb timeit cProfile profile trace webbrowser io _io tempfile urllib http "
+    "ftplib smtplib ssl pip asyncio multiprocessing threading _thread signal gc inspect types "
+    "builtins site distutils setuptools platform antigravity".split()
+)
+NAMES = frozenset(
+    "operator.attrgetter operator.methodcaller _operator.attrgetter _operator.methodcaller "
+    "numpy.load numpy.loads numpy.fromfile numpy.memmap numpy.core.memmap torch.load torch.save "
+    "joblib.load torch.storage._load_from_bytes".split()
+)
+BELOW = ("torch.serialization", "torch.hub", "torch.jit", "torch.package", "torch.utils.cpp_extension")
+BELOW += ("numpy.f2py", "numpy.testing", "numpy.distutils", "flaxblocks")
+
+QUANTISED = (
+    "QInt8Storage QUInt8Storage QInt32Storage QUInt4x2Storage QUInt2x4Storage "
+    "qint8 quint8 qint32 quint4x2 quint2x4"
+)
+NOT_IN_NUMPY = (
+    "complex32 ComplexHalfStorage float4_e2m1fn_x2 bits8 bits16 bits1x8 bits2x4 bits4x2 "
+    "int1 int2 int3 int4 int5 int6 int7 uint1 uint2 uint3 uint4 uint5 uint6 uint7"
+)
+FLOAT = "save the float model's `state_dict()`, before quantisation"
+FULL = (
+    "save full tensors: `get_model_state_dict(model, "
+    "options=StateDictOptions(full_state_dict=True))`"
+)
+
+# What it is, and the way out where there is one.
+TENSORS: dict[tuple[str, str], tuple[str, str]] = {
+    ("torch._utils", "_rebuild_qtensor"): ("a quantised tensor", FLOAT),
+    ("torch._utils", "_rebuild_sparse_tensor"): ("a sparse tensor", ""),
+    ("torch._utils", "_rebuild_sparse_csr_tensor"): ("a sparse tensor", ""),
+    ("torch._utils", "_rebuild_nested_tensor"): ("a nested tensor", ""),
+    ("torch._utils", "_rebuild_meta_tensor_no_storage"): ("a meta tensor, which has no data", ""),
+    ("torch._utils", "_rebuild_wrapper_subclass"): (
+        "a wrapper subclass of a tensor, such as DTensor",
+        FULL,
+    ),
+    ("torch._utils", "_rebuild_device_tensor_from_numpy"): (
+        "a tensor of another device's kind",
+        "",
+    ),
+    ("torch._utils", "_rebuild_xla_tensor"): ("a tensor of another device's kind", ""),
+    **{("torch", name): ("quantised values", FLOAT) for name in QUANTISED.split()},
+    **{("torch", name): ("values of a dtype that NumPy lacks", "") for name in NOT_IN_NUMPY.split()},
+}
+
+
+def refuse_by_name(module: str, name: str) -> None:
+    """Raise CheckpointError, with the name in it, for a name that this file is about."""
+    shown = f"`{quoted(f'{module}.{name}')[1:-1]}`"
+    if (module, name) in TENSORS:
+        what, way_out = TENSORS[module, name]
+        raise CheckpointError(
+            f"holds {what} ({shown}); none can be read here" + (way_out and f": {way_out}")
+        )
+    if not _runs(module, name):
+        return
+    hint = ""
+    if name == "_load_from_bytes":
+        hint = "; save tensors by `torch.save`, not by pickle"
+    raise CheckpointError(
+        f"refers to {shown}, which a checkpoint has no need of: refused, nothing was run{hint}"
+    )
+
+
+def _runs(module: str, name: str) -> bool:
+    """A name with a dot reaches through an object into anything that the object refers to."""
+    return (
+        "." in name
+        or name.startswith("__")
+        or module.partition(".")[0] in MODULES
+        or f"{module}.{name}" in NAMES
+        or f"{module}.".startswith(tuple(f"{below}." for below in BELOW))
+        or not all(part.isidentifier() for part in module.split("."))
+    )
