@@ -64,7 +64,9 @@ def under(arrays: Mapping[str, Value], prefix: str) -> dict[str, Value]:
     Raises: CheckpointError naming near prefixes, if no name begins so.
     """
     start = prefix if not prefix or prefix.endswith(".") else f"{prefix}."
-    found = {name.removeprefix(start): array for name, array in arrays.items() if name.startswith(start)}
+    found = {
+        name.removeprefix(start): array for name, array in arrays.items() if name.startswith(start)
+    }
     if found:
         return found
     parts = [name.split(".") for name in arrays]

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from flaxblocks.checkpoints.error import CheckpointError
+from flaxblocks.checkpoints.error import CheckpointError, quoted
 from flaxblocks.checkpoints.inert import Inert
 
 __all__ = ["Builder", "Constructor", "inert"]
@@ -22,7 +22,8 @@ class Constructor:
         """The value, or a CheckpointError if the arguments are not such as torch writes."""
         value = self.build(arguments) if type(arguments) is tuple else None
         if value is None:
-            raise CheckpointError(f"calls `{self.name}` with arguments that it does not take")
+            shown = quoted(self.name)[1:-1]
+            raise CheckpointError(f"calls `{shown}` with arguments that it does not take")
         return value
 
 

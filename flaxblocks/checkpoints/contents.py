@@ -1,7 +1,7 @@
 """What a checkpoint holds: its state dicts, best first, and what else lies in it.
 
-    contents = contents_of("checkpoint.pth.tar")
-    contents.state_dicts[0].arrays["conv1.weight"]
+contents = contents_of("checkpoint.pth.tar")
+contents.state_dicts[0].arrays["conv1.weight"]
 """
 
 import os

@@ -98,8 +98,6 @@ FORMATS = (
         read=lambda opened: Saved(*read_tar(opened.data)),
     ),
     Format("an index of shards", (".index.json",), is_file=is_index),
-    Format(
-        "Orbax", (".orbax",), is_folder=is_orbax, read=orbax_saved, write=write_orbax
-    ),
+    Format("Orbax", (".orbax",), is_folder=is_orbax, read=orbax_saved, write=write_orbax),
     Format("an unpacked .pth", (), is_folder=is_torch_folder, read=read_torch_folder),
 )

@@ -35,7 +35,9 @@ def weights_in(folder: Path, suffixes: Sequence[str]) -> Path | None:
     if len(files) > 1:
         shown = ", ".join(quoted(file.name, 60) for file in files[:8])
         more = f" and {len(files) - 8} more" if len(files) > 8 else ""
-        raise CheckpointError(f"is a folder of several checkpoints, {shown}{more}: name one of them")
+        raise CheckpointError(
+            f"is a folder of several checkpoints, {shown}{more}: name one of them"
+        )
     return files[0] if files else None
 
 

@@ -1,4 +1,4 @@
-"""Values of a mapping in memory as NumPy arrays; torch's tensors are told without importing torch."""
+"""Values in memory as NumPy arrays; torch's tensors are told without importing torch."""
 
 import sys
 from collections.abc import Mapping

@@ -30,6 +30,7 @@ def attributes_of(value: object) -> Mapping[Any, Any] | None:
 
 
 def is_module(value: object) -> bool:
+    """Whether it was a `torch.nn.Module`."""
     attributes = attributes_of(value)
     return attributes is not None and all(
         isinstance(attributes.get(key), dict) for key in ("_parameters", "_buffers", "_modules")

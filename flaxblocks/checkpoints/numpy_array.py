@@ -84,7 +84,9 @@ class NumpyArray:
         if not isinstance(self.dtype, np.dtype) or not isinstance(self.shape, tuple):
             raise CheckpointError("has no dtype or no shape")
         if len(self.shape) > MOST_DIMENSIONS or any(type(n) is not int for n in self.shape):
-            raise CheckpointError(f"has a shape of other things than at most {MOST_DIMENSIONS} sizes")
+            raise CheckpointError(
+                f"has a shape of other things than at most {MOST_DIMENSIONS} sizes"
+            )
         if not all(0 <= n <= LARGEST_INTEGER for n in self.shape):
             raise CheckpointError("has a size that is negative or beyond 64 bits")
         return math.prod(self.shape) * self.dtype.itemsize

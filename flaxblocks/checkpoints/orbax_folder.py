@@ -11,13 +11,17 @@ import numpy as np
 
 from flaxblocks.checkpoints.error import CheckpointError
 from flaxblocks.checkpoints.opened import Saved
+from flaxblocks.checkpoints.ranks import is_of_training
 
 __all__ = ["is_orbax", "orbax_saved", "read_orbax", "write_orbax"]
 
 MARK = "_CHECKPOINT_METADATA"  # a file that lies in every folder of Orbax's
 TREE = "_METADATA"  # and in one of a tree of arrays
 ITEMS = ("default", "state", "params", "model")  # names of trees within a step, and of steps
+WHOLE = ("model", "params", "state", "ema", "opt_state", "step")  # parts of a program's state
 STEP = re.compile(r"(?:[a-z_]+_)?(\d+)")
+
+Keys = tuple[str, ...]
 
 
 def write_orbax(arrays: Mapping[str, np.ndarray], target: str | os.PathLike[str]) -> None:
@@ -77,15 +81,14 @@ def orbax_saved(path: Path) -> Saved:
     folder = _tree_in(path)
     if folder is None:
         raise CheckpointError("is a folder, and none that Orbax wrote")
-    flat, streams = _restored(folder)
-    if not flat:
+    arrays, streams = _restored(folder)
+    if not arrays:
         raise CheckpointError("is a folder of Orbax's without arrays")
-    key = folder.relative_to(path).parts
     notes = (f"random streams ({streams} arrays)",) if streams else ()
-    return Saved(flat, notes=notes, key=key)
+    return Saved(_by_name(arrays), notes=notes, key=folder.relative_to(path).parts)
 
 
-def read_orbax(path: Path) -> dict[str, np.ndarray]:
+def read_orbax(path: Path) -> dict[str, Any]:
     """The arrays of an Orbax folder by dotted name. Raises: CheckpointError as `orbax_saved`."""
     try:
         return dict(orbax_saved(path).value)  # type: ignore[call-overload]
@@ -111,28 +114,63 @@ def _tree_in(path: Path) -> Path | None:
     return rest[0] if len(rest) == 1 and (path / MARK).is_file() else None
 
 
-def _restored(folder: Path) -> tuple[dict[str, np.ndarray], int]:
-    """The arrays, and how many were left out as those of random streams."""
+def _restored(folder: Path) -> tuple[dict[Keys, np.ndarray], int]:
+    """The arrays by path, and how many were left out as those of random streams."""
     import orbax.checkpoint as ocp
+    from etils import epath  # which Orbax's own paths are
 
+    directory = epath.Path(folder.absolute())
+    handler = ocp.PyTreeCheckpointHandler()
     try:
-        with ocp.PyTreeCheckpointer() as checkpointer:
-            stored = checkpointer.metadata(folder.absolute()).item_metadata.tree
-            kept = {path: leaf for path, leaf in _leaves(stored) if not _is_random(path, leaf)}
-            streams = sum(1 for _ in _leaves(stored)) - len(kept)
-            wanted = _mapped(stored, lambda path: 0 if path in kept else ocp.PLACEHOLDER)
-            how = _mapped(stored, lambda _: ocp.RestoreArgs(restore_type=np.ndarray))
-            tree = checkpointer.restore(
-                folder.absolute(),
-                args=ocp.args.PyTreeRestore(item=wanted, restore_args=how),
-            )
+        stored = handler.metadata(directory).tree
+        kept = {path for path, leaf in _leaves(stored) if not _is_random(path, leaf)}
+        streams = sum(1 for _ in _leaves(stored)) - len(kept)
+        wanted = _mapped(stored, lambda path: 0 if path in kept else ocp.PLACEHOLDER)
+        how = _mapped(stored, lambda _: ocp.RestoreArgs(restore_type=np.ndarray))
+        tree = handler.restore(
+            directory, args=ocp.args.PyTreeRestore(item=wanted, restore_args=how)
+        )
     except Exception as error:  # Orbax raises many kinds for a folder that is none of its own
         raise CheckpointError("is a folder, and not one that Orbax can restore") from error
-    named = {_name(path): leaf for path, leaf in _leaves(tree) if path in kept}
-    return {name: np.asarray(leaf) for name, leaf in named.items()}, streams
+    finally:
+        handler.close()
+    return {path: np.asarray(leaf) for path, leaf in _leaves(tree) if path in kept}, streams
 
 
-def _leaves(node: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+def _by_name(arrays: Mapping[Keys, np.ndarray]) -> dict[str, Any]:
+    """Flat, by dotted names; of a program's whole state a dict of such dicts.
+
+    A run of this project's own trainer keeps a model's variables in three dicts, and in two more
+    the averages of those that are averaged.
+    """
+    tops = {path[0] for path in arrays}
+    if not any(is_of_training(top) or top in WHOLE for top in tops):
+        return {_name(path): array for path, array in arrays.items()}
+    parts = {top: _below(arrays, (top,)) for top in sorted(tops)}
+    if not {"params", "diverged"} <= tops:
+        return parts
+    fixed = {**parts.pop("frozen", {}), **parts.pop("buffers", {})}
+    average = parts.pop("average", {})
+    parts["params"] = {**parts["params"], **fixed}
+    if average:
+        averages = {
+            **_below(arrays, ("average", "params")),
+            **_below(arrays, ("average", "buffers")),
+        }
+        parts["average"] = {**parts["params"], **averages}
+    return parts
+
+
+def _below(arrays: Mapping[Keys, np.ndarray], start: Keys) -> dict[str, np.ndarray]:
+    depth = len(start)
+    return {
+        _name(path[depth:]): array
+        for path, array in arrays.items()
+        if path[:depth] == start and len(path) > depth
+    }
+
+
+def _leaves(node: Any, path: Keys = ()) -> Iterator[tuple[Keys, Any]]:
     for key, value in _children(node):
         if _children(value):
             yield from _leaves(value, (*path, str(key)))
@@ -146,7 +184,7 @@ def _children(node: Any) -> list[tuple[Any, Any]]:
     return list(enumerate(node)) if isinstance(node, list | tuple) else []
 
 
-def _mapped(node: Any, make: Callable[[tuple[str, ...]], Any], path: tuple[str, ...] = ()) -> Any:
+def _mapped(node: Any, make: Callable[[Keys], Any], path: Keys = ()) -> Any:
     """A tree of the same form with other leaves."""
     if isinstance(node, Mapping):
         return {key: _mapped(value, make, (*path, str(key))) for key, value in node.items()}
@@ -155,12 +193,12 @@ def _mapped(node: Any, make: Callable[[tuple[str, ...]], Any], path: tuple[str, 
     return make(path)
 
 
-def _is_random(path: tuple[str, ...], leaf: Any) -> bool:
+def _is_random(path: Keys, leaf: Any) -> bool:
     """Whether it belongs to an `nnx.Rngs`: a key or the count of its uses."""
     dtype = str(getattr(leaf, "dtype", ""))
     return "rngs" in path or "key<" in dtype or path[-1] in ("rng_key", "rng_count")
 
 
-def _name(path: tuple[str, ...]) -> str:
+def _name(path: Keys) -> str:
     """Dotted; an `nnx.State` keeps the array of each variable under "value"."""
     return ".".join(path[:-1] if path[-1] == "value" and len(path) > 1 else path)

@@ -6,11 +6,22 @@ from collections.abc import Sequence
 __all__ = ["is_averaged", "is_of_training", "rank"]
 
 # In the order in which they are taken.
-CONTAINERS = (
-    "state_dict model_state_dict model_state model net network module params weights backbone "
-    "state_dicts models encoder"
-).split()
-AVERAGED = frozenset("ema averaged average avg swa polyak shadow".split())
+CONTAINERS = [
+    "state_dict",
+    "model_state_dict",
+    "model_state",
+    "model",
+    "net",
+    "network",
+    "module",
+    "params",
+    "weights",
+    "backbone",
+    "state_dicts",
+    "models",
+    "encoder",
+]
+AVERAGED = frozenset(["ema", "averaged", "average", "avg", "swa", "polyak", "shadow"])
 
 
 def _words(key: str) -> list[str]:
@@ -22,7 +33,8 @@ def _words(key: str) -> list[str]:
 def is_of_training(key: str) -> bool:
     """Whether a key leads to the state of an optimiser or the like, which holds no network."""
     return any(
-        word.startswith(("optimi", "sched", "scaler", "lrsched")) or word in ("optim", "rng", "amp")
+        word.startswith(("optimi", "sched", "scaler", "lrsched"))
+        or word in ("opt", "optim", "rng", "amp")
         for word in _words(key)
     )
 

@@ -8,21 +8,38 @@ from flaxblocks.checkpoints.error import CheckpointError, quoted
 
 __all__ = ["refuse_by_name"]
 
-# Whole modules and what is below them. `builtins` is refused but for the names admitted elsewhere.
-MODULES = frozenset(
-    "os posix nt posixpath ntpath subprocess commands popen2 pty sys shutil socket importlib imp "
-    "runpy pkgutil pickle _pickle cPickle dill cloudpickle marshal shelve ctypes _ctypes code "
-    "codeop codecs pdb bdb timeit cProfile profile trace webbrowser io _io tempfile urllib http "
-    "ftplib smtplib ssl pip asyncio multiprocessing threading _thread signal gc inspect types "
-    "builtins site distutils setuptools platform antigravity".split()
+# Whole modules and what is below them.
+MODULES = (
+    "os posix nt subprocess commands popen2 pty sys shutil socket importlib imp runpy pkgutil "
+    "pickle _pickle cPickle dill cloudpickle marshal shelve ctypes _ctypes code codeop codecs pdb "
+    "bdb timeit cProfile profile webbrowser tempfile http ftplib smtplib ssl pip asyncio site "
+    "distutils setuptools antigravity flaxblocks"
 )
-NAMES = frozenset(
-    "operator.attrgetter operator.methodcaller _operator.attrgetter _operator.methodcaller "
-    "numpy.load numpy.loads numpy.fromfile numpy.memmap numpy.core.memmap torch.load torch.save "
-    "joblib.load torch.storage._load_from_bytes".split()
+BELOW = (
+    "torch.serialization",
+    "torch.hub",
+    "torch.jit",
+    "torch.package",
+    "torch.utils.cpp_extension",
+    "numpy.f2py",
+    "numpy.testing",
+    "numpy.distutils",
+    "urllib.request",
 )
-BELOW = ("torch.serialization", "torch.hub", "torch.jit", "torch.package", "torch.utils.cpp_extension")
-BELOW += ("numpy.f2py", "numpy.testing", "numpy.distutils", "flaxblocks")
+NAMES: dict[str, str] = {
+    "builtins": "eval exec compile open getattr setattr delattr globals locals vars input "
+    "breakpoint exit quit apply execfile file reload",
+    "io": "open open_code FileIO",
+    "_io": "open open_code FileIO",
+    "types": "FunctionType CodeType LambdaType",
+    "platform": "popen",
+    "operator": "attrgetter methodcaller",
+    "_operator": "attrgetter methodcaller",
+    "numpy": "load loads fromfile memmap",
+    "torch": "load save",
+    "joblib": "load",
+    "torch.storage": "_load_from_bytes",
+}
 
 QUANTISED = (
     "QInt8Storage QUInt8Storage QInt32Storage QUInt4x2Storage QUInt2x4Storage "
@@ -55,7 +72,9 @@ TENSORS: dict[tuple[str, str], tuple[str, str]] = {
     ),
     ("torch._utils", "_rebuild_xla_tensor"): ("a tensor of another device's kind", ""),
     **{("torch", name): ("quantised values", FLOAT) for name in QUANTISED.split()},
-    **{("torch", name): ("values of a dtype that NumPy lacks", "") for name in NOT_IN_NUMPY.split()},
+    **{
+        ("torch", name): ("values of a dtype that NumPy lacks", "") for name in NOT_IN_NUMPY.split()
+    },
 }
 
 
@@ -81,9 +100,9 @@ def _runs(module: str, name: str) -> bool:
     """A name with a dot reaches through an object into anything that the object refers to."""
     return (
         "." in name
-        or name.startswith("__")
-        or module.partition(".")[0] in MODULES
-        or f"{module}.{name}" in NAMES
-        or f"{module}.".startswith(tuple(f"{below}." for below in BELOW))
+        or (name.startswith("__") and name.endswith("__"))
+        or module.partition(".")[0] in MODULES.split()
+        or name in NAMES.get(module, "").split()
+        or any(module == below or module.startswith(f"{below}.") for below in BELOW)
         or not all(part.isidentifier() for part in module.split("."))
     )

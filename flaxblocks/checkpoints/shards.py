@@ -50,5 +50,7 @@ def _weight_map(opened: Opened) -> dict[str, str]:
         raise CheckpointError("is an index of shards that is damaged")
     for place in places.values():
         if not isinstance(place, str) or Path(place).name != place or "\0" in place:
-            raise CheckpointError(f"lists a file {quoted(place)}, which is no name of one beside it")
+            raise CheckpointError(
+                f"lists a file {quoted(place)}, which is no name of one beside it"
+            )
     return places

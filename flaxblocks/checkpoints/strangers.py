@@ -55,7 +55,9 @@ def refuse_file(data: object, path: Path) -> CheckpointError:
             return CheckpointError(sentence)
     if path.suffix == ".index" or ".data-00000-of-" in path.name:
         return CheckpointError(TENSORFLOW)
-    if path.suffix == ".onnx" or (start[:1] == b"\x08" and start[2:3] in b"\x12\x1a" and len(start) > 3):
+    if path.suffix == ".onnx" or (
+        start[:1] == b"\x08" and start[2:3] in b"\x12\x1a" and len(start) > 3
+    ):
         return CheckpointError(ONNX)
     if path.suffix == ".msgpack" or start[:1] in (b"\xde", b"\xdf"):
         return CheckpointError(MSGPACK)

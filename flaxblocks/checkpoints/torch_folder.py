@@ -11,6 +11,7 @@ __all__ = ["is_torch_folder", "read_torch_folder"]
 
 
 def is_torch_folder(path: Path) -> bool:
+    """Whether it is such a folder, or holds one."""
     return _root(path) is not None
 
 
@@ -21,7 +22,9 @@ def read_torch_folder(path: Path) -> Saved:
     """
     root = _root(path)
     assert root is not None, "the caller has looked"
-    files = [file for folder in (root, root / "data") if folder.is_dir() for file in folder.iterdir()]
+    files = [
+        file for folder in (root, root / "data") if folder.is_dir() for file in folder.iterdir()
+    ]
     records: dict[str, Place] = {
         file.relative_to(root).as_posix(): OfFile(file.stat().st_size, partial(mapped, file))
         for file in files

@@ -51,7 +51,8 @@ def _no_storage(_: object) -> object:
 
 
 def _storage(persistent_id: object, seen: dict[str, Storage]) -> Storage | Constructor:
-    """The storage, or of a whole model the class, meant by `("storage", type, key, location, number of elements, view)`.
+    """The storage meant by `("storage", type, key, location, number of elements, view)`, or of a
+    whole model the class in `("module", class, file, program)`.
 
     Args:
         persistent_id: where `view` is None, or `(key, offset, number of elements)` for a storage

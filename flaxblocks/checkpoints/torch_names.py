@@ -192,8 +192,6 @@ BUILDERS: dict[str, dict[str, Builder]] = {
     "jax._src.array": {"_reconstruct_array": _jax_array},
 }
 
-PLAIN = "bool complex dict float frozenset int list object set slice str tuple type range Exception"
-
 
 def _admitted() -> dict[tuple[str, str], object]:
     """The tables above and those of the dtypes, flattened."""
@@ -211,8 +209,6 @@ def _admitted() -> dict[tuple[str, str], object]:
     for module, builders in BUILDERS.items():
         for name, build in builders.items():
             table[module, name] = Constructor(f"{module}.{name}", build)
-    for name in PLAIN.split():  # of a module whose other names are refused
-        table["builtins", name] = inert(f"builtins.{name}")
     return table
 
 

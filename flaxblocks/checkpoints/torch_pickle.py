@@ -5,8 +5,8 @@ program names, and it believes the lengths it reads: nine bytes make it allocate
 this is a machine of our own, for the opcodes of protocols 2 to 5 that torch writes. Its rules:
 
 - `GLOBAL` goes through `torch_names.resolve`, and `REDUCE` calls only `Constructor`s from there;
-- `BUILD`, which would set attributes, is heard by arrays in the making and by `Inert` objects, which
-  keep the state as it is; every other object drops it;
+- `BUILD`, which would set attributes, is heard by arrays in the making and by `Inert` objects,
+  which keep the state as it is; every other object drops it;
 - lists and dicts grow, nothing else can be changed;
 - long texts and bytes, such as arrays are made of, stay in the file as `Text` and `Window`;
 - no length is believed before the file is seen to hold as many bytes;
@@ -136,13 +136,14 @@ class _Machine:
 
     def text(self, width: int) -> None:
         raw = self.counted(width)
-        text = raw.decode("utf-8", "surrogatepass") if type(raw) is bytes else Text(raw)
-        self.stack.append(text)
+        self.stack.append(
+            Text(raw) if isinstance(raw, Window) else raw.decode("utf-8", "surrogatepass")
+        )
 
     def python2_text(self, width: int) -> None:
         raw = self.counted(width)
         try:
-            self.stack.append(raw.decode() if type(raw) is bytes else raw)
+            self.stack.append(raw if isinstance(raw, Window) else raw.decode())
         except UnicodeDecodeError:  # not text but the raw bytes of some value
             self.stack.append(raw)
 

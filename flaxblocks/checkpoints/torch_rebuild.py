@@ -14,7 +14,6 @@ from flaxblocks.checkpoints.torch_tensor import MOST_DIMENSIONS, Storage, Tensor
 __all__ = ["REBUILDERS"]
 
 
-
 def _tensor_v1(arguments: tuple) -> Tensor | None:
     match arguments:
         case (Storage() as storage, offset, sizes, strides):

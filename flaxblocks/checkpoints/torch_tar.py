@@ -113,9 +113,7 @@ def _storages(
     parts = reader.object()
     for part in parts if isinstance(parts, list) else []:
         match part:
-            case (int() as key, int() as root, int() as offset, int() as count) if (
-                abs(key) < 2**63
-            ):
+            case (int() as key, int() as root, int() as offset, int() as count) if abs(key) < 2**63:
                 whole = storages.get(root)
                 if whole is None or min(offset, count) < 0:
                     raise _unknown()

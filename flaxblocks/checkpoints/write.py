@@ -1,6 +1,6 @@
 """NumPy arrays to checkpoint files.
 
-    write_checkpoint(arrays, "weights.safetensors")
+write_checkpoint(arrays, "weights.safetensors")
 """
 
 import os

@@ -3,6 +3,7 @@
 import io
 import pickle
 import struct
+import tarfile
 import time
 import tracemalloc
 import zipfile
@@ -58,10 +59,19 @@ class Call:
         return self.function, self.arguments
 
 
+@dataclass
+class TarTensor:
+    """Pickled as a persistent id, the tensor's key."""
+
+    key: str
+
+
 class _Pickler(pickle.Pickler):
     def persistent_id(self, obj: Any) -> Any:
         if isinstance(obj, FakeStorage):
             return ("storage", obj.kind, obj.key, "cpu", *obj.numbers)
+        if isinstance(obj, TarTensor):
+            return obj.key
         return None
 
 
@@ -96,6 +106,45 @@ def legacy_file(program: bytes, keys: Any = ("0",), tail: bytes | None = None) -
     head = [pickled(value) for value in (MAGIC_NUMBER, 1001, {"little_endian": True})]
     tail = struct.pack("<q4f", 4, 1, 2, 3, 4) if tail is None else tail
     return b"".join([*head, program, pickled(list(keys)), tail])
+
+
+def tar_members() -> bytes:
+    """A member's name before each of four contents, as PyTorch 0.1 wrote them; see `tar_file`."""
+    members = {
+        "sys_info": pickled({"protocol_version": 1000}),
+        "storages": b"".join(
+            [
+                pickled(2),
+                *(pickled((7, "cpu", torch.FloatStorage)), struct.pack("<q4f", 4, 1, 2, 3, 4)),
+                *(pickled((8, "cpu", torch.LongStorage)), struct.pack("<q2q", 2, 5, 6)),
+                pickled([(9, 7, 1, 2)]),
+            ]
+        ),
+        "tensors": b"".join(
+            [
+                pickled(3),
+                pickled((70, 7, torch.FloatTensor)) + struct.pack("<iiqqqqq", 2, 0, 2, 2, 1, 2, 0),
+                pickled((80, 8, torch.LongTensor)) + struct.pack("<iiqqq", 1, 0, 1, 1, 1),
+                pickled((90, 9, torch.FloatTensor)) + struct.pack("<iiqqq", 1, 0, 2, 1, 0),
+            ]
+        ),
+        "pickle": pickled({"w": TarTensor("70"), "n": TarTensor("80"), "part": TarTensor("90")}),
+    }
+    return b"\0MEMBER\0".join(
+        part for name, content in members.items() for part in (name.encode(), content)
+    )
+
+
+def tar_file(members: bytes | None = None) -> bytes:
+    """The tar archive of such members."""
+    parts = (tar_members() if members is None else members).split(b"\0MEMBER\0")
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for name, content in zip(parts[::2], parts[1::2], strict=False):
+            info = tarfile.TarInfo(name.decode("latin1")[:90].replace("\0", "_"))
+            info.size, info.mtime = len(content), 1.5  # which takes a header of its own
+            archive.addfile(info, io.BytesIO(content))
+    return out.getvalue()
 
 
 def cheap_refusal(content: bytes, path: Path, seconds: float = 5.0, megabytes: float = 4.0) -> str:

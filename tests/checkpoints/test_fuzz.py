@@ -22,7 +22,14 @@ import torch
 from flaxblocks.checkpoints import torch_pickle
 from flaxblocks.checkpoints.read import CheckpointError, read_checkpoint
 from flaxblocks.checkpoints.torch_names import ADMITTED, Constructor
-from tests.checkpoints.checkpoint_samples import FakeStorage, FakeTensor, pickled, zip_file
+from tests.checkpoints.checkpoint_samples import (
+    FakeStorage,
+    FakeTensor,
+    pickled,
+    tar_file,
+    tar_members,
+    zip_file,
+)
 
 MOST_BYTES = 2 * 2**20  # of memory for any of these files; the largest has 3 KB
 RANDOM_CASES = 200
@@ -94,6 +101,50 @@ SEEDS = {
     "safetensors' header": lambda: split_safetensors(safetensors.torch.save(plain_state())),
 }
 
+
+def dumped(value: object) -> Callable[[int], tuple[bytes, Callable[[bytes], bytes]]]:
+    return lambda protocol=4: whole(pickle.dumps(value, protocol))
+
+
+def arrays() -> dict[str, object]:
+    return {
+        "w": np.arange(6, dtype=np.float32).reshape(2, 3),
+        "f": np.asfortranarray(np.ones((2, 2), ">i2")),
+        "s": np.float64(3),
+        "long": np.arange(300, dtype=np.float32),
+    }
+
+
+def npz(save: Callable = np.savez) -> bytes:
+    out = io.BytesIO()
+    save(out, w=np.arange(6.0).reshape(2, 3), v=np.ones(3, np.float16))
+    return out.getvalue()
+
+
+def model() -> torch.nn.Module:
+    norm = torch.nn.BatchNorm1d(2)
+    norm.register_buffer("fleeting", torch.zeros(1), persistent=False)
+    return torch.nn.Sequential(torch.nn.Linear(2, 1), torch.nn.ModuleDict({"n": norm}))
+
+
+SEEDS |= {
+    "arrays, protocol 2": lambda: dumped(arrays())(2),
+    "arrays, protocol 4": lambda: dumped(arrays())(4),
+    "arrays, protocol 5": lambda: dumped({"model": arrays(), "author": "x"})(5),
+    "arrays in a zip": lambda: split_zip(saved({"w": np.ones(3), "v": torch.ones(1)})),
+    "a whole model": lambda: split_zip(saved(model())),
+    "a whole legacy model": lambda: whole(
+        saved(torch.nn.Linear(2, 1), _use_new_zipfile_serialization=False)
+    ),
+    "npz": lambda: whole(npz()),
+    "compressed npz": lambda: whole(npz(np.savez_compressed)),
+    "deflated zip": lambda: whole(
+        zip_file(pickled({"w": FakeTensor()}), compression=zipfile.ZIP_DEFLATED)
+    ),
+    "tar": lambda: whole(tar_file()),
+    "tar's members": lambda: (tar_members(), lambda members: tar_file(members)),
+}
+
 EXTREMES = [0, 1, 0x7F, 0x80, 0xFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 2**62, 2**63, 2**64 - 1]
 
 
@@ -152,6 +203,11 @@ VALUES = [
     *(pickled(value)[2:-1] for value in ({"conj": True}, {"neg": True}, FakeTensor())),
     *[pickled(FakeStorage())[2:-1]] * 9,
     *[b"K\0", b"K\1\x85", b"K\1K\1\x86"] * 9,  # an offset, and sizes
+]
+VALUES += [
+    *(b"c" + name + b"\n" for name in (b"torch.nn\nModule", b"a.b\nC", b"numpy\nndarray")),
+    *(pickled({"_parameters": {"w": FakeTensor()}, "_buffers": {}, "_modules": {}})[2:-1],) * 3,
+    *(pickled(value)[2:-1] for value in (np.ones(2), np.dtype("f4"), (1, (2,), np.dtype("f4")))),
 ]
 OPCODES = [bytes([opcode]) for opcode in torch_pickle.OPCODES]
 

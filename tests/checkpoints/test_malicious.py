@@ -65,7 +65,8 @@ CALLS = {
     "commands.Popen": lambda path: Call(subprocess.Popen, (touch(path), -1, None)),  # Python 2's
     "builtins.getattr": lambda path: Call(builtins.getattr, (Call(getattr, ("", "join")), "x")),
     "operator.attrgetter": lambda path: Call(operator.attrgetter, ("__class__.__base__",)),
-    "builtins.print": lambda path: Call(functools.partial, (print, 1)),
+    "builtins.compile": lambda path: Call(functools.partial, (compile, 1)),
+    "types.CodeType": lambda path: b"ctypes\nCodeType\n.",
     # `io.open`, from Python 3.13 on `_io.open`
     f"{builtins.open.__module__}.open": lambda path: Call(builtins.open, (f"{path}/ran", "w")),
     "torch.storage._load_from_bytes": lambda path: Call(torch.storage._load_from_bytes, (b"",)),

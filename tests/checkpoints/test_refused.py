@@ -98,7 +98,10 @@ def test_foreign_files(name, tmp_path):
 def test_missing_file_directory_and_pipe(tmp_path):
     with pytest.raises(CheckpointError, match=r"no\.pth cannot be read: No such file"):
         read_checkpoint(tmp_path / "no.pth")
-    with pytest.raises(CheckpointError, match=r"is a folder, and none that .* has a checkpoint in it; it holds nothing"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"is a folder, and none that .* has a checkpoint in it; it holds nothing",
+    ):
         read_checkpoint(tmp_path)
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(CheckpointError, match="is not a regular file"):
