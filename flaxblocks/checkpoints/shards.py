@@ -49,7 +49,8 @@ def _weight_map(opened: Opened) -> dict[str, str]:
     if not isinstance(places, dict) or not places:
         raise CheckpointError("is an index of shards that is damaged")
     for place in places.values():
-        if not isinstance(place, str) or Path(place).name != place or "\0" in place:
+        plain = isinstance(place, str) and Path(place).name == place and "\0" not in place
+        if not plain or place in ("", ".."):
             raise CheckpointError(
                 f"lists a file {quoted(place)}, which is no name of one beside it"
             )

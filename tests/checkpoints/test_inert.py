@@ -120,7 +120,7 @@ def test_a_tensor_that_needs_an_unknown_function_is_refused_by_its_name(tmp_path
         b"\x80\x02}X\x01\0\0\0vctorch._tensor\n_rebuild_from_type_v2\n(clib\nmade\nclib\nT\n)NtRs."
     )
     (tmp_path / "f").write_bytes(zip_file(program))
-    with pytest.raises(CheckpointError, match="a tensor that only `lib.made` can make: refused"):
+    with pytest.raises(CheckpointError, match=r"a tensor that only `lib.made` can make: refused"):
         read_checkpoint(tmp_path / "f")
 
 

@@ -1,0 +1,294 @@
+"""Files that are several, folders, and archives packed by other hands."""
+
+import io
+import json
+import os
+import zipfile
+
+import ml_dtypes
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from flaxblocks.checkpoints.contents import contents_of
+from flaxblocks.checkpoints.read import CheckpointError, read_checkpoint, write_checkpoint
+from tests.checkpoints.checkpoint_samples import cheap_refusal, tar_file, zip_file
+
+STATE = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(3).half()}
+
+
+def assert_state(found: dict) -> None:
+    assert {name: array.tolist() for name, array in found.items()} == {
+        name: tensor.tolist() for name, tensor in STATE.items()
+    }
+
+
+# Hub folders.
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+def test_a_hub_folder(name, tmp_path):
+    (save_file if name.endswith("s") else torch.save)(STATE, tmp_path / name)
+    (tmp_path / "config.json").write_text('{"architecture": "resnet18"}')
+    torch.save({"step": 1}, tmp_path / "training_args.bin")
+    for source in (tmp_path, tmp_path / name):
+        contents = contents_of(source)
+        assert contents.name == str(source)
+        assert contents.settings == {"architecture": "resnet18"}
+        assert_state(dict(contents.state_dicts[0].arrays))
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "{", "[" * 10_000, "\xff"])
+def test_settings_that_are_none(text, tmp_path):
+    save_file(STATE, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(text, encoding="latin1")
+    assert contents_of(tmp_path).settings is None
+
+
+def test_settings_beside_a_file_of_another_name(tmp_path):
+    save_file(STATE, tmp_path / "mine.safetensors")
+    (tmp_path / "config.json").write_text("{}")
+    assert contents_of(tmp_path / "mine.safetensors").settings is None
+
+
+def test_the_only_checkpoint_of_a_folder(tmp_path):
+    torch.save(STATE, tmp_path / "best.ckpt")
+    (tmp_path / "log.txt").write_text("")
+    assert_state(read_checkpoint(tmp_path))
+    torch.save(STATE, tmp_path / "last.ckpt")
+    with pytest.raises(
+        CheckpointError, match=r"several checkpoints, 'best.ckpt', 'last.ckpt': name"
+    ):
+        read_checkpoint(tmp_path)
+
+
+def test_a_damaged_file_of_a_folder_is_named(tmp_path):
+    (tmp_path / "best.pth").write_bytes(b"PK\x03\x04")
+    with pytest.raises(
+        CheckpointError, match=r"holds best.pth, which is a zip archive that is trun"
+    ):
+        read_checkpoint(tmp_path)
+
+
+# Shards.
+
+
+@pytest.fixture
+def sharded(tmp_path):
+    save_file({"a": STATE["a"]}, tmp_path / "model-1.safetensors")
+    save_file({"b": STATE["b"]}, tmp_path / "model-2.safetensors")
+    index(tmp_path, {"a": "model-1.safetensors", "b": "model-2.safetensors"})
+    return tmp_path
+
+
+def index(path, places) -> None:
+    text = json.dumps({"metadata": {"total_size": 1}, "weight_map": places})
+    (path / "model.safetensors.index.json").write_text(text)
+
+
+def test_shards(sharded):
+    (sharded / "config.json").write_text('{"x": 1}')
+    for source in (sharded, sharded / "model.safetensors.index.json"):
+        assert_state(read_checkpoint(source))
+        assert contents_of(source).settings == {"x": 1}
+
+
+def test_shards_of_pytorch(tmp_path):
+    torch.save({"a": STATE["a"]}, tmp_path / "one.bin")
+    torch.save({"b": STATE["b"]}, tmp_path / "two.bin")
+    text = json.dumps({"weight_map": {"a": "one.bin", "b": "two.bin"}})
+    (tmp_path / "pytorch_model.bin.index.json").write_text(text)
+    assert_state(read_checkpoint(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("places", "said"),
+    [
+        ({"a": "../model-1.safetensors"}, "which is no name of one beside it"),
+        ({"a": "/etc/passwd"}, "which is no name of one beside it"),
+        ({"a": 3}, "which is no name of one beside it"),
+        ({"a": ""}, "which is no name of one beside it"),
+        ({"a": ".."}, "which is no name of one beside it"),
+        ({"a": "x\0"}, "which is no name of one beside it"),
+        ({"a": "model-3.safetensors"}, "No such file"),
+        ({"a": "model-2.safetensors"}, "lists 'a' in 'model-2.safetensors', which lacks it"),
+        ({"a": "model.safetensors.index.json"}, "is JSON text"),
+        ({}, "an index of shards that is damaged"),
+        ([], "an index of shards that is damaged"),
+    ],
+)
+def test_indices_that_lie(places, said, sharded):
+    index(sharded, places)
+    content = (sharded / "model.safetensors.index.json").read_bytes()
+    assert said in cheap_refusal(content, sharded)
+
+
+def test_damaged_indices(sharded):
+    for text in (
+        '{"weight_map"',
+        '{"weight_map": ' + "[" * 10_000,
+        '{"a": "\xff", "weight_map": {}',
+    ):
+        assert "an index of shards that is damaged" in cheap_refusal(text.encode("latin1"), sharded)
+
+
+# Archives.
+
+
+def test_an_unpacked_archive(tmp_path):
+    torch.save({"model": STATE, "empty": torch.zeros(0)}, tmp_path / "f.pth")
+    with zipfile.ZipFile(tmp_path / "f.pth") as archive:
+        archive.extractall(tmp_path / "out")
+    for folder in (tmp_path / "out", tmp_path / "out" / "f"):
+        assert_state(read_checkpoint(folder))
+    (tmp_path / "out" / "f" / "data" / "0").unlink()
+    with pytest.raises(CheckpointError, match="the storage '0', which the file does not hold"):
+        read_checkpoint(tmp_path / "out")
+
+
+@pytest.mark.parametrize("root", ["", "again/", "deep/er/"])
+def test_an_archive_packed_again(root, tmp_path):
+    torch.save(STATE, tmp_path / "f.pth")
+    with (
+        zipfile.ZipFile(tmp_path / "f.pth") as old,
+        zipfile.ZipFile(tmp_path / "new.zip", "w", zipfile.ZIP_DEFLATED) as new,
+    ):
+        new.writestr("__MACOSX/data.pkl", b"")
+        for name in ("", "data/"):
+            new.writestr(root + name, b"") if root + name else None
+        for name in old.namelist():
+            new.writestr(root + name.removeprefix("f/"), old.read(name))
+    assert_state(read_checkpoint(tmp_path / "new.zip"))
+
+
+def test_a_deflated_record_that_lies(tmp_path):
+    content = zip_file(b"\x80\x02}.", {"0": bytes(1000)}, compression=zipfile.ZIP_DEFLATED)
+    at = content.index(b"PK\x01\x02")
+    for size in (3, 5, 2**20):
+        damaged = content[: at + 24] + size.to_bytes(4, "little") + content[at + 28 :]
+        assert "a compressed record that is damaged" in cheap_refusal(damaged, tmp_path)
+
+
+def test_tar(tmp_path):
+    (tmp_path / "f.pth").write_bytes(tar_file())
+    found = {name: array.tolist() for name, array in read_checkpoint(tmp_path / "f.pth").items()}
+    assert found == {"w": [[1, 3], [2, 4]], "n": [6], "part": [2, 3]}
+
+
+# NumPy's.
+
+ARRAYS = {
+    "a.w": np.arange(6, dtype=np.float32).reshape(2, 3),
+    "f": np.asfortranarray(np.ones((2, 2))),
+    "s": np.array(3),
+    "big": np.arange(3, dtype=">i4"),
+    "empty": np.zeros((0, 2)),
+}
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_npz(save, tmp_path):
+    save(tmp_path / "f.npz", **ARRAYS)
+    found = read_checkpoint(tmp_path / "f.npz")
+    assert list(found) == list(ARRAYS)
+    for name, array in ARRAYS.items():
+        np.testing.assert_array_equal(found[name], array)
+        assert found[name].dtype == array.dtype.newbyteorder("=")
+        assert not found[name].flags.writeable
+
+
+def test_npz_is_written_as_numpy_reads_it(tmp_path):
+    write_checkpoint(ARRAYS, tmp_path / "f.npz")
+    with np.load(tmp_path / "f.npz") as found:
+        assert list(found) == list(ARRAYS)
+        for name, array in ARRAYS.items():
+            np.testing.assert_array_equal(found[name], array)
+    assert list(read_checkpoint(tmp_path / "f.npz")) == list(ARRAYS)
+    write_checkpoint(ARRAYS, tmp_path / "g.npz")
+    assert (tmp_path / "f.npz").read_bytes() == (tmp_path / "g.npz").read_bytes()
+    with pytest.raises(ValueError, match=r"has dtype bfloat16, which \.npz cannot hold"):
+        write_checkpoint({"w": np.ones(1, ml_dtypes.bfloat16)}, tmp_path / "h.npz")
+
+
+def npy(header: str, content: bytes = bytes(16)) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        head = b"\x93NUMPY\x01\0" + len(header).to_bytes(2, "little") + header.encode()
+        archive.writestr("w.npy", head + content)
+    return out.getvalue()
+
+
+GOOD = "{'descr': '<f4', 'fortran_order': False, 'shape': (4,)}"
+
+
+@pytest.mark.parametrize(
+    ("header", "said"),
+    [
+        (GOOD.replace("4,", "5,"), "16 bytes, not 20"),
+        (GOOD.replace("(4,)", "(-4,)"), "negative"),
+        (GOOD.replace("(4,)", "(2**70,)"), "header that is damaged"),
+        (GOOD.replace("(4,)", "(99999999999999999999,)"), "beyond 64 bits"),
+        (GOOD.replace("(4,)", "4"), "header that is damaged"),
+        (GOOD.replace("<f4", "|O"), "the dtype '|O', which holds no numbers"),
+        (GOOD.replace("<f4", "|V4"), "which holds no numbers"),
+        (GOOD.replace("'<f4'", "[('a', '<f4')]"), "which holds no numbers"),
+        (GOOD[:-1], "header that is damaged"),
+        ("(" * 5000, "header that is damaged"),
+        ("__import__('os')", "header that is damaged"),
+        ("", "header that is damaged"),
+        (" " * 20_000, "cut short or beyond any use"),
+    ],
+)
+def test_npz_headers_that_lie(header, said, tmp_path):
+    assert said in cheap_refusal(npy(header), tmp_path)
+    (tmp_path / "g").write_bytes(npy(GOOD))
+    assert read_checkpoint(tmp_path / "g")["w"].shape == (4,)
+
+
+# What is refused by name.
+
+
+def test_a_folder_of_distributed_checkpoint(tmp_path):
+    for name in (".metadata", "__0_0.distcp"):
+        (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(CheckpointError, match="dcp_to_torch_save` makes a file of it"):
+        read_checkpoint(tmp_path)
+
+
+def records(*names: str) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        for name in names:
+            archive.writestr(name, b"x")
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("f.pt2", records("f/archive_format", "f/data/w"), "is a torch.export archive"),
+        ("f.keras", records("config.json", "model.weights.h5"), "is a Keras archive"),
+        (
+            "f.zip",
+            records("readme", "model.pth"),
+            "holds a checkpoint, 'model.pth': unzip it first",
+        ),
+        ("f.onnx", b"\x08\x08\x12\x07pytorch", "is an ONNX file"),
+        ("f.pth", b"\x08\x08\x12\x07pytorch", "is an ONNX file"),
+        ("f.tflite", b"\x1c\0\0\0TFL3" + bytes(20), "is a TensorFlow Lite file"),
+        ("f.gguf", b"GGUF\3\0\0\0", "is a GGUF file"),
+        ("f.ckpt.index", b"\0\0\x1a", "is a part of a TensorFlow checkpoint"),
+        ("f.data-00000-of-00001", b"\0\0\x1a", "is a part of a TensorFlow checkpoint"),
+        ("f.msgpack", b"\x82\xa6params", "seems to be a msgpack file"),
+        ("f.h5", b"\x89HDF\r\n\x1a\n", "is an HDF5 file, as Keras"),
+        ("f.bz2", b"BZh91AY", "compressed by bzip2"),
+        ("f.xz", b"\xfd7zXZ\0", "compressed by xz"),
+        ("f.zst", b"\x28\xb5\x2f\xfd", "compressed by zstd"),
+    ],
+)
+def test_strangers(name, content, said, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=said) as raised:
+        read_checkpoint(tmp_path / name)
+    assert str(raised.value).startswith(os.fspath(tmp_path / name))
