@@ -40,22 +40,18 @@ def write_checkpoint(arrays: Mapping[str, np.ndarray], path: str | os.PathLike[s
         raise ValueError(f"path (={os.fspath(path)}) must end in {', '.join(ORDER)}")
     row = ROWS[suffix]
     _check_arrays(arrays, suffix, row)
+    assert row.write is not None, "only such rows are among `ROWS`"
     try:
         check_possible(path)
-        _write(arrays, path, row)
+        if row.is_file is not None:
+            with replacing(path) as file:
+                row.write(arrays, file)
     except CheckpointError as error:
         raise CheckpointError(f"{os.fspath(path)} {error}") from None
     except OSError as error:
         raise CheckpointError(f"{os.fspath(path)} cannot be written: {reason(error)}") from None
-
-
-def _write(arrays: Mapping[str, np.ndarray], path: str | os.PathLike[str], row: Format) -> None:
-    assert row.write is not None, "the caller has looked"
     if row.is_folder is not None:
         row.write(arrays, path)
-        return
-    with replacing(path) as file:
-        row.write(arrays, file)
 
 
 def _check_arrays(arrays: Mapping[str, np.ndarray], suffix: str, format: Format) -> None:

@@ -90,7 +90,7 @@ def test_a_mapping_in_memory_may_hold_anything_that_is_an_array():
     with pytest.raises(CheckpointError, match=r"^x of the source is a object, not an array"):
         read_checkpoint({"w": np.ones(1), "x": object()})
     with pytest.raises(CheckpointError, match=r"^key 3 of the source must be a string"):
-        read_checkpoint({3: np.ones(1)})
+        read_checkpoint({3: np.ones(1)})  # type: ignore[arg-type]
     with pytest.raises(
         CheckpointError, match="the mapping holds no state dict: it is an empty dict"
     ):
