@@ -18,7 +18,7 @@ __all__ = ["is_orbax", "orbax_saved", "read_orbax", "write_orbax"]
 MARK = "_CHECKPOINT_METADATA"  # a file that lies in every folder of Orbax's
 TREE = "_METADATA"  # and in one of a tree of arrays
 ITEMS = ("default", "state", "params", "model")  # names of trees within a step, and of steps
-WHOLE = ("model", "params", "state", "ema", "opt_state", "step")  # parts of a program's state
+WHOLE = ("model", "params", "state", "ema", "opt_state")  # parts of a program's state
 STEP = re.compile(r"(?:[a-z_]+_)?(\d+)")
 
 Keys = tuple[str, ...]
@@ -146,7 +146,9 @@ def _by_name(arrays: Mapping[Keys, np.ndarray]) -> dict[str, Any]:
     tops = {path[0] for path in arrays}
     if not any(is_of_training(top) or top in WHOLE for top in tops):
         return {_name(path): array for path, array in arrays.items()}
-    parts = {top: _below(arrays, (top,)) for top in sorted(tops)}
+    parts: dict[str, Any] = {
+        top: arrays[top,] if (top,) in arrays else _below(arrays, (top,)) for top in sorted(tops)
+    }
     if not {"params", "diverged"} <= tops:
         return parts
     fixed = {**parts.pop("frozen", {}), **parts.pop("buffers", {})}

@@ -223,6 +223,8 @@ def as_arrays(source: str | os.PathLike[str] | Mapping[str, Any]) -> dict[str, n
             f"`source` (a {type(source).__name__}) must be a path or a mapping of names to arrays"
             + (", such as its state_dict()" if hasattr(source, "state_dict") else "")
         )
+    if isinstance(source, Mapping) and not source:
+        return {}
     try:
         return read_counts(contents_of(source).state_dicts[0].arrays)
     except CheckpointError as error:

@@ -1,6 +1,7 @@
 """Several state dicts in one source: which come first, and how one is chosen."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,12 +15,11 @@ ONE = {"w": torch.ones(2), "b": torch.ones(1)}
 OTHER = {"w": torch.zeros(2), "b": torch.zeros(1)}
 
 
-def keys(source: Mapping, path: object = None) -> list[str]:
+def keys(source: Mapping, path: Path) -> list[str]:
     """Of the state dicts, best first, in memory and in a file alike."""
     found = [state.key for state in contents_of(source).state_dicts]
-    if path is not None:
-        torch.save(source, path)
-        assert [state.key for state in contents_of(path).state_dicts] == found
+    torch.save(source, path)
+    assert [state.key for state in contents_of(path).state_dicts] == found
     return found
 
 

@@ -1,5 +1,6 @@
 """`flaxblocks convert`: there and back to the bit, and every way to get it wrong."""
 
+import dataclasses
 import os
 import re
 from collections import OrderedDict
@@ -14,7 +15,7 @@ from flax import nnx
 
 import flaxblocks as fb
 from flaxblocks.checkpoints import orbax_folder
-from flaxblocks.checkpoints import read as checkpoint_module
+from flaxblocks.checkpoints import write as checkpoint_module
 from flaxblocks.create.build import abstract_model
 from flaxblocks.create.convert_file import Conversion, convert_file
 from tests.cli.conftest import SMALL, TINY, Refuse, Run, snapshot
@@ -255,7 +256,8 @@ def test_a_write_that_stops_halfway_leaves_nothing(
         file.write(b"half")
         raise failure
 
-    monkeypatch.setitem(checkpoint_module.WRITERS, ".safetensors", stop)
+    row = dataclasses.replace(checkpoint_module.ROWS[".safetensors"], write=stop)
+    monkeypatch.setitem(checkpoint_module.ROWS, ".safetensors", row)
     Path("there.safetensors").write_text("old")
     before = snapshot(Path())
     assert run("convert", checkpoint, target, "--overwrite", *SMALL).status == status
