@@ -78,13 +78,14 @@ class _Machine:
         self.memo: dict[int, object] = {}
 
     def run(self) -> object:
+        data, known = self.data, OPCODES.get
         for _ in range(MOST_OPCODES):
             position = self.position  # `self.byte()` written out: a third of the loop's time
             if position >= self.end:
                 raise self.cut_short()
-            opcode = self.data[position]
+            opcode = data[position]
             self.position = position + 1
-            execute = OPCODES.get(opcode)
+            execute = known(opcode)
             if execute is not None:
                 execute(self)
             elif opcode == pickle.STOP[0]:
@@ -114,7 +115,11 @@ class _Machine:
         return CheckpointError("is truncated or damaged: its pickle is cut short")
 
     def unsigned(self, width: int) -> int:
-        return int.from_bytes(self.take(width), "little")
+        start, stop = self.position, self.position + width  # `self.take(width)` written out too
+        if stop > self.end:
+            raise self.cut_short()
+        self.position = stop
+        return int.from_bytes(self.data[start:stop], "little")
 
     def counted(self, width: int) -> bytes | Window:
         """Bytes preceded by their count, which takes `width` bytes itself."""
