@@ -16,6 +16,9 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 import flaxblocks as fb
+from flaxblocks.convert.fill import translated
+from flaxblocks.convert.fit import fit
+from flaxblocks.convert.keymap import key_map
 from flaxblocks.models.registry import ModelEntry, model_entries
 from flaxblocks.parity import relative_error
 from flaxblocks.parity.calibration import calibrate
@@ -318,3 +321,10 @@ def memory_of(function: Callable[..., object], *arguments: jax.Array) -> int:
     used = jax.jit(function).lower(*arguments).compile().memory_analysis()
     assert used is not None
     return used.temp_size_in_bytes
+
+
+def translate(module, arrays, to, layout="auto"):
+    """A whole state dict in another layout, and the layout that it was in."""
+    target = key_map(module, to)
+    found = fit(module, arrays, layout)
+    return translated(module, found.keys, target, arrays), found.keys.layout

@@ -1,6 +1,6 @@
 """`flaxblocks predict`: image files to the most likely classes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +8,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxblocks.convert.convert import as_arrays
-from flaxblocks.create.build import read_as
-from flaxblocks.create.create import create_model, published_weights, resolve_weights
+from flaxblocks.create.create import recognise
+from flaxblocks.create.places import Choice
+from flaxblocks.create.pour import pour
+from flaxblocks.create.report import LoadReport
+from flaxblocks.create.source import read_source
 from flaxblocks.inference import compile_inference
 from flaxblocks.models.registry import ModelEntry
 from flaxblocks.weights import WeightEntry, list_weights
 from flaxblocks.weights.preprocess import Transforms, preprocess_batch
+from flaxblocks.weights.resolve import published_weights, resolve_weights
 
 __all__ = ["predict"]
 
@@ -30,6 +33,8 @@ def predict(
     num_classes: int | None = None,
     in_channels: int = 3,
     config: dict[str, Any] | None = None,
+    choice: Choice | None = None,
+    tell: Callable[[LoadReport], None] | None = None,
 ) -> list[dict[str, Any]]:
     """Classify image files.
 
@@ -45,6 +50,8 @@ def predict(
         num_classes: as many as the weights have, which None asks them for.
         in_channels: must be 3: images are read as RGB.
         config: further arguments of the model.
+        choice: which of several networks in the checkpoint.
+        tell: is given what was taken of the checkpoint.
 
     Returns: for each image `{"image": path, "top": [{"class", "index", "probability"}, ...]}`,
         likeliest first.
@@ -55,18 +62,22 @@ def predict(
     if in_channels != 3:
         raise ValueError(f"`in_channels` (={in_channels}) must be 3: images are read as RGB")
     config = config or {}
-    arrays = as_arrays(resolve_weights(entry.name, weights))
-    published = published_weights(entry.name, weights) or _default(entry, config, arrays)
+    contents = read_source(resolve_weights(entry.name, weights))
+    found = recognise(entry, config, contents, choice)
+    if num_classes not in (None, found.config["num_classes"]):
+        raise ValueError(
+            f"`num_classes` (={num_classes}) must be {found.config['num_classes']}, "
+            "what the weights have"
+        )
+    published = published_weights(entry.name, weights) or _default(entry, found.layout)
     transforms = Transforms() if published is None else published.transforms
     batches = [images[i : i + BATCH] for i in range(0, len(images), BATCH)]
     inputs = [
         preprocess_batch(batch, transforms) for batch in batches
     ]  # a bad image fails before the model is built
-    model = create_model(entry.name, weights=arrays, **config)
-    if num_classes not in (None, model.num_classes):
-        raise ValueError(
-            f"`num_classes` (={num_classes}) must be {model.num_classes}, what the weights have"
-        )
+    model, report = pour(found, contents)
+    if tell is not None:
+        tell(report)
     run = compile_inference(model)
     names = _class_names(published, model.num_classes)
     results = []
@@ -92,14 +103,10 @@ def _class_names(published: WeightEntry | None, count: int) -> Sequence[str]:
     return next(named, [str(i) for i in range(count)])
 
 
-def _default(
-    entry: ModelEntry, config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
-) -> WeightEntry | None:
+def _default(entry: ModelEntry, layout: str) -> WeightEntry | None:
     """The default weights of the network, from the library in whose layout a checkpoint is if it
     has any; None if nobody has.
     """
     defaults = [weights for weights in list_weights(entry.name) if weights.default]
-    if len({weights.source for weights in defaults}) < 2:
-        return next(iter(defaults), None)
-    layout = read_as(entry, config, arrays).layout
-    return next((weights for weights in defaults if weights.source == layout), defaults[0])
+    known = (weights for weights in defaults if weights.source == layout)
+    return next(known, next(iter(defaults), None))

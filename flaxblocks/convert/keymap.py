@@ -132,6 +132,15 @@ class KeyMap:
         """Foreign key -> entry."""
         return {entry.foreign: entry for entry in self.entries}
 
+    def reshaped(self, variables: Mapping[str, nnx.Variable]) -> "KeyMap":
+        """The same names for a model with these variables: other shapes, or no head."""
+        entries = (
+            replace(entry, shape=tuple(variables[entry.native].shape))
+            for entry in self.entries
+            if entry.native in variables
+        )
+        return replace(self, entries=tuple(entries))
+
 
 def layouts_of(module: nnx.Module) -> tuple[str, ...]:
     """The names of a module's layouts, its own first, "flax" last."""
@@ -153,26 +162,45 @@ def variables_of(module: nnx.Module) -> dict[str, nnx.Variable]:
     return {".".join(map(str, path)): variable for path, variable in flat}
 
 
-def key_map(module: nnx.Module, layout: str) -> KeyMap:
+def key_map(module: nnx.Module, layout: str, strict: bool = True) -> KeyMap:
     """The bijection between the variables of `module` and the keys of a PyTorch state dict.
 
     Args:
         module: concrete or from `nnx.eval_shape`; only shapes are looked at.
         layout: one of `layouts_of(module)`.
+        strict: refuse variables and modules that the layout has no name for, as a user's own layer
+            may bring them; with False they are passed over.
 
     Raises: ValueError if the module has no such layout, or the layout misses a variable or uses a
         name twice.
     """
-    return _key_map(module, layout, variables_of(module))
+    return _key_map(module, layout, variables_of(module), strict)
 
 
-def key_maps(module: nnx.Module) -> Iterator[KeyMap]:
-    """The key map of each of `layouts_of(module)`."""
-    variables = variables_of(module)  # what takes longest
-    yield from (_key_map(module, layout, variables) for layout in layouts_of(module))
+def key_maps(
+    module: nnx.Module, variables: Mapping[str, nnx.Variable] | None = None
+) -> Iterator[KeyMap]:
+    """The key map of each of `layouts_of(module)`, made one by one.
+
+    A layout that misses a variable of the module is passed over: it is another network's. Where all
+    of PyTorch's do so, as with a user's own norm, and the caller asks for more than the first of
+    the others, that is the error of the first of them.
+    """
+    variables = variables_of(module) if variables is None else variables
+    failures: list[ValueError] = []
+    known = layouts_of(module)
+    for layout in known:
+        try:
+            yield _key_map(module, layout, variables)
+        except ValueError as error:
+            failures.append(error)
+    if failures and len(failures) == len(known) - 1:  # the native names are never amiss
+        raise failures[0]
 
 
-def _key_map(module: nnx.Module, layout: str, variables: Mapping[str, nnx.Variable]) -> KeyMap:
+def _key_map(
+    module: nnx.Module, layout: str, variables: Mapping[str, nnx.Variable], strict: bool = True
+) -> KeyMap:
     if layout == NATIVE:
         own = (Entry(path, path, tuple(v.shape)) for path, v in variables.items())
         return KeyMap(NATIVE, tuple(own), ())
@@ -182,7 +210,7 @@ def _key_map(module: nnx.Module, layout: str, variables: Mapping[str, nnx.Variab
     # A variable that modules share has one path in `variables`, whichever an entry came by.
     first = {id(variable): path for path, variable in variables.items()}
     entries, reached, modules, named = [], [], [], set()
-    for native, foreign, kind, node in _walk(module, layout, "", ""):
+    for native, foreign, kind, node in _walk(module, layout, "", "", strict):
         named.add(native)
         if not isinstance(node, nnx.Variable):
             modules.append(ModulePair(native, foreign, *(k for k in kind if k != OUTPUT)))
@@ -191,35 +219,43 @@ def _key_map(module: nnx.Module, layout: str, variables: Mapping[str, nnx.Variab
                 entries.append(entry)
                 path = first[id(variable)]
                 reached.append(entry if path == entry.native else replace(entry, native=path))
-    forgotten = set(variables) - {entry.native for entry in reached}
+    forgotten = set(variables) - {entry.native for entry in reached} if strict else set()
     hint = _hint(module, layout, forgotten, named)
     _check_bijection(module, layout, entries, forgotten, hint)
     return KeyMap(layout, tuple(reached), tuple(modules))
 
 
 def _walk(
-    module: nnx.Module, layout: str, native: str, foreign: str
+    module: nnx.Module, layout: str, native: str, foreign: str, strict: bool
 ) -> Iterator[tuple[str, str, tuple[str, ...], Any]]:
     """Every pair of a layout, with its kind and the module or variable there, from the root, going
-    on into blocks that have the layout themselves.
+    on into blocks that have the layout themselves, and into Flax's containers.
     """
-    keys = _layouts(module)
-    if layout not in keys:
-        return
-    for child_native, child_foreign, *kind in keys[layout](module):
+    names = _layouts(module).get(layout, _numbered)
+    for child_native, child_foreign, *kind in names(module):
         try:
             child = descend(module, child_native)
         except (AttributeError, IndexError, KeyError, TypeError):
+            if not strict:
+                continue
             raise ValueError(
-                f"layout {layout!r} of {type(module).__name__} names {child_native!r}, "
-                "which it has not"
+                f"layout {layout!r} of {type(module).__name__} has a name for {child_native!r}, "
+                "and this one has no such module"
             ) from None
         if child is None:
             continue
         path, key = _join(native, child_native), _join(foreign, child_foreign)
         yield path, key, tuple(kind), child
         if kind != [OUTPUT] and child_native:
-            yield from _walk(child, layout, path, key)
+            yield from _walk(child, layout, path, key, strict)
+
+
+def _numbered(module: Any) -> Iterator[tuple[str, str]]:
+    """What PyTorch's `Sequential` calls the layers of Flax's; nothing of another module."""
+    if isinstance(module, nnx.Sequential):
+        for i, layer in enumerate(module.layers):
+            if isinstance(layer, nnx.Module):
+                yield f"layers.{i}", str(i)
 
 
 def _join(*parts: str) -> str:
@@ -237,6 +273,12 @@ def _leaf(
         variable = getattr(layer, name, None)
         if variable is not None:
             reshape = stored_as if name == "kernel" else None
+            if axes is not None and len(axes) != len(variable.shape):
+                raise ValueError(
+                    f"{_join(native, name)} has shape {tuple(variable.shape)}, which is not of one "
+                    "model: convert the members of an ensemble one by one, each a "
+                    "`jax.tree.map(lambda array: array[i], nnx.state(model))`"
+                )
             path, full_key = _join(native, name), _join(foreign, key)
             yield Entry(path, full_key, tuple(variable.shape), axes, reshape), variable
 
@@ -275,7 +317,9 @@ def _check_bijection(
             listed = ", ".join(names[:10]) + (
                 f" and {len(names) - 10} more" if len(names) > 10 else ""
             )
-            rest = hint if fault == "forgets" else ""
+            rest = (
+                (hint or " (`to_torch(strict=False)` goes without)") if fault == "forgets" else ""
+            )
             kind = type(module).__name__
             raise ValueError(f"layout {layout!r} of {kind} {fault}: {listed}{rest}")
 

@@ -1,111 +1,155 @@
 """Whole checkpoint files from one layout and format to another, dtypes kept."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
-from flax import nnx
+from typing import Any
 
 from flaxblocks.checkpoints.orbax_folder import write_orbax
-from flaxblocks.checkpoints.read import write_checkpoint
-from flaxblocks.convert.convert import as_arrays, own_layout, translate
-from flaxblocks.convert.fit import AUTO, closest
-from flaxblocks.convert.keymap import NATIVE
+from flaxblocks.checkpoints.write import ROWS, write_checkpoint
+from flaxblocks.convert.fill import translated
+from flaxblocks.convert.fit import AUTO
+from flaxblocks.convert.keymap import NATIVE, key_map
+from flaxblocks.create.create import recognise
+from flaxblocks.create.match import Match
+from flaxblocks.create.places import Choice
+from flaxblocks.create.pour import report_of
+from flaxblocks.create.report import LoadReport
+from flaxblocks.create.save import own_layout
+from flaxblocks.create.source import read_source
+from flaxblocks.models.registry import ModelEntry
 
 __all__ = ["FORMATS", "Conversion", "convert_file"]
 
-FORMATS = ("safetensors", "pth", "orbax")
-SUFFIXES = {
-    ".safetensors": "safetensors",
-    ".pth": "pth",
-    ".pt": "pth",
-    "": "orbax",
-    ".orbax": "orbax",
-}
+# What can be written, by the word for it, and by suffix; an Orbax folder needs none.
+FORMATS = {row.suffixes[0].removeprefix("."): row for row in ROWS.values()}
+FOLDER = "orbax"
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """What `convert_file` did: layouts before and after, format, number of arrays and their
-    bytes.
+    """What `convert_file` did.
+
+    Attributes:
+        entry: the row that the source was recognised as.
+        source_layout: whose naming the source was in.
+        layout: and the target is.
+        format: of the target.
+        arrays: how many it holds.
+        bytes: and their size.
+        report: what was taken of the source, and what was left.
     """
 
+    entry: ModelEntry
     source_layout: str
     layout: str
     format: str
     arrays: int
     bytes: int
+    report: LoadReport
 
 
 def convert_file(
     source: str | os.PathLike[str],
     target: str | os.PathLike[str],
-    build: Callable[[Mapping[str, np.ndarray]], nnx.Module],
+    entry: ModelEntry,
+    config: Mapping[str, Any] | None = None,
     *,
+    choice: Choice | None = None,
     format: str | None = None,
     layout: str = AUTO,
     overwrite: bool = False,
 ) -> Conversion:
-    """Read a checkpoint of a module, in any of its layouts, and write it in another.
+    """Read a checkpoint of a registered model, in any of its layouts, and write it in another.
 
     Args:
-        source: a file that `read_checkpoint` reads, or an Orbax folder.
+        source: a file or folder that `read_checkpoint` reads.
         target: the file or folder to write; it appears whole or not at all.
-        build: gives, for the arrays of the source, the module whose key maps to use; an abstract
-            one does.
-        format: "safetensors", "pth" or "orbax"; by the suffix of `target` unless given (none is a
-            folder).
-        layout: the layout to write. "auto" turns PyTorch's into Flax's and Flax's into PyTorch's,
+        entry: the row whose checkpoint it is.
+        config: further arguments of the model. `num_classes` is the checkpoint's unless given; 0
+            leaves its head out.
+        choice: which of several networks in the source.
+        format: one of `FORMATS`; by the suffix of `target` unless given (none is an Orbax folder).
+        layout: the naming to write. "auto" turns PyTorch's into Flax's and Flax's into PyTorch's,
             but a `.pth` is always PyTorch's and an Orbax folder always Flax's.
         overwrite: replace `target` if it is there.
 
     Raises:
         CheckpointError: the source cannot be read, or the target not written.
-        ConversionError: the source is not a checkpoint of this module.
+        ConversionError: the source is not a checkpoint of this model.
         ValueError: an unknown format or layout, or a target that is there already.
     """
     target = Path(target)
     format = _format(target, format)
+    _check_target(source, target, overwrite)
+    contents = read_source(source)
+    found = recognise(entry, config or {}, contents, choice, features=True)
+    if found.draws_head:
+        whole = f"the checkpoint's {found.head.num_classes} or " * bool(found.head.num_classes)
+        raise ValueError(
+            f"`num_classes` (={found.config['num_classes']}) must be {whole}0, without a head: "
+            "none is drawn for a file"
+        )
+    if found.in_channels != (wanted := found.config["in_channels"]):  # else it would be adapted
+        raise ValueError(f"`in_channels` (={wanted}) must be the checkpoint's {found.in_channels}")
+    layout = _layout(found, layout, format)
+    names = key_map(found.model, layout)
+    converted = translated(found.model, found.found.keys, names, found.arrays)
+    report = report_of(found, contents, len(found.arrays))
+    source_layout, row = found.layout, found.entry
+    del contents, found  # unmaps the source: writing needs memory of its own
+    if format == FOLDER:  # it needs no suffix
+        write_orbax(converted, target)
+    else:
+        write_checkpoint(converted, target)
+    size = sum(array.nbytes for array in converted.values())
+    return Conversion(row, source_layout, layout, format, len(converted), size, report)
+
+
+def _check_target(source: str | os.PathLike[str], target: Path, overwrite: bool) -> None:
     if target.exists() and os.path.exists(source) and os.path.samefile(source, target):
         raise ValueError(f"IN and OUT are both {str(target)!r}")
     if os.path.lexists(target) and not overwrite:
         raise ValueError(f"OUT {str(target)!r} is there already; --overwrite replaces it")
     if not target.absolute().parent.is_dir():
         raise ValueError(f"OUT {str(target)!r} must lie in a folder that exists")
-    arrays = as_arrays(source)
-    module = build(arrays)
+
+
+def _layout(found: Match, layout: str, format: str) -> str:
+    """The naming to write."""
     if layout == AUTO:
-        native = closest(module, arrays).keys.layout == NATIVE
-        to_torch = format == "pth" or (format == "safetensors" and native)
-        layout = own_layout(module) if to_torch else NATIVE
-    if format == "orbax" and layout != NATIVE:
+        native = found.layout == NATIVE
+        to_torch = format == "pth" or (format != FOLDER and native)
+        return own_layout(found.model) if to_torch else NATIVE
+    if format == FOLDER and layout != NATIVE:
         raise ValueError(
             f"`layout` (={layout!r}): an Orbax folder holds Flax's own layout, {NATIVE!r}"
         )
-    converted, source_layout = translate(module, arrays, layout)
-    del arrays  # unmaps the source: writing needs memory of its own
-    if format == "orbax":
-        write_orbax(converted, target)
-    else:
-        write_checkpoint(converted, target)
-    size = sum(array.nbytes for array in converted.values())
-    return Conversion(source_layout, layout, format, len(converted), size)
+    return layout
 
 
 def _format(target: Path, format: str | None) -> str:
-    by_suffix = SUFFIXES.get(target.suffix.lower())
+    suffix = target.suffix.lower()
+    by_suffix = next((word for word, row in FORMATS.items() if suffix in row.suffixes), None)
+    if not suffix:
+        by_suffix = FOLDER
     if format is None:
         if by_suffix is None:
             raise ValueError(
-                f"OUT {str(target)!r} must end in .safetensors, .pth or .pt, "
-                "or in .orbax or nothing for an Orbax folder"
+                f"OUT {str(target)!r} must end in {_either(ROWS)} or nothing for an Orbax folder"
             )
         return by_suffix
     if format not in FORMATS:
-        raise ValueError(f"`format` (={format!r}) must be one of {FORMATS}")
-    if by_suffix != format and not (format == "orbax" and by_suffix is None):
-        endings = " or ".join(end or "nothing" for end, kind in SUFFIXES.items() if kind == format)
-        raise ValueError(f"OUT {str(target)!r} must end in {endings} for the format {format!r}")
+        raise ValueError(f"`format` (={format!r}) must be {_either(FORMATS)}")
+    if by_suffix != format and not (format == FOLDER and by_suffix is None):
+        endings = [*FORMATS[format].suffixes, *(["nothing"] if format == FOLDER else [])]
+        raise ValueError(
+            f"OUT {str(target)!r} must end in {_either(endings)} for the format {format!r}"
+        )
     return format
+
+
+def _either(words: Iterable[str]) -> str:
+    *first, last = words
+    return f"{', '.join(first)} or {last}" if first else last

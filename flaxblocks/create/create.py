@@ -1,34 +1,32 @@
 """`create_model`: look a model up, build it, fetch its weights, load them."""
 
-import os
-import sys
+import warnings
 from collections.abc import Iterable, Mapping
-from enum import Enum
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
-from flaxblocks.convert.convert import as_arrays
-from flaxblocks.convert.fit import RECOGNISERS
-from flaxblocks.create.build import DEFAULT_CLASSES, build, build_loaded
+from flaxblocks.checkpoints.contents import Contents
+from flaxblocks.create.build import ANY_KEYS, DEFAULT_CLASSES, Keys, build
 from flaxblocks.create.host import built_on_host
-from flaxblocks.create.lookalike import looks_like
+from flaxblocks.create.match import Match, match
 from flaxblocks.create.origin import origin_of, remember
+from flaxblocks.create.places import Choice
+from flaxblocks.create.pour import pour
+from flaxblocks.create.refuse import check
+from flaxblocks.create.report import LoadReport
+from flaxblocks.create.source import read_source
 from flaxblocks.models import FeatureExtractor
 from flaxblocks.models.registry import ModelEntry, find_model
 from flaxblocks.nn.arguments import is_integer
+from flaxblocks.nn.host_random import stream_keys
+from flaxblocks.weights.resolve import Weights, resolve_weights
 
-__all__ = ["create_model", "published_weights", "resolve_weights"]
-
-Weights = str | os.PathLike[str] | Mapping[str, Any] | Enum | None
-CHECKPOINT_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors", ".tar")
-
-RECOGNISERS.append(looks_like)
+__all__ = ["create_model", "recognise"]
 
 
 def create_model(
@@ -42,6 +40,10 @@ def create_model(
     dtype: DTypeLike | None = None,
     param_dtype: DTypeLike = jnp.float32,
     rngs: nnx.Rngs | int | jax.Array = 0,
+    key: str | None = None,
+    prefix: str | None = None,
+    ema: bool | None = None,
+    drop: Iterable[str] = (),
     **config: Any,
 ) -> Any:
     """Build a registered model, in training mode as PyTorch and Flax do; call `model.eval()` for
@@ -49,11 +51,12 @@ def create_model(
 
     Args:
         name: a name of torchvision or timm; `list_models()` has them all.
-        weights: None for random ones; a checkpoint file; a mapping of PyTorch's keys to arrays or
-            tensors; or the name of published weights ("IMAGENET1K_V2", "DEFAULT", "ra_in1k"),
-            downloaded once; torchvision's enums are such names too.
-        num_classes: logits; 0 for pooled features. None is as many as the weights have, without
-            weights 1000. Where the weights have another number, or no head, only the head is drawn.
+        weights: None for random ones; a checkpoint file or folder; a mapping of PyTorch's keys to
+            arrays or tensors; or the name of published weights ("IMAGENET1K_V2", "DEFAULT",
+            "ra_in1k"), downloaded once; torchvision's enums are such names too.
+        num_classes: logits; 0 for pooled features. By default as many as the weights have, and 1000
+            where there are no weights. Where the weights have another number, another head or none,
+            only the head is drawn.
         in_channels: channels of the image. Where the weights are for RGB, the first convolution is
             adapted as timm does it: summed for 1 channel, repeated and scaled for others.
         features_only: give the feature maps at each reduction, not logits.
@@ -63,6 +66,12 @@ def create_model(
             parameters.
         param_dtype: of the parameters and running statistics.
         rngs: `nnx.Rngs`, a seed or a JAX random key.
+        key: which state dict of the checkpoint, as `model_ema`; dotted where it lies deeper.
+        prefix: of the network's names in it, as `backbone.`; found by itself where only one network
+            has the model's names.
+        ema: take averaged weights, or the raw ones; by default averaged ones where there are any.
+        drop: names of the checkpoint to leave out, each with all below it, or patterns such as
+            `*.num_updates`.
         **config: further arguments of the model's class, such as `width_mult`.
 
     Returns: an `ImageModel`, `(N, H, W, in_channels)` to `(N, num_classes)`; or a
@@ -73,6 +82,8 @@ def create_model(
             of range.
         CheckpointError: the weights cannot be read.
         ConversionError: the weights are not this model's.
+    Warns: UserWarning where a checkpoint holds several networks and the caller has not said which,
+        or where another model has the same names and nothing tells the two apart.
     """
     entry = find_model(name)
     source = _streams(rngs) if isinstance(rngs, nnx.Rngs) else _checked_seed(rngs)
@@ -85,29 +96,71 @@ def create_model(
         raise ValueError(f"`out_indices` (={out_indices}) needs `features_only=True`")
     if weights is None and num_classes is None:
         num_classes = DEFAULT_CLASSES
-    arrays = None if weights is None else as_arrays(resolve_weights(name, weights))
-    make = partial(_make, entry, {"num_classes": num_classes, **config}, arrays)
+    contents = None
+    if weights is not None:
+        contents = read_source(resolve_weights(name, weights))
+    choice = Choice(key, prefix, ema, (drop,) if isinstance(drop, str) else tuple(drop))
+    make = partial(_make, entry, {"num_classes": num_classes, **config}, contents, choice)
     model = built_on_host(make, source)
+    report = origin_of(model).report
+    if contents is not None and report is not None:
+        _warn(report, contents, choice)
     if not features_only:
         return model
     extractor = FeatureExtractor(model, out_indices)
-    remember(extractor, row=origin_of(model).row, layout=origin_of(model).layout)
+    origin = origin_of(model)
+    remember(extractor, row=origin.row, layout=origin.layout, report=origin.report)
     return extractor
 
 
 def _make(
     entry: ModelEntry,
     config: Mapping[str, Any],
-    arrays: Mapping[str, np.ndarray] | None,
+    contents: Contents | None,
+    choice: Choice,
     source: Mapping[str, Any] | int | jax.Array,
 ) -> Any:
     """The module, from a checkpoint if there is one; `source` is a key for each stream, or a seed
     or key that they come from.
     """
-    keys = source if isinstance(source, Mapping) else _streams(nnx.Rngs(source))
-    if arrays is None:
+    keys = source if isinstance(source, Mapping) else _seeded(source)
+    if contents is None:
         return build(entry, config, keys)
-    return build_loaded(entry, config, keys, arrays)
+    model, _ = pour(recognise(entry, config, contents, choice, keys), contents)
+    return model
+
+
+def recognise(
+    entry: ModelEntry,
+    config: Mapping[str, Any],
+    contents: Contents,
+    choice: Choice | None = None,
+    keys: Keys = ANY_KEYS,
+    *,
+    features: bool = False,
+) -> Match:
+    """What a checkpoint is of a registry row, as `match`; one that does not fit is refused.
+
+    `features` takes a checkpoint without a head for one of a model without one.
+
+    Raises: ConversionError that names every fault and, where one was found, what would help;
+        ValueError and CheckpointError as `match`.
+    """
+    found = match(entry, config, contents, choice, keys, features=features)
+    check(found, entry, config, contents, choice, draws=not features)
+    return found
+
+
+def _warn(report: LoadReport, contents: Contents, choice: Choice) -> None:
+    """Say what was decided for the caller."""
+    if report.others and not choice.is_made:
+        warnings.warn(
+            f"{contents.name} holds several networks: {report.taken} was taken, not "
+            f"{', '.join(report.others)}; `ema`, `key` or `prefix` chooses",
+            stacklevel=3,
+        )
+    if report.doubt:
+        warnings.warn(report.doubt, stacklevel=3)
 
 
 def _check_types(**types: Any) -> None:
@@ -129,6 +182,14 @@ def _checked_seed(seed: Any) -> int | jax.Array:
     return int(seed)
 
 
+def _seeded(source: int | jax.Array) -> Mapping[str, Any]:
+    """A key for each stream of `nnx.Rngs(source)`."""
+    keys = stream_keys(source, 2)
+    if keys is None:
+        return _streams(nnx.Rngs(source))
+    return {"params": keys[0], "dropout": keys[1]}
+
+
 def _streams(rngs: nnx.Rngs) -> dict[str, Any]:
     """A key for each stream, drawn from `rngs`; a stream that it has not is `params`'s."""
     known = set(dict(rngs.items()))
@@ -138,39 +199,3 @@ def _streams(rngs: nnx.Rngs) -> dict[str, Any]:
         )
     dropout = "dropout" if {"dropout", "default"} & known else "params"
     return {"params": rngs.params(), "dropout": rngs[dropout]()}
-
-
-def published_weights(name: str, weights: Any) -> Any:
-    """The `WeightEntry` of model `name` that `weights` names; None where it is a path or a mapping.
-
-    Raises: ValueError if there is neither a file nor published weights of that name.
-    """
-    if type(weights).__name__.endswith("_Weights"):  # torchvision's `ResNet50_Weights.DEFAULT`
-        weights = str(weights)
-    if isinstance(weights, bool):
-        raise ValueError(f'`weights` (={weights}): did you mean "DEFAULT"?')
-    if not isinstance(weights, str) or os.path.exists(weights):
-        return None
-    if os.sep in weights or weights.endswith(CHECKPOINT_SUFFIXES):
-        return None  # the reader says that it is missing
-    from flaxblocks.weights import find_weights
-
-    try:
-        return find_weights(name, weights)
-    except ValueError as error:
-        raise ValueError(
-            f"`weights` (={weights!r}) is no file, and no published weights: {error}"
-        ) from None
-
-
-def resolve_weights(name: str, weights: Any) -> Any:
-    """The downloaded file of published weights of model `name`; a path or a mapping as it is.
-
-    Raises: ValueError if there is neither a file nor published weights of that name.
-    """
-    entry = published_weights(name, weights)
-    if entry is None:
-        return weights
-    from flaxblocks.weights import fetch_weights
-
-    return fetch_weights(entry, progress=sys.stderr.isatty())

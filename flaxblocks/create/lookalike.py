@@ -4,8 +4,9 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from flaxblocks.convert.fit import closest
-from flaxblocks.create.build import DEFAULT_CLASSES, abstract_model, read_as
+from flaxblocks.checkpoints.contents import Contents, StateDict
+from flaxblocks.create.build import DEFAULT_CLASSES
+from flaxblocks.create.match import match
 from flaxblocks.models.registry import ModelEntry, model_entries
 
 __all__ = ["looks_like"]
@@ -38,9 +39,7 @@ def _counts(arrays: Mapping[str, np.ndarray]) -> Iterator[int]:
 
 
 def _is_of(entry: ModelEntry, arrays: Mapping[str, np.ndarray]) -> bool:
-    classes = read_as(entry, {}, arrays).num_classes
-    found = closest(abstract_model(entry.name, num_classes=classes or DEFAULT_CLASSES), arrays)
-    shapes = {key: item.foreign_shape for key, item in found.keys.by_foreign.items()}
-    return not (found.missing or found.unexpected) and all(
-        array.shape == shapes[key] for key, array in arrays.items()
-    )
+    contents = Contents("the checkpoint", (StateDict("", arrays, False, ()),), (), None)
+    found = match(entry, {}, contents)
+    own = found.head.kind == "own" and not found.place.prefix and not found.place.beside
+    return own and found.found.is_whole and not found.found.uncounted

@@ -15,6 +15,8 @@ from weakref import WeakKeyDictionary
 
 from flax import nnx
 
+from flaxblocks.create.report import LoadReport
+
 __all__ = ["Origin", "origin_of", "remember"]
 
 ATTRIBUTE = "origin"
@@ -26,11 +28,13 @@ class Origin:
 
     Attributes:
         row: the registry row that it was built from; None for a module that is no registered model.
-        layout: the layout of its checkpoint, or of the row's library; None if there is none.
+        layout: whose naming its checkpoint was in, or its row's library has; None if there is none.
+        report: what was done when it was loaded; None if it was not.
     """
 
     row: str | None = None
     layout: str | None = None
+    report: LoadReport | None = None
 
     def __eq__(self, other: object) -> bool:
         """True for every other one."""
@@ -50,7 +54,7 @@ def origin_of(module: nnx.Module) -> Origin:
 
 
 def remember(module: nnx.Module, **known: Any) -> None:
-    """Note `row` or `layout` of a module; what is not given stays."""
+    """Note `row`, `layout` or `report` of a module; what is not given stays."""
     origin = replace(origin_of(module), **known)
     _noted[module] = origin
     setattr(module, ATTRIBUTE, origin)

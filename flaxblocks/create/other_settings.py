@@ -9,6 +9,7 @@ import warnings
 from flax import nnx
 
 from flaxblocks.create.origin import origin_of
+from flaxblocks.create.rows import said_by_layout
 from flaxblocks.models.registry import ModelEntry, find_model
 
 __all__ = ["other_settings", "warn_of_other_settings"]
@@ -20,13 +21,15 @@ def other_settings(entry: ModelEntry, layout: str) -> str | None:
     not.
     """
     other = find_model(entry.in_layout.get(layout, entry.name))
-    there, here = other.settings, entry.settings
+    there = {**other.settings, **said_by_layout(other, layout)}
+    here = entry.settings
     differing = [
         f"{name}={there[name]!r} where {entry.name} has {value!r}"
         for name, value in here.items()
         if there[name] != value
     ]
-    return f"{layout}'s {other.name} has {', '.join(differing)}" if differing else None
+    whose = f"{layout}'" if layout.endswith("s") else f"{layout}'s"
+    return f"{whose} {other.name} has {', '.join(differing)}" if differing else None
 
 
 def warn_of_other_settings(module: nnx.Module, layout: str, consequence: str) -> None:

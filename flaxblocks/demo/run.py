@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxblocks.checkpoints.atomic_file import replacing
-from flaxblocks.convert import read_checkpoint
+from flaxblocks.checkpoints.read import read_checkpoint
 from flaxblocks.create.create import create_model
 from flaxblocks.demo.digits import Digits, checkpoint_path, digits_to_images, load_digits
 from flaxblocks.inference import compile_inference

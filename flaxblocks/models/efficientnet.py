@@ -135,7 +135,6 @@ class EfficientNet(StagedModel):
         round_to_eight = partial(make_divisible, least_part=least_part)
         end_width = 1.0 if fix_stem_head else width_mult
         ends_of_depth = (0, len(stages) - 1) if fix_stem_head else ()
-        self.num_classes = num_classes
         self.in_channels = in_channels
         self.depths = tuple(
             stage.depth if k in ends_of_depth else math.ceil(stage.depth * depth_mult)

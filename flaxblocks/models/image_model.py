@@ -4,16 +4,20 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
 from flaxblocks.nn.arguments import check_positive, is_integer
+from flaxblocks.nn.linear import Linear
 from flaxblocks.nn.paths import descend
 from flaxblocks.nn.pool import global_avg_pool
 
 __all__ = ["Feature", "FeatureExtractor", "FeatureInfo", "ImageModel"]
+
+HEADS_ELSEWHERE = ("fc", "classifier", "last_linear")  # PyTorch's names of a model's last layer
 
 
 @dataclass(frozen=True)
@@ -76,12 +80,12 @@ class ImageModel(nnx.Module):
 
     | it sets | which is |
     |---|---|
-    | `num_classes`, `in_channels` | as in `create_model` |
+    | `in_channels` | as in `create_model` |
     | `num_features` | channels of the last feature map |
     | `head_features` | what `embed` gives; `num_features` unless it is overridden |
     | `feature_info` | the feature maps at each reduction, by the names of steps |
     | `dropout` | what follows pooling |
-    | `head` | the one layer of width `num_classes`, a `Linear`; None for 0 classes |
+    | `head` | the last layer, a `Linear` as wide as there are classes; None for 0 classes |
     | `steps` | a property: the way to the last feature map, as ordered (name, callable) pairs |
     | `embed()` | pooling, and what else comes before dropout and head |
     | `first_conv` | the path of the convolution that sees the image |
@@ -90,7 +94,6 @@ class ImageModel(nnx.Module):
     function, has a name of its own. A step that `drop_after` removed is left out.
     """
 
-    num_classes: int
     in_channels: int
     num_features: int
     feature_info: FeatureInfo
@@ -113,9 +116,46 @@ class ImageModel(nnx.Module):
         return self.forward_head(self.forward_features(x))
 
     @property
+    def num_classes(self) -> int:
+        """How many logits the head gives, whatever was put in its place; 0 without a head.
+
+        Of a head that is no linear layer it is the width of the last one in it.
+        """
+        return 0 if self.head is None else _width(self.head)
+
+    @num_classes.setter
+    def num_classes(self, _: int) -> None:
+        """A subclass may say it too; the head decides."""
+
+    @property
     def head_features(self) -> int:
         """Channels that the head sees."""
         return self.num_features
+
+    def reset_classifier(self, num_classes: int, *, rngs: nnx.Rngs | int = 0) -> None:
+        """Put a fresh head in the place of the old one, in place; the body stays as it is.
+
+        Args:
+            num_classes: logits; 0 leaves the head out, and the model gives pooled features.
+            rngs: what the head is drawn from, as PyTorch draws a linear layer; a seed will do.
+
+        Raises: ValueError unless `num_classes` is an integer of 0 or more.
+        """
+        check_classes(num_classes, self.in_channels)
+        streams = rngs if isinstance(rngs, nnx.Rngs) else nnx.Rngs(rngs)
+        types = _types_of(descend(self, self.first_conv))
+        self.head = (
+            Linear(self.head_features, num_classes, **types, rngs=streams) if num_classes else None
+        )
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Raises: ValueError for a module under PyTorch's name of the head, which nothing calls."""
+        if name in HEADS_ELSEWHERE and isinstance(value, nnx.Module) and hasattr(self, "head"):
+            raise ValueError(
+                f"`{name}` is called `head` here: `model.head = ...`, or "
+                "`model.reset_classifier(num_classes)`"
+            )
+        super().__setattr__(name, value)
 
     def embed(self, x: Float[Array, "N h w F"]) -> Float[Array, "N E"]:
         """The last feature map as one vector an image, `(N, head_features)`: its mean."""
@@ -203,6 +243,21 @@ class FeatureExtractor(nnx.Module):
     def __call__(self, x: Float[Array, "N H W C"]) -> list[jax.Array]:
         """The feature maps of an image batch."""
         return self.backbone._maps(x, self.out_indices)
+
+
+def _width(head: nnx.Module) -> int:
+    """Of the last layer in it that says its `out_features`; 0 if none does."""
+    own = getattr(head, "out_features", None)
+    if is_integer(own):
+        return int(own)
+    below = head.layers if isinstance(head, nnx.Sequential) else vars(head).values()
+    widths = [_width(layer) for layer in below if isinstance(layer, nnx.Module)]
+    return next(filter(None, reversed(widths)), 0)
+
+
+def _types_of(layer: Any) -> dict[str, Any]:
+    """The types that a layer computes in and holds its parameters in."""
+    return {"dtype": layer.dtype, "param_dtype": layer.kernel.dtype}
 
 
 def check_classes(num_classes: int, in_channels: int) -> None:

@@ -4,7 +4,7 @@ Source: Tan et al. 2019, https://arxiv.org/abs/1807.11626, figure 7 (A1, with sq
 and "small" as in the authors' code, which torchvision and timm follow.
 """
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -50,6 +50,7 @@ class Stage(NamedTuple):
 
 Setting = Sequence[tuple[int, int, int, int, int, float, bool]]
 LAST_FEATURES = 1280
+FIRST_VERSION_STEM = 32
 B1 = (
     Stage(3, 1, 16, 1, 1, skip=False),
     Stage(3, 3, 24, 3, 2),
@@ -127,6 +128,17 @@ class MnasNet(StagedModel):
     layouts = {"torchvision": _torchvision, "timm": _timm}
     state_dict_version = {"torchvision": 2}  # 1 had a wide stem at every width
 
+    @staticmethod
+    def what_a_checkpoint_is(arrays: Mapping[str, Any]) -> str | None:
+        """What is known of a checkpoint that does not fit."""
+        stem = arrays.get("layers.0.weight")
+        if stem is None or stem.shape[:1] != (FIRST_VERSION_STEM,):
+            return None
+        return (
+            "it is of the first version of torchvision's MNASNet (of 2019), whose stem has "
+            f"{FIRST_VERSION_STEM} channels at every width: only torchvision builds that one"
+        )
+
     def __init__(
         self,
         *,
@@ -180,7 +192,6 @@ class MnasNet(StagedModel):
         norm = set_batch_norm(norm_layer, norm_eps=norm_eps, norm_momentum=norm_momentum)
         convs = {"bias": False, "norm": norm, "activation": "relu", **types}
         layer = partial(ConvNormAct, kernel_init=kaiming_normal_fan_out, **convs)
-        self.num_classes = num_classes
         self.in_channels = in_channels
         self.depths = tuple(row.depth for row in rows)
 

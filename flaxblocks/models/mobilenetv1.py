@@ -128,6 +128,9 @@ class MobileNetV1(StagedModel):
         own = {"timm": _timm, "article": _article}
         return own if self.head_conv is not None else {**own, "transformers": _transformers}
 
+    # TensorFlow's, which transformers has no other weights of.
+    layout_settings = {"transformers": {"padding": "SAME", "norm_eps": 1e-3}}
+
     def __init__(
         self,
         *,
@@ -181,7 +184,6 @@ class MobileNetV1(StagedModel):
         types = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         options = {"norm": norm, "activation": activation, **types}
         layer = partial(ConvNormAct, bias=False, kernel_init=kaiming_normal_fan_out, **options)
-        self.num_classes = num_classes
         self.in_channels = in_channels
         self.depths = _depths(separable_setting)
 

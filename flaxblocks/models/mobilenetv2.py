@@ -58,6 +58,9 @@ linear_bottleneck = partial(MBConv, bias=False, final_activation=None, always_ex
 class MobileNetV2(StagedModel):
     """MobileNetV2 with torchvision's arguments, and timm's for its deeper variants."""
 
+    # TensorFlow's, which transformers has no other weights of.
+    layout_settings = {"transformers": {"padding": "SAME", "norm_eps": 1e-3}}
+
     def __init__(
         self,
         *,
@@ -129,7 +132,6 @@ class MobileNetV2(StagedModel):
             block_convs["padding"] = padding
         block = block or linear_bottleneck
         ends_of_depth = (0, len(rows) - 1) if fix_stem_head else ()
-        self.num_classes = num_classes
         self.in_channels = in_channels
         self.depths = tuple(
             n if stage in ends_of_depth else math.ceil(n * depth_mult)

@@ -196,7 +196,6 @@ class MobileNetV3(StagedModel):
         layer = partial(
             ConvNormAct, kernel_init=kaiming_normal_fan_out, activation=activation, **convs
         )
-        self.num_classes = num_classes
         self.in_channels = in_channels
         self.gates_first = gates_first
         self.depths = tuple(map(len, in_stages(table)))

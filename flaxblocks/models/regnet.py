@@ -155,7 +155,6 @@ class RegNet(StagedModel):
         types = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         convs = {"norm": norm_layer, "kernel_init": kaiming_normal_fan_out, **types}
         convs.update(bias=False, activation=activation)
-        self.num_classes = num_classes
         self.in_channels = in_channels
         self.depths = tuple(stage.depth for stage in stages)
 

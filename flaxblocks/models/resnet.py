@@ -84,6 +84,12 @@ class BlurredMaxPool(nnx.Module):
 class ResNet(StagedModel):
     """The residual network in every form that torchvision and timm publish under its name."""
 
+    layout_doubts = {
+        "detectron2": "no name in detectron2's layout says where a block has its stride: taken for "
+        "stride_in='3x3', as torchvision has it; its own R-50, R-101 and R-152 have "
+        "stride_in='1x1'"
+    }
+
     def __init__(
         self,
         *,
@@ -164,7 +170,6 @@ class ResNet(StagedModel):
             raise ValueError(f"`stride_in` (={stride_in!r}) must be '3x3' with basic blocks")
         types = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         convs = {"bias": False, "norm": norm_layer, "kernel_init": kaiming_normal_fan_out, **types}
-        self.num_classes = num_classes
         self.in_channels = in_channels
         self.depths = tuple(depths)
 

@@ -97,7 +97,6 @@ class ResNeXtArticle(StagedModel):
         check_norm("norm_layer", norm_layer)
         types = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         convs = {"norm": norm_layer, "kernel_init": kaiming_normal_fan_out, **types}
-        self.num_classes = num_classes
         self.in_channels = in_channels
         self.depths = tuple(repeats for _, repeats in rows)
 

@@ -196,7 +196,6 @@ class ReXNet(StagedModel):
         bias_init = zeros if initialization == "timm" else None
         convs = {"norm": norm, "activation": "silu", **types}
         layer = partial(ConvNormAct, bias=False, kernel_init=conv_init, **convs)
-        self.num_classes = num_classes
         self.in_channels = in_channels
         self.depths = tuple(math.ceil(depth * depth_mult) for depth in DEPTHS)
 

@@ -103,7 +103,6 @@ class ReXNetLite(StagedModel):
         types = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         convs = {"norm": norm, "activation": "relu6", **types}
         layer = partial(ConvNormAct, bias=False, **convs)
-        self.num_classes = num_classes
         self.in_channels = in_channels
         self.depths = DEPTHS
 

@@ -24,6 +24,8 @@ from flax import nnx
 from jax import lax
 from jax.typing import DTypeLike
 
+from flaxblocks.nn.host_random import HostStream, words_of
+
 __all__ = [
     "Initializer",
     "full",
@@ -90,11 +92,16 @@ def make_rngs(keys: Mapping[str, int | jax.Array]) -> nnx.Rngs:
     """Random streams from their keys. Where nothing at all is drawn, the stream `params` gives one
     key for ever.
     """
-    rngs = nnx.Rngs(**keys)
     state = _undrawn.get()
-    if state is not None and not state.but:
-        key = rngs.params()
-        setattr(rngs, "params", lambda: key)  # noqa: B010
+    rngs = nnx.Rngs(**keys)
+    if state is None or state.but:
+        return rngs
+    words = {name: words_of(key) for name, key in keys.items()}
+    for name, pair in words.items():
+        if pair is not None:
+            setattr(rngs, name, HostStream(pair, tag=name))
+    key = rngs.params()
+    setattr(rngs, "params", lambda: key)  # noqa: B010
     return rngs
 
 

@@ -6,8 +6,8 @@ import jax
 import numpy as np
 from flax import nnx
 
-from flaxblocks.convert.convert import as_arrays
 from flaxblocks.convert.fit import AUTO, fit
+from flaxblocks.create.source import arrays_of, read_source
 from flaxblocks.parity.report import NEGLIGIBLE, OUTPUT, ParityReport, Row, relative_error
 from flaxblocks.parity.run import Mode, Precision, Run
 from flaxblocks.parity.run_flax import run_flax
@@ -60,17 +60,19 @@ def compare(
         a list, tuple or dict has a row for each tensor in it.
 
     Raises: ConversionError if the two do not have the same variables; ValueError if `x` is not `(N,
-        H, W, C)`, or if the layout pairs a module that the PyTorch model has not.
+        H, W, C)`, or if the layout pairs a module that the PyTorch model lacks.
     """
     x = np.array(x, np.float64)
     if x.ndim != 4:
         raise ValueError(f"`x` (shape {x.shape}) must be (N, H, W, C)")
-    keys = fit(flax_model, as_arrays(torch_model.state_dict()), dialect or layout).keys
+    contents = read_source(torch_model.state_dict())
+    state = arrays_of(contents.state_dicts[0], contents)
+    keys = fit(flax_model, state, dialect or layout).keys
     there = {name for name, _ in torch_model.named_modules()}
     strangers = [pair.foreign for pair in keys.modules if pair.foreign not in there]
     if strangers:
         raise ValueError(
-            f"layout {keys.layout!r} names modules that the PyTorch model has not: "
+            f"layout {keys.layout!r} names modules that the PyTorch model lacks: "
             + ", ".join(strangers[:5])
         )
     mode = Mode(train, grad, whole)

@@ -1,16 +1,22 @@
 """`flaxblocks verify`: build both models of a registry row, give them the same weights, compare."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from flaxblocks.convert.convert import as_arrays, to_torch
-from flaxblocks.create.build import abstract_model, read_as
-from flaxblocks.create.create import create_model, resolve_weights
+from flaxblocks.create.build import abstract_model
+from flaxblocks.create.create import create_model, recognise
+from flaxblocks.create.places import Choice
+from flaxblocks.create.pour import pour
+from flaxblocks.create.report import LoadReport
+from flaxblocks.create.save import to_torch
+from flaxblocks.create.source import read_source
 from flaxblocks.models.registry import ModelEntry
 from flaxblocks.parity.compare import compare
 from flaxblocks.parity.oracle import calibrated_oracle, load_arrays, make_oracle
 from flaxblocks.parity.report import ParityReport
+from flaxblocks.weights.resolve import resolve_weights
 
 __all__ = ["verify"]
 
@@ -30,6 +36,8 @@ def verify(
     float32: bool = True,
     bfloat16: bool = False,
     whole: bool = False,
+    choice: Choice | None = None,
+    tell: Callable[[LoadReport], None] | None = None,
 ) -> ParityReport:
     """Compare a registered model with the PyTorch model that torchvision or timm has under its
     name.
@@ -43,31 +51,34 @@ def verify(
         train: normalise by the batch, and compare the updated buffers.
         grad: compare the gradient of every parameter.
         seed: of the random weights and images.
-        num_classes: None is what the weights have, else 1000.
+        num_classes: width of the head; if None, that of the weights, and 1000 without weights.
         in_channels: channels of the image.
         config: further arguments of the model.
         float32: run in float32 too.
         bfloat16: run in bfloat16 too.
         whole: run the program that users run, and compare no module but the model itself.
+        choice: which of several networks in the checkpoint.
+        tell: is given what was taken of the checkpoint.
 
-    Raises: OracleError if there is no such PyTorch model here; ConversionError if the weights are
-        not this model's.
+    Raises: OracleError if the PyTorch model cannot be built here; ConversionError if the weights
+        are not this model's.
     """
     config = config or {}
-    arrays = None if weights is None else as_arrays(resolve_weights(entry.name, weights))
-    if arrays is not None:
-        found = read_as(entry, {"in_channels": in_channels, **config}, arrays)
-        entry = found.entry
-        num_classes = found.num_classes if num_classes is None else num_classes
-    classes = 1000 if num_classes is None else num_classes
-    settings = {"num_classes": classes, "in_channels": in_channels, **config}
-    abstract_model(entry.name, **settings)  # checks the arguments, and names the wrong one
-    if arrays is None:
+    settings = {"in_channels": in_channels, **config}
+    if weights is None:
+        classes = 1000 if num_classes is None else num_classes
+        settings["num_classes"] = classes
+        abstract_model(entry.name, **settings)  # checks the arguments, and names the wrong one
         oracle = calibrated_oracle(entry, classes, in_channels, config, size=size, seed=seed)
         model = create_model(entry.name, weights=oracle.state_dict(), **settings)
     else:
+        contents = read_source(resolve_weights(entry.name, weights))
+        found = recognise(entry, {**settings, "num_classes": num_classes}, contents, choice)
+        entry, classes = found.entry, found.config["num_classes"]
         oracle = make_oracle(entry, classes, in_channels, config, seed=seed)
-        model = create_model(entry.name, weights=arrays, **settings)
+        model, report = pour(found, contents)
+        if tell is not None:
+            tell(report)
         load_arrays(oracle, to_torch(model, entry.layout))
     images = np.random.default_rng(seed).standard_normal((batch, *size, in_channels))
     return compare(

@@ -51,8 +51,8 @@ class Transforms:
             smaller it is padded.
         interpolation: Pillow's filter: nearest, bilinear, bicubic, box, hamming or lanczos, always
             antialiased.
-        mean: Of the channels R, G, B, on the scale [0, 1].
-        std: Likewise, positive.
+        mean: Means of the channels R, G, B, on the scale [0, 1].
+        std: Their standard deviations on that scale, above 0.
         crop_mode: `center`: keep the proportions and cover the pair `resize_size`. `squash`: resize
             to exactly that pair. `border`: keep the proportions, fit into the pair, and pad with
             the mean colour (elsewhere the padding is 0).

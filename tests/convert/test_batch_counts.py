@@ -8,11 +8,12 @@ import pytest
 import torch
 
 import flaxblocks as fb
-from flaxblocks.create.build import abstract_model
 from flaxblocks.create.convert_file import convert_file
+from flaxblocks.models.registry import find_model
 from tests.convert.conftest import CONFIG
 from tests.support import equal_arrays
 
+ROW, WIDTH = find_model("mobilenet_v2"), {"width_mult": CONFIG["width_mult"]}
 INF, NAN = float("inf"), float("nan")
 COUNTS: dict[str, torch.Tensor] = {
     "an average": torch.tensor(1234.7),
@@ -80,11 +81,8 @@ def test_what_convert_writes_is_read_as_pytorch_reads_its_source(target, state, 
     saved |= counts
     torch.save(saved, tmp_path / "in.pth")
 
-    def build(_):
-        return abstract_model("mobilenet_v2", **CONFIG)
-
     layout = "timm" if target.startswith("timm") else "flax"
-    convert_file(tmp_path / "in.pth", tmp_path / target, build, layout=layout)
+    convert_file(tmp_path / "in.pth", tmp_path / target, ROW, WIDTH, layout=layout)
     expected = {key: as_torch_reads(count) for key, count in counts.items()}
     for weights in (tmp_path / "in.pth", saved, tmp_path / target):
         model = fb.create_model("mobilenet_v2", weights=weights, width_mult=CONFIG["width_mult"])
@@ -93,7 +91,7 @@ def test_what_convert_writes_is_read_as_pytorch_reads_its_source(target, state, 
             key: as_int32(count) for key, count in expected.items()
         }
         assert equal_arrays({**read, **{key: state[key] for key in counts}}, state)
-    convert_file(tmp_path / target, tmp_path / "back.pth", build, layout="torchvision")
+    convert_file(tmp_path / target, tmp_path / "back.pth", ROW, WIDTH, layout="torchvision")
     back = torch.load(tmp_path / "back.pth", weights_only=True)
     assert list(back) == list(state)
     for key, count in counts.items():
@@ -110,7 +108,7 @@ def test_a_count_of_a_shape_that_pytorch_refuses_is_refused(shape, model, state,
         fb.load_torch(model, state)
     fb.write_checkpoint(state, tmp_path / "in.pth")
     with pytest.raises(fb.ConversionError, match=rf"1 misshaped: {KEY} has shape"):
-        convert_file(tmp_path / "in.pth", tmp_path / "out.safetensors", lambda _: model)
+        convert_file(tmp_path / "in.pth", tmp_path / "out.safetensors", ROW, WIDTH)
     assert not (tmp_path / "out.safetensors").exists()
 
 
@@ -136,7 +134,7 @@ def test_a_kind_of_number_that_the_library_refuses_is_not_written(
         fb.load_torch(model, state)
     fb.write_checkpoint(state, tmp_path / "in.pth")
     with pytest.raises(fb.ConversionError, match=message):
-        convert_file(tmp_path / "in.pth", tmp_path / "out.safetensors", lambda _: model)
+        convert_file(tmp_path / "in.pth", tmp_path / "out.safetensors", ROW, WIDTH)
     assert not (tmp_path / "out.safetensors").exists()
 
 
@@ -145,7 +143,7 @@ def test_a_wide_number_is_written_for_a_wide_model(model, state, tmp_path: Path)
     state = {k: v.astype(np.float64) if v.ndim else v for k, v in state.items()}
     state[WEIGHT][0] = 1e300
     fb.write_checkpoint(state, tmp_path / "in.pth")
-    convert_file(tmp_path / "in.pth", tmp_path / "wide.safetensors", lambda _: model)
+    convert_file(tmp_path / "in.pth", tmp_path / "wide.safetensors", ROW, WIDTH)
     with jax.enable_x64(True):
         wide = fb.create_model(
             "mobilenet_v2",

@@ -8,10 +8,10 @@ import torch
 from flax import nnx
 
 import flaxblocks as fb
-from flaxblocks.convert.convert import translate
 from flaxblocks.create.build import abstract_model
 from tests.convert.conftest import CONFIG
 from tests.support import equal_arrays as equal
+from tests.support import translate
 
 
 @pytest.mark.parametrize("layout", ["torchvision", "timm", "flax"])

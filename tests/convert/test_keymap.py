@@ -47,9 +47,12 @@ class Forgetful(nnx.Module):
         ("forgets", "'forgets' of Forgetful forgets: b.bias, b.kernel"),
         ("repeats", "has twice: 0.bias, 0.weight"),
         ("twice", "has twice: a.bias, a.kernel"),
-        ("stray", "layout 'stray' of Forgetful names 'c', which it has not"),
-        ("deeper", "names 'b.conv', which it has not"),
-        ("beyond", "names 'several.1', which it has not"),
+        (
+            "stray",
+            "layout 'stray' of Forgetful has a name for 'c', and this one has no such module",
+        ),
+        ("deeper", "has a name for 'b.conv', and this one"),
+        ("beyond", "has a name for 'several.1', and this one"),
         ("unknown", r"`layout` \(='unknown'\): Forgetful has 'forgets'"),
     ],
 )

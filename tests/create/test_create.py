@@ -52,7 +52,7 @@ def test_names_of_both_libraries_resolve():
         ({"pretrained": True}, r"no argument `pretrained`: did you mean weights=\"DEFAULT\"\?"),
         (
             {"weights": "IMAGENET1K_V9"},
-            r"`weights` \(='IMAGENET1K_V9'\) is no file, and no published weights: .*_V2",
+            r"`weights` \(='IMAGENET1K_V9'\) is neither a file nor published weights: .*_V2",
         ),
         ({"name": "hf-hub:timm/resnet50.a1_in1k"}, "'resnet50' with weights='a1_in1k'"),
         ({"name": "resnet18", "drop_path_rate": 0.1}, "did you mean stochastic_depth"),

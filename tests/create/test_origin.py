@@ -8,8 +8,8 @@ import pytest
 from flax import nnx
 
 import flaxblocks as fb
-from flaxblocks.convert.convert import own_layout
 from flaxblocks.create.origin import origin_of
+from flaxblocks.create.save import own_layout
 
 SMALL: dict[str, Any] = {"width_mult": 0.25, "num_classes": 3}
 X = jax.random.normal(jax.random.key(0), (1, 32, 32, 3))

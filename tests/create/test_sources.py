@@ -6,9 +6,9 @@ import torch
 from flax import nnx
 
 import flaxblocks as fb
-from flaxblocks.convert.convert import translate
 from tests.convert.conftest import CONFIG
 from tests.support import equal_arrays as equal
+from tests.support import translate
 
 
 def test_a_fresh_model_speaks_the_layout_of_its_publisher():
@@ -43,9 +43,10 @@ def test_a_training_checkpoint_in_memory_is_searched_as_a_file_is(model, state, 
     assert equal(fb.to_torch(model), state)
 
 
-def test_one_word_too_many_at_the_front_is_named(model, state):
-    with pytest.raises(fb.ConversionError, match=r"take 'net.body.' off the front of each key"):
-        fb.load_torch(model, {f"net.body.{key}": value for key, value in state.items()})
+def test_a_prefix_on_every_name_is_found_and_said(model, state):
+    report = fb.load_torch(model, {f"net.body.{key}": value for key, value in state.items()})
+    assert report.taken == "below 'net.body.'"
+    assert equal(fb.to_torch(model), state)
 
 
 def test_a_state_dict_halved_as_a_whole_loads(model, state):

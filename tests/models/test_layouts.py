@@ -198,5 +198,5 @@ def test_tensorflows_weights_make_tensorflows_network(layout, row):
         model = fb.create_model(name, weights=arrays)
         assert model.stem.conv.padding == "SAME"
         assert list(fb.to_torch(model)) == list(arrays)
-    with pytest.warns(UserWarning, match=f"{layout}'s tf_{name} has norm_eps=0.001"):
+    with pytest.warns(UserWarning, match=f"{layout}'s? tf_{name} has norm_eps=0.001"):
         fb.load_torch(fb.create_model("efficientnet_b0", num_classes=2), arrays)

@@ -15,6 +15,7 @@ from flaxblocks.create.build import abstract_model
 from flaxblocks.create.convert_file import convert_file
 from flaxblocks.inspect.summary import summarize
 from flaxblocks.models.mnasnet import B1
+from flaxblocks.models.registry import find_model
 from tests.support import equal_arrays
 
 
@@ -117,7 +118,12 @@ def test_torchvision_loads_what_is_written_strictly_and_timm_sees_no_version(tmp
     model = fb.create_model("mnasnet0_5", weights=original.state_dict())
     fb.write_checkpoint(fb.to_torch(model), tmp_path / "ours.pth")
     fb.write_checkpoint(fb.to_torch(model, "timm"), tmp_path / "timm.pth")
-    convert_file(tmp_path / "timm.pth", tmp_path / "translated.pth", lambda _: model)
+    convert_file(
+        tmp_path / "timm.pth",
+        tmp_path / "translated.pth",
+        find_model("mnasnet0_5"),
+        layout="torchvision",
+    )
     for name in ("ours", "translated"):
         state = torch.load(tmp_path / f"{name}.pth", weights_only=True)
         assert state._metadata == {"": {"version": 2}}

@@ -1,5 +1,6 @@
 """MobileNetV2 by the numbers: published counts, arguments, errors, feature access."""
 
+import math
 from typing import Any
 
 import jax
@@ -9,6 +10,7 @@ import pytest
 from flax import nnx
 
 import flaxblocks as fb
+from flaxblocks.convert.keymap import key_map
 from flaxblocks.create.build import abstract_model
 from flaxblocks.inspect.summary import count_parameters, summarize
 from flaxblocks.models import FeatureExtractor, MobileNetV2
@@ -16,6 +18,7 @@ from flaxblocks.models.registry import model_entries
 from tests.support import output_of, read_facts
 
 FACTS = read_facts("mobilenetv2")
+QUIRKS = FACTS["_quirks"]
 WIDTHS = [key.removeprefix("MobileNetV2 w") for key in FACTS if key.startswith("MobileNetV2")]
 
 
@@ -30,6 +33,40 @@ def test_published_counts_hold(width):
     assert [row.shape[-1] for row in rows if row.name.startswith("blocks.")] == facts["block_out"]
     assert [block.residual for block in model.blocks] == facts["res"]
     assert model.num_features == facts["last_channel"]
+    assert model.stem.conv.out_features == facts["stem"]
+    assert len(model.blocks) + 2 == facts["n_features"]
+    entries = key_map(model, "torchvision").entries
+    assert len(entries) == facts["n_state"]
+    whole = sum(math.prod(entry.foreign_shape) for entry in entries)
+    assert whole - facts["params"] == facts["buffers"]
+    graphdef, state = nnx.split(model)
+    run = nnx.eval_shape(
+        lambda state, x: nnx.merge(graphdef, state)(x), state, jnp.ones((2, 64, 64, 3))
+    )
+    assert list(run.shape) == facts["out"]
+
+
+@pytest.mark.parametrize(
+    ("config", "count"),
+    [
+        ({"round_nearest": 1, "width_mult": 0.75}, QUIRKS["round_nearest=1 w=0.75 params"]),
+        ({"round_nearest": 1, "width_mult": 1.4}, QUIRKS["round_nearest=1 w=1.4 params"]),
+        ({"num_classes": 10}, QUIRKS["num_classes=10"]),
+    ],
+)
+def test_other_published_counts_hold(config, count):
+    assert count_parameters(abstract_model("mobilenet_v2", **config)) == count
+
+
+def test_half_a_channel_of_an_expansion_is_rounded():
+    block = fb.blocks.InvertedResidual(17, 8, expansion=1.5, rngs=nnx.Rngs(0))
+    assert block.conv.conv.out_features == QUIRKS["expand float 1.5 hidden"]
+
+
+def test_in_channels_reach_the_stem_alone():
+    entries = key_map(abstract_model("mobilenet_v2", in_channels=1), "torchvision").entries
+    shapes = {entry.foreign: list(entry.foreign_shape) for entry in entries}
+    assert shapes == FACTS["MobileNetV2 w1.0"]["state"] | {"features.0.0.weight": [32, 1, 3, 3]}
 
 
 @pytest.mark.parametrize(

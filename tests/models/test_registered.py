@@ -136,7 +136,7 @@ def test_pixels_that_nobody_normalised_are_refused(entry, dtype):
     """PyTorch's layers take no integers; computed with, 0 to 255 gives wrong answers in silence."""
     model = abstract_model(entry.name)
     name = np.dtype(dtype).name
-    message = rf"^`x` \(dtype {name}\) must be of a floating type.*flaxblocks\.preprocess"
+    message = rf"^`x` \(dtype {name}\) must be of a floating type.*flaxblocks\.weights\.preprocess"
     for module in (model, FeatureExtractor(abstract_model(entry.name))):
         with pytest.raises(ValueError, match=message):
             output_of(module, dtype=dtype)

@@ -146,20 +146,20 @@ def test_a_block_inside_of_remat_is_passed_through():
 
 
 class Misspelt(ConvNormAct):
-    """A pair for an output that PyTorch's model has not."""
+    """A pair for an output that PyTorch's model lacks."""
 
     layouts = {"article": lambda _: [("conv", "0"), ("norm", "1"), ("conv", "act", "output")]}
 
 
-def test_a_name_that_the_pytorch_model_has_not_is_an_error():
+def test_a_name_that_the_pytorch_model_lacks_is_an_error():
     oracle = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, padding=1), torch.nn.BatchNorm2d(4))
-    with pytest.raises(ValueError, match="names modules that the PyTorch model has not: act"):
+    with pytest.raises(ValueError, match="names modules that the PyTorch model lacks: act"):
         fb.parity.compare(Misspelt(3, 4, 3, rngs=nnx.Rngs(0)), oracle, X)
 
 
-@pytest.mark.parametrize("name", ["torch_ref.models:MobileNetV2", None])
+@pytest.mark.parametrize("name", ["torch_ref.models:MobileNetV1", None])
 def test_a_row_may_name_its_own_oracle(name):
-    row = find_model("mobilenet_v2")
+    row = find_model("mobilenet_v1")
     entry = ModelEntry(name="ours", build=row.build, source="article", oracle=name)
     if name is None:
         with pytest.raises(OracleError, match="ours has no PyTorch original"):

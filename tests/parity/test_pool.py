@@ -11,7 +11,7 @@ from flax import nnx
 from torch.nn import functional as F
 
 import flaxblocks as fb
-from flaxblocks.convert import load_torch
+from flaxblocks.create.load import load_torch
 from flaxblocks.nn import (
     AvgPool,
     Conv,

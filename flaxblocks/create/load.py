@@ -1,0 +1,120 @@
+"""Fill a module that is there already from a checkpoint: `load_torch`."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from flax import nnx
+
+from flaxblocks.convert.fill import fill
+from flaxblocks.convert.fit import AUTO, Fit, account, against
+from flaxblocks.convert.keymap import key_map, key_maps, variables_of
+from flaxblocks.create.heads import HEAD, find_head
+from flaxblocks.create.lookalike import looks_like
+from flaxblocks.create.origin import remember
+from flaxblocks.create.other_settings import warn_of_other_settings
+from flaxblocks.create.places import Choice, Place, find_place
+from flaxblocks.create.report import LoadReport
+from flaxblocks.create.source import read_source
+from flaxblocks.create.wrong_numbers import fitting_numbers
+
+__all__ = ["load_torch"]
+
+
+def load_torch(
+    model: nnx.Module,
+    source: str | os.PathLike[str] | Mapping[str, Any],
+    layout: str = AUTO,
+    strict: bool = True,
+    *,
+    key: str | None = None,
+    prefix: str | None = None,
+    ema: bool | None = None,
+    drop: tuple[str, ...] | list[str] = (),
+    dialect: str | None = None,
+) -> LoadReport:
+    """Fill a module, in place, from a PyTorch state dict.
+
+    The network is where all of the module's names lie, in whatever container and under whatever
+    prefix; what lies beside it is left, and the report says so. Every key of the network is used
+    once, every variable filled once, every shape equal; otherwise nothing is changed.
+
+    Args:
+        model: any module with a key map: a registered model, or a lone block. An abstract one from
+            `nnx.eval_shape` is filled too.
+        source: a file or folder that `read_checkpoint` reads, or a mapping of keys to NumPy arrays
+            or torch tensors, a whole training checkpoint too.
+        layout: whose naming the source is in; "auto" takes the one whose keys match.
+        strict: refuse missing and unexpected keys; with False they are left alone and reported.
+        key: the state dict to take of several in the source, as `model_ema`.
+        prefix: of the network's names there, as `backbone.`.
+        ema: take averaged weights, or the raw ones; by default averaged ones where there are any.
+        drop: names to leave out, each with all below it, or patterns such as `*.num_updates`.
+        dialect: an older name of `layout`.
+
+    Raises:
+        CheckpointError: the source cannot be read, or holds nothing of that key or prefix.
+        ConversionError: keys, shapes or kinds of number do not fit; every fault is listed.
+    Warns: UserWarning if the library of the source's layout gives the network other settings, such
+        as another epsilon, which no state dict holds.
+    """
+    layout = dialect or layout
+    contents = read_source(source)
+    variables = variables_of(model)
+    known = key_maps(model, variables) if layout == AUTO else [key_map(model, layout)]
+    has_head = isinstance(getattr(model, HEAD, None), nnx.Module)
+    choice = Choice(key, prefix, ema, tuple(drop))
+    place = find_place(contents, known, HEAD if has_head else "", choice)
+    found, arrays, renamed = (
+        _with_renamed_head(place) if has_head else (place.found, place.arrays, "")
+    )
+    _check(model, found, arrays, layout == AUTO, strict)
+    loaded, cast = fill(variables, found.keys, arrays, found.uncounted)
+    remember(model, layout=found.keys.layout)
+    warn_of_other_settings(
+        model, found.keys.layout, "`create_model(..., weights=...)` builds the one that fits"
+    )
+    return LoadReport(
+        found.keys.layout,
+        loaded,
+        found.missing,
+        found.unexpected,
+        found.uncounted,
+        cast,
+        taken=place.name,
+        others=place.others,
+        head=renamed,
+        left=(*place.beside, *place.state.left, *contents.others),
+    )
+
+
+def _with_renamed_head(place: Place) -> tuple[Fit, Mapping[str, Any], str]:
+    """What to pour where the head has another name in the source, and a phrase that says so."""
+    head = find_head(place)
+    if head.kind != "renamed":
+        return place.found, place.arrays, ""
+    arrays = {name: array for name, array in place.arrays.items() if name not in head.names}
+    arrays |= head.arrays
+    return against(place.found.keys, arrays), arrays, head.phrase
+
+
+def _check(
+    model: nnx.Module, found: Fit, arrays: Mapping[str, Any], searched: bool, strict: bool
+) -> None:
+    """Raise ConversionError unless everything adds up."""
+    if arrays and (found.is_whole or (not strict and not found.misshaped and found.missing == ())):
+        return
+    kind = f"{type(model).__name__} in layout {found.keys.layout!r}"
+    numbers = fitting_numbers(model, found)
+    refused = found.misshaped or (strict and found.faults) or len(found.unexpected) == len(arrays)
+    another = looks_like(arrays) if refused and not numbers else None
+    strange = len(found.unexpected) == len(arrays)
+    hint = f" (a model built with {numbers} would fit)" if numbers else ""
+    account(
+        found,
+        arrays,
+        kind + (", the nearest" if searched else ""),
+        strict,
+        besides=f"is one of {another} and " if another else "",
+        hint=f"; it is one of {another}" if another and strange else hint,
+    )

@@ -1,0 +1,93 @@
+"""A head of another name, form or width: what is missing is said, and both ways on work."""
+
+import numpy as np
+import pytest
+
+import flaxblocks as fb
+
+FEATURES = 512
+
+
+@pytest.fixture(scope="module")
+def body():
+    state = fb.to_torch(fb.create_model("resnet18", num_classes=3))
+    return {key: value for key, value in state.items() if not key.startswith("fc.")}
+
+
+def linear(name: str, outputs: int, inputs: int = FEATURES) -> dict[str, np.ndarray]:
+    generator = np.random.default_rng(outputs)
+    return {
+        f"{name}.weight": generator.standard_normal((outputs, inputs)).astype(np.float32),
+        f"{name}.bias": generator.standard_normal(outputs).astype(np.float32),
+    }
+
+
+def has_body(model, body) -> bool:
+    state = fb.to_torch(model)
+    return all(np.array_equal(state[key], value) for key, value in body.items())
+
+
+@pytest.mark.parametrize("name", ["fc.1", "last_linear", "classifier", "head.fc", "linear", "head"])
+def test_one_linear_of_another_name_is_the_head_and_that_is_said(body, name):
+    head = linear(name, 5)
+    model = fb.create_model("resnet18", weights={**body, **head})
+    assert model.num_classes == 5
+    assert np.array_equal(fb.to_torch(model)["fc.weight"], head[f"{name}.weight"])
+    said = f"the head is called {name} there"
+    assert said in model.origin.report.head or name == "linear"  # of a layout of its own
+    assert has_body(model, body)
+
+
+OTHERS = {
+    "two layers": {**linear("fc.0", 64), **linear("fc.3", 5, 64)},
+    "no bias": {"fc.1.weight": np.zeros((5, FEATURES), np.float32)},
+    "two layers beside": {**linear("head.mlp.0", 64), **linear("head.mlp.2", 5, 64)},
+    "one of another width": linear("fc.1", 5, 7),
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_another_head_is_named_and_both_ways_on_work(body, kind):
+    head = OTHERS[kind]
+    with pytest.raises(fb.ConversionError) as caught:
+        fb.create_model("resnet18", weights={**body, **head})
+    message = str(caught.value)
+    assert "without fc.weight and fc.bias" in message
+    assert next(iter(head)) in message
+    assert "`num_classes=0` gives its features, another number draws a head" in message
+    for classes in (0, 7):
+        model = fb.create_model("resnet18", weights={**body, **head}, num_classes=classes)
+        assert model.num_classes == classes
+        assert has_body(model, body)
+        assert set(head) <= set(model.origin.report.left)
+
+
+def test_a_projection_is_not_taken_for_a_head(body):
+    state = {**body, **linear("projection", 128)}
+    with pytest.raises(fb.ConversionError, match=r"2 unexpected: projection.*`drop=\['projection"):
+        fb.create_model("resnet18", weights=state, num_classes=0)
+    model = fb.create_model("resnet18", weights=state, num_classes=0, drop=["projection"])
+    assert has_body(model, body)
+
+
+def test_a_head_beside_the_backbone_is_found(body):
+    prefixed = {f"backbone.{key}": value for key, value in body.items()}
+    model = fb.create_model("resnet18", weights={**prefixed, **linear("head.fc", 4)})
+    assert model.num_classes == 4
+    state = {**prefixed, **linear("head.fc", 4)}
+    assert np.array_equal(fb.to_torch(model, "torchvision")["fc.bias"], state["head.fc.bias"])
+
+
+def test_the_last_layer_of_a_sequential_head_in_place_of_one_layer(body):
+    """torchvision's MobileNetV2 has its head within a `Sequential`, whose other layers are none."""
+    whole = fb.to_torch(fb.create_model("mobilenet_v2", num_classes=3, width_mult=0.25))
+    trunk = {key: value for key, value in whole.items() if not key.startswith("classifier")}
+    width = whole["classifier.1.weight"].shape[1]
+    for name in ("classifier.1.1", "classifier", "classifier.0"):
+        model = fb.create_model(
+            "mobilenet_v2", weights={**trunk, **linear(name, 6, width)}, width_mult=0.25
+        )
+        assert model.num_classes == 6
+    longer = {**trunk, **linear("classifier.1", 9, width), **linear("classifier.3", 6, 9)}
+    with pytest.raises(fb.ConversionError, match=r"another head, classifier.1.weight"):
+        fb.create_model("mobilenet_v2", weights=longer, width_mult=0.25)
