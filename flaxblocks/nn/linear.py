@@ -18,10 +18,13 @@ from flaxblocks.nn.torch_names import LINEAR
 
 __all__ = ["Linear", "matrix_product"]
 
-# On CPU: inputs that are added up in one go, and for how few rows the number is smaller.
+# On CPU: inputs that are added up in one go, and for how few rows the number is smaller; of up to
+# so many inputs, as a gate's, it is smaller still.
 PART = 256
-SMALL_PART = 64
+SMALL_PART = 32
 FEW_ROWS = 16
+GATE = 512
+GATE_PART = 16
 
 
 class Linear(nnx.Module):
@@ -103,7 +106,8 @@ def _sum_of_parts(x: jax.Array, kernel: jax.Array) -> jax.Array:
     to average it out. In parts it leaves less than PyTorch's. Few rows take one product with an
     axis for the parts, which is also the fastest; for many rows that would be slow.
     """
-    rows, parts = math.prod(x.shape[:-1]), len(kernel) // SMALL_PART
+    rows, part = math.prod(x.shape[:-1]), SMALL_PART if len(kernel) > GATE else GATE_PART
+    parts = len(kernel) // part
     are_few = isinstance(rows, int) and rows <= FEW_ROWS  # a symbolic number may be many
     if x.dtype != jnp.float32 or len(kernel) <= (SMALL_PART if are_few else PART):
         return x @ kernel
@@ -111,8 +115,8 @@ def _sum_of_parts(x: jax.Array, kernel: jax.Array) -> jax.Array:
         ends = list(range(PART, len(kernel), PART))
         pairs = zip(jnp.split(x, ends, axis=-1), jnp.split(kernel, ends), strict=True)
         return sum((a @ b for a, b in pairs), start=jnp.zeros((), x.dtype))
-    whole = parts * SMALL_PART
-    seen = x[..., :whole].reshape(*x.shape[:-1], parts, SMALL_PART)
-    taken = kernel[:whole].reshape(parts, SMALL_PART, kernel.shape[-1])
+    whole = parts * part
+    seen = x[..., :whole].reshape(*x.shape[:-1], parts, part)
+    taken = kernel[:whole].reshape(parts, part, kernel.shape[-1])
     y = jnp.einsum("...pi,pio->p...o", seen, taken).sum(0)
     return y if whole == len(kernel) else y + x[..., whole:] @ kernel[whole:]

@@ -125,17 +125,30 @@ def test_layer_agrees(groups, bias):
 @pytest.mark.parametrize("widths", [(216, 18), (960, 240), (1280, 1000)])
 def test_a_gates_sums_round_hardly_more_than_pytorchs(widths: tuple[int, int], batch):
     """Behind a mean over all pixels no rounding is averaged out any more."""
+    errors = np.array([rounding(widths, batch, seed) for seed in range(16)])  # of few numbers each
+    ours, theirs = np.sqrt((errors**2).mean(0))
+    # Added up in one go it is up to twice PyTorch's.
+    assert ours <= 1.25 * theirs
+
+
+def rounding(widths: tuple[int, int], batch: int, seed: int) -> tuple[float, float]:
+    """The error of one draw, ours and PyTorch's."""
+    torch.manual_seed(seed)
     theirs, ours = torch.nn.Conv2d(*widths, 1), Conv(*widths, 1, rngs=nnx.Rngs(0))
     assert theirs.bias is not None
     ours.kernel[...] = jnp.asarray(theirs.weight.detach().numpy().transpose(2, 3, 1, 0))
     ours.bias = nnx.Param(jnp.asarray(theirs.bias.detach().numpy()))
-    x = np.random.default_rng(0).standard_normal((batch, 1, 1, widths[0])).clip(0)
+    x = np.random.default_rng(seed).standard_normal((batch, 1, 1, widths[0])).clip(0)
     x = x.astype(np.float32)
-    y = np.asarray(nnx.jit(lambda conv, x: conv(x))(ours, jnp.asarray(x)))
+    y = np.asarray(_jitted(ours, jnp.asarray(x)))
     torch_y = from_torch(theirs(to_torch(x)))
     truth = from_torch(theirs.double()(to_torch(x.astype(np.float64))))
-    # Added up in one go it is up to twice PyTorch's.
-    assert rms(y - truth) <= 1.25 * rms(torch_y - truth)
+    return rms(y - truth), rms(torch_y - truth)
+
+
+@nnx.jit
+def _jitted(conv: Conv, x: jax.Array) -> jax.Array:
+    return conv(x)
 
 
 @pytest.mark.parametrize("groups", [1, 8])
