@@ -8,9 +8,7 @@ from typing import Any
 
 import click
 
-from flaxblocks.models.registry import find_model
-
-__all__ = ["MISTAKES", "Example", "model_options", "sentence_of"]
+__all__ = ["MISTAKES", "Example", "model_options", "network_options", "sentence_of"]
 
 
 class Example(click.Command):
@@ -73,12 +71,54 @@ def model_options(command: Callable) -> Callable:
     def wrapper(
         *args: Any, name: str, width_mult: str | None, settings: tuple[str, ...], **kwargs: Any
     ) -> Any:
-        import flaxblocks.models  # noqa: F401
         from flaxblocks.cli.settings import read_settings
+        from flaxblocks.models.registry import find_model
 
         entry = find_model(name)
         width = () if width_mult is None else (f"width_mult={width_mult}",)
         config = read_settings(entry, [*width, *settings])
         return command(*args, entry=entry, config=config, **kwargs)
+
+    return wrapper
+
+
+def network_options(command: Callable) -> Callable:
+    """The options that say which network of a checkpoint is meant, as `choice`, a `Choice`."""
+
+    @click.option(
+        "--key",
+        metavar="KEY",
+        help="The state dict to take, such as model_ema; dotted where it lies deeper.",
+    )
+    @click.option(
+        "--prefix",
+        metavar="PREFIX",
+        help="What the network's names begin with, such as backbone.; found by itself where only"
+        " one network has the model's names.",
+    )
+    @click.option(
+        "--ema/--no-ema",
+        default=None,
+        help="Take averaged weights, or the raw ones; averaged ones by default, if there are any.",
+    )
+    @click.option(
+        "--drop",
+        multiple=True,
+        metavar="NAME",
+        help="Leave out this name and all below it, or what a pattern such as '*.num_updates'"
+        " matches. May be given more than once.",
+    )
+    @functools.wraps(command)
+    def wrapper(
+        *args: Any,
+        key: str | None,
+        prefix: str | None,
+        ema: bool | None,
+        drop: tuple[str, ...],
+        **kwargs: Any,
+    ) -> Any:
+        from flaxblocks.create.places import Choice
+
+        return command(*args, choice=Choice(key, prefix, ema, drop), **kwargs)
 
     return wrapper

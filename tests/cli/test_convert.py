@@ -1,9 +1,9 @@
 """`flaxblocks convert`: there and back to the bit, and every way to get it wrong."""
 
-import dataclasses
 import os
 import re
 from collections import OrderedDict
+from dataclasses import replace
 from pathlib import Path
 
 import ml_dtypes
@@ -15,9 +15,10 @@ from flax import nnx
 
 import flaxblocks as fb
 from flaxblocks.checkpoints import orbax_folder
-from flaxblocks.checkpoints import write as checkpoint_module
-from flaxblocks.create.build import abstract_model
+from flaxblocks.checkpoints.write import ROWS
 from flaxblocks.create.convert_file import Conversion, convert_file
+from flaxblocks.create.report import LoadReport
+from flaxblocks.models.registry import find_model
 from tests.cli.conftest import SMALL, TINY, Refuse, Run, snapshot
 
 State = dict[str, np.ndarray]
@@ -74,11 +75,21 @@ def test_the_report_counts_arrays_and_bytes(checkpoint: Path, state: State) -> N
     done = convert_file(
         checkpoint,
         "out.safetensors",
-        lambda _: abstract_model("mobilenet_v2", num_classes=10, **TINY),
+        find_model("mobilenet_v2"),
+        TINY,
         layout="timm",
     )
     size = sum(array.nbytes for array in state.values())
-    assert done == Conversion("torchvision", "timm", "safetensors", len(state), size)
+    report = LoadReport("torchvision", len(state))
+    assert done == Conversion(
+        find_model("mobilenet_v2"),
+        "torchvision",
+        "timm",
+        "safetensors",
+        len(state),
+        size,
+        report,
+    )
 
 
 def test_the_timm_layout_has_timms_names(run: Run, checkpoint: Path, state: State) -> None:
@@ -137,7 +148,7 @@ def test_a_link_to_nowhere_is_not_replaced_unasked(refuse: Refuse, checkpoint: P
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (("out.npz",), "out.npz"),
+        (("out.npy",), "out.npy"),
         (("out.v2",), "out.v2"),
         (("out.safetensors", "--to", "pth"), "out.safetensors"),
         (("out", "--to", "pth"), "'out'"),
@@ -153,8 +164,11 @@ def test_a_link_to_nowhere_is_not_replaced_unasked(refuse: Refuse, checkpoint: P
         (("there", "--overwrite", "--to", "orbax"), "there"),
         (("out.pth", "--layout", "caffe"), "caffe"),
         (("out", "--layout", "timm"), "timm"),
-        (("out.pth", "--num-classes", "7"), "num_classes=10"),
-        (("out.pth", "--in-channels", "1"), "features.0.0.weight"),
+        (
+            ("out.pth", "--num-classes", "7"),
+            "must be the checkpoint's 10 or 0, without a head",
+        ),
+        (("out.pth", "--in-channels", "1"), "must be the checkpoint's 3"),
         (("out.pth", "--set", "depth_mult=2"), "features."),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
@@ -219,7 +233,9 @@ def test_what_is_no_file_is_refused(refuse: Refuse, here: Path) -> None:
 def test_an_orbax_folder_of_something_else_is_refused(refuse: Refuse, here: Path) -> None:
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(here / "other", {"layers": [np.ones(3)], "step": 5})
-    refuse("convert", "other", "out.pth", *SMALL, named="step")
+    refuse(
+        "convert", "other", "out.pth", *SMALL, named="it has keys such as layers.0, step, the model"
+    )
 
 
 def test_keys_that_do_not_add_up_are_named(refuse: Refuse, here: Path, state: State) -> None:
@@ -239,7 +255,13 @@ def test_a_checkpoint_of_another_architecture_is_named_as_such(refuse: Refuse, h
     from torchvision.models import resnet18  # tests/conftest.py makes it importable
 
     torch.save(resnet18(num_classes=10).state_dict(), "resnet18.pth")
-    refuse("convert", "resnet18.pth", "out.safetensors", *SMALL, named="layer1.0.conv1.weight")
+    refuse(
+        "convert",
+        "resnet18.pth",
+        "out.safetensors",
+        *SMALL,
+        named="it is one of resnet18 or resnetblur18",
+    )
 
 
 @pytest.mark.parametrize(("failure", "status"), [(KeyboardInterrupt(), 130), (OSError(28, "f"), 2)])
@@ -256,8 +278,7 @@ def test_a_write_that_stops_halfway_leaves_nothing(
         file.write(b"half")
         raise failure
 
-    row = dataclasses.replace(checkpoint_module.ROWS[".safetensors"], write=stop)
-    monkeypatch.setitem(checkpoint_module.ROWS, ".safetensors", row)
+    monkeypatch.setitem(ROWS, ".safetensors", replace(ROWS[".safetensors"], write=stop))
     Path("there.safetensors").write_text("old")
     before = snapshot(Path())
     assert run("convert", checkpoint, target, "--overwrite", *SMALL).status == status

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import jaxlib.version
 import pytest
 
-from flaxblocks.inspect.installation import Finding, jax_state, probes
+from flaxblocks.inspect.installation import jax_state, probes
+from flaxblocks.inspect.installation.finding import Finding
 from tests.cli.conftest import Run
 
 

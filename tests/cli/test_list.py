@@ -45,6 +45,25 @@ def test_every_command_has_an_example_in_its_help(run: Run) -> None:
         assert f"Example:\n  $ flaxblocks {name}" in ran.out
 
 
+def test_help_and_the_version_come_without_jax() -> None:
+    script = (
+        "import sys; from flaxblocks.cli.main import commands, main\n"
+        "for words in [['--version'], *([name, '--help'] for name in commands.commands)]:\n"
+        "    try: main(words)\n"
+        "    except SystemExit as end: assert end.code == 0, words\n"
+        "loaded = {name.partition('.')[0] for name in sys.modules}\n"
+        "assert not loaded & {'jax', 'flax', 'numpy', 'torch'}, loaded"
+    )
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert ran.stdout.count("Usage: flaxblocks ") == len(commands.commands)
+
+
+def test_the_package_is_the_command() -> None:
+    command = [sys.executable, "-m", "flaxblocks", "--version"]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert ran.stdout.startswith("flaxblocks, version ")
+
+
 def test_progress_is_shown_on_a_terminal_only(run: Run, monkeypatch) -> None:
     assert run("info", "mobilenet_v2", "--size", "32").err == ""
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)

@@ -96,7 +96,9 @@ def test_published_weights_bring_their_own_preprocessing(
 ) -> None:
     state = fb.to_torch(fb.create_model("mobilenet_v2", **TINY))
     fb.write_checkpoint(state, "in.pth")
-    monkeypatch.setattr("flaxblocks.weights.fetch_weights", lambda entry, progress: Path("in.pth"))
+    monkeypatch.setattr(
+        "flaxblocks.weights.fetch.fetch_weights", lambda entry, progress: Path("in.pth")
+    )
     seen = []
     small = predict_module.preprocess_batch
     monkeypatch.setattr(
@@ -176,7 +178,7 @@ def test_a_wrong_image_is_named(refuse: Refuse, checkpoint: Path, images: list[P
     [
         (("--weights", "missing.pth"), "missing.pth"),
         (("--weights", "a.png"), "a.png"),
-        (("--weights", "IMAGENET1K_V9"), "`weights` (='IMAGENET1K_V9') is no file"),
+        (("--weights", "IMAGENET1K_V9"), "`weights` (='IMAGENET1K_V9') is neither a file nor "),
         (("--weights", "resnet50.a1_in1k"), "resnet50"),
         (("--weights", "in.pth", "--top", "0"), "--top"),
         (("--weights", "in.pth", "--num-classes", "7"), "`num_classes` (=7)"),

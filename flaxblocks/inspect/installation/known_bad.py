@@ -1,7 +1,8 @@
 """Releases of jaxlib that compute wrong numbers, as data. Importing flaxblocks warns of them.
 
 Whether a release is concerned is told from its version, the platforms that JAX is set to and the
-plugins that are installed: no device is touched before the user does.
+plugins that are installed: no device is touched before the user does, and JAX is imported only if
+the version is in question.
 """
 
 import os
@@ -9,10 +10,8 @@ import re
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
 
-import jax
 import jaxlib.version
 
 __all__ = [
@@ -135,6 +134,8 @@ def is_cured(row: BadJaxlib) -> bool:
 
 def jax_setting(name: str) -> Any:
     """What JAX is set to, by the environment or `jax.config.update`; it starts nothing."""
+    import jax
+
     return getattr(jax.config, name)
 
 
@@ -151,6 +152,8 @@ def _sentence(release: str, rows: Iterable[BadJaxlib]) -> str:
 
 
 def _is_installed(package: str) -> bool:
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         version(package)
     except PackageNotFoundError:

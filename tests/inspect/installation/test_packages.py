@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from flaxblocks.inspect.installation import Finding, packages
+from flaxblocks.inspect.installation import packages
+from flaxblocks.inspect.installation.finding import Finding
 from flaxblocks.inspect.installation.packages import NEEDS, Need
 
 PROJECT = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"]

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from flaxblocks.inspect.installation import Finding, diagnose, probes
-from flaxblocks.inspect.installation.finding import WIDTH
+from flaxblocks.inspect.installation import probes
+from flaxblocks.inspect.installation.finding import WIDTH, Finding
+from flaxblocks.inspect.installation.probes import diagnose
 
 
 def test_each_name_fits_its_column() -> None:
