@@ -62,7 +62,7 @@ def _filling(out: Path) -> Iterator[Path]:
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option(
-    "--shards", type=click.IntRange(1), default=1, show_default=True, help="Files a part."
+    "--shards", type=click.IntRange(1), default=1, show_default=True, help="Files for each part."
 )
 @click.option(
     "--held-out",
@@ -71,8 +71,10 @@ def _filling(out: Path) -> Iterator[Path]:
     show_default=True,
     help="Share of each class to hold out where there is no `val`.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Of that choice.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of that choice.")
 def _pack(folder: Path, out: Path, shards: int, held_out: float, seed: int) -> None:
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder")
     data = open_folder(folder, held_out, seed)
     if out.exists() and any(out.iterdir()):
         raise ValueError(f"{out} is there and not empty: nothing was written")
@@ -81,6 +83,11 @@ def _pack(folder: Path, out: Path, shards: int, held_out: float, seed: int) -> N
             assert isinstance(source, FolderSource)
             pack(source, new, part, shards)
         (new / CLASSES).write_text("".join(f"{name}\n" for name in data.classes), **TEXT)
+    click.echo(
+        f"{out}: {len(data.train):,} images to learn from and {len(data.held_out):,} held out, of "
+        f"{len(data.classes):,} classes, {sum(path.stat().st_size for path in out.iterdir()):,} "
+        f"bytes; `python -m train --data {out}` takes it"
+    )
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -20,11 +20,16 @@ def test_an_example_is_tensorflows() -> None:
     assert decode_example(encode_example(features)) == features
 
 
-def test_array_records_are_what_was_packed(tmp_path: Path, folder: Path) -> None:
+def test_array_records_are_what_was_packed(
+    tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture
+) -> None:
     out = tmp_path / "packed"
     with pytest.raises(SystemExit) as exit:
         pack.main([str(folder), str(out), "--shards", "2", "--held-out", "0.2"])
     assert exit.value.code == 0
+    size = sum(path.stat().st_size for path in out.iterdir())
+    told = f"{out}: 24 images to learn from and 6 held out, of 3 classes, {size:,} bytes; "
+    assert capsys.readouterr().out.startswith(told)
     assert len(list(out.glob("train-*-of-00002.array_record"))) == 2
     data, original = open_(out), open_(folder, held_out=0.2)
     assert list(data.classes) == list(original.classes)
@@ -58,7 +63,7 @@ def test_what_is_wrong_with_array_records_is_one_sentence(tmp_path: Path, folder
     (val,) = out.glob("val*")
     val.write_bytes(b"something else")
     with pytest.raises(
-        ValueError, match=r"val-00000-of-00001\.array_record is no ArrayRecord file"
+        ValueError, match=r"val-00000-of-00001\.array_record is not an ArrayRecord file"
     ):
         open_(out, num_classes=3)
     val.unlink()
@@ -119,6 +124,15 @@ def test_names_need_not_be_utf_8(tmp_path: Path, folder: Path) -> None:
     assert exit.value.code == 0
     data = open_(tmp_path / "packed")
     assert list(data.classes) == list(open_(folder).classes) == ["blue", odd, "green"]
+
+
+def test_a_folder_to_pack_that_is_not_there_is_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    with pytest.raises(SystemExit) as exit:
+        pack.main([str(tmp_path / "photos"), str(tmp_path / "packed")])
+    assert exit.value.code == 2
+    assert capsys.readouterr().err == f"pack: {tmp_path / 'photos'}: no such folder\n"
 
 
 def test_packing_that_fails_leaves_nothing(

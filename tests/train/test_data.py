@@ -107,7 +107,7 @@ def test_what_is_wrong_with_train_and_val_is_one_sentence(tmp_path: Path) -> Non
     with pytest.raises(ValueError, match="has the folder 'train' and none of"):
         open_(tmp_path)
     write_images(tmp_path / "val" / "blue", COLOURS["blue"], 3)
-    with pytest.raises(ValueError, match=r"has the class 'blue', which .*train has not"):
+    with pytest.raises(ValueError, match=r"has the class 'blue', which .*train lacks"):
         open_(tmp_path)
 
 

@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
+from train import evaluate
 from train.__main__ import guarded, main
 from train.settings.config import Config, changed, flag
 from train.settings.flags import RECIPES, command_of, recipes, to_toml
+from train.settings.otherwise import SAID_HERE, said_here
 
 
 def parsed(*arguments: str) -> Config:
@@ -112,13 +114,69 @@ def test_a_config_survives_its_file(tmp_path: Path) -> None:
         ("lr = ", "cannot be read: "),
         ("lr = true", "Invalid value for '--lr': 'true' is not a valid number"),
         ("epochs = 0", "'--epochs': 0 is not in the range x>=1"),
+        ("nesterov = 3", "Invalid value for '--nesterov': '3' is not a valid boolean"),
+        ("[Data]\naugment = 1", "has the table 'Data': settings stand by themselves"),
+        ("amp = true", "has no setting 'amp': --amp is --dtype bfloat16 here"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_one_sentence(
     tmp_path: Path, capsys: pytest.CaptureFixture, text: str, message: str
 ) -> None:
-    (tmp_path / "c.toml").write_text(text)
-    assert message in refusal(capsys, "--config", str(tmp_path / "c.toml"))
+    file = tmp_path / "c.toml"
+    file.write_text(text)
+    told = refusal(capsys, "--config", str(file))
+    assert message in told
+    assert f"--config {file}" in told
+
+
+def test_a_wrong_flag_is_not_the_files(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "c.toml").write_text("epochs = 3\nlr = 0.1\n")
+    told = refusal(capsys, "--config", str(tmp_path / "c.toml"), "--epochs", "0")
+    assert told == "train: Invalid value for '--epochs': 0 is not in the range x>=1.\n"
+
+
+def test_lists_in_a_file_are_several_flags_or_one_with_commas(tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text('freeze = "stem.*"\nbetas = [0.9, 0.95]\nset = ["a=1"]\n')
+    config = parsed("--config", str(tmp_path / "c.toml"))
+    assert (config.freeze, config.betas, config.set) == (("stem.*",), "0.9,0.95", ("a=1",))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--resume run.pth", "--resume is no flag here: the same command, with the same --out, "),
+        ("--pretrained", "--pretrained is --weights DEFAULT here"),
+        ("--aa=rand-m9", "--aa is --augment trivial"),
+        ("--amp", "--amp is --dtype bfloat16 here"),
+        ("--sync-bn", "--sync-bn is no flag here: a batch norm always sees the whole batch"),
+        ("--model_ema", "--model_ema is --ema DECAY here"),
+        ("-j 8", "-j is --workers NUMBER here"),
+        ("--freeze head", "--freeze head matches no parameter: did you mean --freeze 'head.*'?"),
+        ("--freeze fc", "and `backbone` is all but the head"),
+        ("--set drop_path_rate=0.1", "drop_path_rate=0.1: it is --set stochastic_depth=0.1 here"),
+        ("--set pretrained=true", "pretrained=true: it is --weights here, a file or DEFAULT"),
+        ("--set in_chans=1", "--set in_chans=1: images are RGB here, of 3 channels"),
+    ],
+)
+def test_a_word_of_pytorchs_programs_gives_the_way_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture, arguments: str, message: str
+) -> None:
+    out = str(tmp_path / "run")
+    assert message in refusal(capsys, "--out", out, *arguments.split())
+
+
+def test_the_words_of_other_programs_lead_to_flags_there_are() -> None:
+    offered = {flag(field.name) for field in fields(Config)}
+    for word in SAID_HERE:
+        assert f"--{word}" not in offered
+        assert said_here(f"--{word}", offered), word
+
+
+def test_evaluation_points_to_no_flag_that_it_has_not(capsys: pytest.CaptureFixture) -> None:
+    for word, told in (("-b", "-b is --batch-size NUMBER, "), ("--resume", "No such option '--re")):
+        with pytest.raises(SystemExit):
+            evaluate.main([word, "3"])
+        assert f"evaluate: {told}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

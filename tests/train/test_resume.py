@@ -209,7 +209,9 @@ def test_divergence_ends_the_run_and_keeps_the_last_good_checkpoint(
         return lambda step: rate(step) * (step < 6) + 1e38 * (step >= 6)
 
     monkeypatch.setattr(train.run.plan, "learning_rate", broken)
-    with pytest.raises(Diverged, match=r"no finite numbers in step 8: .* of step 5 stays; a lower"):
+    with pytest.raises(
+        Diverged, match=r"not finite numbers in step 8: .* of step 5 stays; a lower"
+    ):
         run(in_(tmp_path, save_every=4))
     assert steps_of(tmp_path) == [4, 5]
     assert [row["step"] for row in rows_of(tmp_path)] == [5]
@@ -223,7 +225,7 @@ def test_divergence_at_once_says_that_nothing_was_saved(tmp_path: Path) -> None:
 
 def test_running_statistics_that_overflow_are_divergence_too(tmp_path: Path) -> None:
     """In training mode nothing else depends on them."""
-    with pytest.raises(Diverged, match="no finite numbers in step"):
+    with pytest.raises(Diverged, match="not finite numbers in step"):
         run(in_(tmp_path, lr=1e12, optimizer="sgd", ema=None, warmup_epochs=0.0, mixup=0.0))
     assert steps_of(tmp_path) == []
 
@@ -313,6 +315,22 @@ def test_a_line_of_metrics_that_was_cut_off_comes_again(alone: Path, tmp_path: P
         file.write('{"epoch": 2, "st')
     run(in_(tmp_path))
     assert same_end(tmp_path, alone)
+
+
+@pytest.mark.parametrize("line", ["not JSON", "[]", '{"step": 5}', '{"step": "5", "epoch": 1}'])
+def test_a_damaged_line_of_metrics_is_named_and_left_out(
+    alone: Path, tmp_path: Path, capsys: pytest.CaptureFixture, line: str
+) -> None:
+    out = copy_of(alone, tmp_path)
+    file = out / "metrics.jsonl"
+    first, *rest = file.read_text().splitlines()
+    file.write_bytes("\n".join([first, line, *rest, ""]).encode() + b"\xff\n")
+    run(in_(out))
+    assert same_end(out, alone)
+    told = [text for text in capsys.readouterr().err.splitlines() if "metrics" in text]
+    assert told[0] == f"train: warning: {file}, line 2 is damaged and left out: {line!r}"
+    assert len(told) == 2
+    assert (out / "curves.png").stat().st_size
 
 
 def test_of_a_checkpoint_damaged_twice_both_are_kept(alone: Path, tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ def _opened(path: str) -> Any:
         file: Any = grain.sources.ArrayRecordDataSource(path)
         len(file)
     except Exception as error:  # of a reader in C++
-        raise ValueError(f"{path} is no ArrayRecord file: {error}") from error
+        raise ValueError(f"{path} is not an ArrayRecord file: {error}") from error
     return file
 
 

@@ -59,7 +59,7 @@ def open_folder(root: Path, held_out: float, seed: int) -> Dataset:
         seed: of the choice of them.
 
     Raises: ValueError for a folder that is missing, has no class, an empty class, or in `val` a
-        class that `train` has not.
+        class that `train` lacks.
     """
     if not root.is_dir():
         raise ValueError(f"--data {root}: no such folder, nor is it `digits` or `hf:NAME`")
@@ -67,12 +67,12 @@ def open_folder(root: Path, held_out: float, seed: int) -> Dataset:
         return _split(root, held_out, seed)
     held_out_root = next((root / name for name in HELD_OUT if (root / name).is_dir()), None)
     if held_out_root is None:
-        raise ValueError(f"--data {root} has the folder {TRAIN!r} and none of {HELD_OUT}")
+        raise ValueError(f"{root} has the folder {TRAIN!r} and none of {HELD_OUT}")
     classes = _class_names(root / TRAIN)
     unknown = sorted(set(_class_names(held_out_root)) - set(classes))
     if unknown:
         raise ValueError(
-            f"{held_out_root} has the class {unknown[0]!r}, which {root / TRAIN} has not"
+            f"{held_out_root} has the class {unknown[0]!r}, which {root / TRAIN} lacks"
         )
     return Dataset(
         name=str(root),

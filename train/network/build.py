@@ -1,5 +1,6 @@
 """The model that a config names, and how its images are prepared."""
 
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
@@ -8,9 +9,10 @@ import jax.numpy as jnp
 import flaxblocks as fb
 import flaxblocks.models
 from flaxblocks.cli.settings import read_settings
-from flaxblocks.create.create import published_weights
+from flaxblocks.create.build import OTHERWISE_CALLED
 from flaxblocks.models.registry import find_model
 from flaxblocks.weights.preprocess import Transforms
+from flaxblocks.weights.resolve import published_weights
 from train.data.source import Dataset
 from train.settings.config import Config
 
@@ -20,12 +22,11 @@ __all__ = ["build_model", "settings_of", "transforms_for"]
 def build_model(config: Config, num_classes: int | None) -> Any:
     """The model, with its weights, computing in the dtype that `config` says.
 
-    Raises: ValueError as `fb.create_model`, or for a setting that the model has not.
+    Raises: ValueError as `fb.create_model`, or for a setting that the model does not take.
     """
     entry = find_model(config.model)
     for setting in config.set:
-        if setting.startswith("in_channels="):
-            raise ValueError(f"--set {setting}: images are RGB here, of 3 channels")
+        _check_name(setting, entry.arguments)
     width = () if config.width_mult is None else (f"width_mult={config.width_mult}",)
     return fb.create_model(
         config.model,
@@ -36,6 +37,18 @@ def build_model(config: Config, num_classes: int | None) -> Any:
         rngs=config.seed,
         **read_settings(entry, [*width, *config.set]),
     )
+
+
+def _check_name(setting: str, known: Collection[str]) -> None:
+    """Raise ValueError for what is not said by `--set`, or is by another name."""
+    name, _, value = setting.partition("=")
+    meant = OTHERWISE_CALLED.get(name, "").partition("=")[0]
+    if "in_channels" in (name, meant):
+        raise ValueError(f"--set {setting}: images are RGB here, of 3 channels")
+    if meant == "weights":
+        raise ValueError(f"--set {setting}: it is --weights here, a file or DEFAULT")
+    if meant in known and name not in known:
+        raise ValueError(f"--set {setting}: it is --set {meant}={value} here")
 
 
 def transforms_for(config: Config, data: Dataset) -> Transforms:

@@ -129,13 +129,20 @@ def _frozen(path: str, patterns: Sequence[str]) -> bool:
     )
 
 
+def _hint(pattern: str, paths: Sequence[str]) -> str:
+    whole = f"{pattern.rstrip('.')}.*"
+    if any(fnmatch(path, whole) for path in paths):
+        return f": did you mean --freeze {whole!r}?"
+    return (
+        f"; they are called as in {', '.join(paths[:2])} and {paths[-1]}, and `{BACKBONE}` is all "
+        "but the head"
+    )
+
+
 def _check_patterns(model: Any, patterns: Sequence[str]) -> None:
     paths = [_dotted(path) for path, _ in nnx.to_flat_state(nnx.state(model, nnx.Param))]
     for pattern in patterns:
         if not any(_frozen(path, [pattern]) for path in paths):
-            raise ValueError(
-                f"--freeze {pattern} matches no parameter; they are called as in "
-                f"{', '.join(paths[:2])} and {paths[-1]}"
-            )
+            raise ValueError(f"--freeze {pattern} matches no parameter{_hint(pattern, paths)}")
     if all(_frozen(path, patterns) for path in paths):
         raise ValueError(f"--freeze {' --freeze '.join(patterns)} leaves no parameter to train")

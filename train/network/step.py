@@ -25,8 +25,8 @@ class StepSettings:
 
     Attributes:
         num_classes: width of the head.
-        mean: of each channel on the scale [0, 1].
-        std: likewise.
+        mean: of each channel, on the scale [0, 1].
+        std: standard deviation of each channel, on that scale.
         label_smoothing: share of a target spread over all classes.
         random_erasing: probability for each image.
         mixup: alpha; 0 for none.

@@ -51,7 +51,7 @@ def run(config: Config) -> dict[str, Any]:
     Raises:
         ValueError: a setting, the data or the folder does not fit.
         Stopped: asked to stop; what was done is saved.
-        Diverged: the loss is no number; the last good checkpoint stays.
+        Diverged: the loss is not a finite number; the last good checkpoint stays.
         OSError: the disk is full or the folder cannot be written.
         MemoryError: a step does not fit into the device.
     """
@@ -80,7 +80,7 @@ class Run:
         self.checkpoints = Checkpoints(self.out / "checkpoints", self.config.keep)
         self._say(plan.sentence())
         self.state = self._go_on() or self._begin()
-        # An epoch whose sums are still there is not measured, be it that all its steps are done.
+        # An epoch whose sums are still there is not measured yet, even if all its steps are done.
         self.epochs_done = (self.done - bool(self.state.sums.images)) // plan.steps_per_epoch
         self.progress = Progress(
             plan.steps_per_epoch,
@@ -130,7 +130,7 @@ class Run:
                 file.write(to_toml(shared).encode())
             with replacing(self.out / "classes.txt") as file:
                 file.write(os.fsencode("".join(f"{name}\n" for name in self.plan.data.classes)))
-            records = Records(self.out, self.epochs_done * self.plan.steps_per_epoch)
+            records = Records(self.out, self.epochs_done * self.plan.steps_per_epoch, _warn)
         with closing(records):
             try:
                 self._train(records)
@@ -253,7 +253,7 @@ class Run:
             else f"the checkpoint of step {self.saved:,} stays"
         )
         raise Diverged(
-            f"loss, gradients or state are no finite numbers in step {step:,}: the run ends here "
+            f"loss, gradients or state are not finite numbers in step {step:,}: the run ends here "
             f"and {kept}; a lower --lr, more --warmup-epochs or --clip-grad-norm may help"
         )
 

@@ -1,4 +1,4 @@
-"""A device that has not enough memory, in one sentence."""
+"""A device that runs out of memory, in one sentence."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

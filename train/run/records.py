@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,18 @@ PANELS = {
 class Records:
     """One line an epoch, in three forms."""
 
-    def __init__(self, folder: Path, step: int):
+    def __init__(self, folder: Path, step: int, warn: Callable[[str], None]):
         """Go on after `step`: what an earlier process wrote beyond it is forgotten, since it comes
         again.
+
+        Args:
+            folder: of the run.
+            step: the last one that is done.
+            warn: is told of each line that is damaged, which is left out.
         """
         self.folder = folder
         self.path = folder / METRICS
-        self.rows = [row for row in _read_rows(self.path) if row["step"] <= step]
+        self.rows = [row for row in _read_rows(self.path, warn) if row["step"] <= step]
         self._rewrite()
         from tensorboardX import SummaryWriter
 
@@ -73,16 +79,28 @@ class Records:
                 file.write((json.dumps(row) + "\n").encode())
 
 
-def _read_rows(path: Path) -> list[dict[str, Any]]:
-    """The whole lines; one that was cut off when its process died is none."""
-    rows = []
+def _read_rows(path: Path, warn: Callable[[str], None]) -> list[dict[str, Any]]:
+    """The whole lines; a last one that was cut off when its process died is passed over."""
     try:
-        text = path.read_text()
-    except FileNotFoundError:  # of no other error is it known that there are no lines
-        return rows
-    for line in text.splitlines():
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            break
+        text = path.read_text(errors="replace")
+    except FileNotFoundError:  # any other error may hide lines, and is raised
+        return []
+    rows = []
+    lines = text.split("\n")
+    for number, line in enumerate(lines, 1):
+        row = _row(line)
+        if row is not None:
+            rows.append(row)
+        elif number < len(lines):
+            warn(f"{path}, line {number} is damaged and left out: {line[:60]!r}")
     return rows
+
+
+def _row(line: str) -> dict[str, Any] | None:
+    """Numbers by name, `step` and `epoch` among them; None for anything else."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    is_row = isinstance(row, dict) and {"step", "epoch"} <= row.keys()
+    return row if is_row and all(type(value) in (int, float) for value in row.values()) else None

@@ -47,7 +47,7 @@ class Config:
         "`digits`; a folder of images by class, or with `train` and `val` of such; `FOLDER` of "
         "ArrayRecord files; `hf:NAME` of a Hugging Face dataset.",
     )
-    num_classes: int | None = setting(None, "Classes; by default as many as the data has.", least=1)
+    num_classes: int | None = setting(None, "Number of classes; by default the data's.", least=1)
     held_out: float | None = setting(
         None,
         "Share of each class to hold out where the data has no `val`; by default 0.1, and in "
@@ -80,9 +80,13 @@ class Config:
         choices=("center", "squash", "border"),
     )
     mean: str | None = setting(
-        None, "Of R, G, B on the scale 0 to 1; by default as the published weights or the data."
+        None,
+        "Means of R, G, B on the scale 0 to 1; by default those of the published weights or the "
+        "data.",
     )
-    std: str | None = setting(None, "Likewise.")
+    std: str | None = setting(
+        None, "Standard deviations of R, G, B on that scale; by default as for --mean."
+    )
     augment: str = setting(
         "basic",
         "`basic`: random-resized-crop and flip; `trivial`: and TrivialAugment; `none`: as in "
@@ -124,7 +128,7 @@ class Config:
         "Frozen batch norms keep their statistics.",
     )
     dtype: str = setting(
-        "float32", "Of the computation; parameters stay float32.", choices=("float32", "bfloat16")
+        "float32", "What is computed in; parameters stay float32.", choices=("float32", "bfloat16")
     )
 
     # Optimisation
@@ -140,25 +144,30 @@ class Config:
         "0.01), 0.002 for lamb.",
         above=0,
     )
-    momentum: float = setting(0.9, "Of sgd and rmsprop.", least=0, most=1)
-    nesterov: bool = setting(False, "Nesterov's momentum, of sgd.")
+    momentum: float = setting(0.9, "Momentum of sgd and rmsprop.", least=0, most=1)
+    nesterov: bool = setting(False, "Use Nesterov's momentum in sgd.")
     alpha: float = setting(0.9, "Decay of rmsprop's mean square.", least=0, most=1)
-    betas: str = setting("0.9,0.999", "Decay of adamw's and lamb's moments.")
+    betas: str = setting("0.9,0.999", "Decay rates of adamw's and lamb's moments.")
     eps: float | None = setting(
-        None, "Of rmsprop, adamw, lamb; by default 1e-8, rmsprop-tf 1e-10, lamb 1e-6.", above=0
+        None,
+        "Added to the denominator in rmsprop, adamw, lamb; by default 1e-8, rmsprop-tf 1e-10, lamb "
+        "1e-6.",
+        above=0,
     )
     weight_decay: float | None = setting(
-        None, "By default 0.05 for adamw and lamb, else 1e-4.", least=0
+        None, "Weight decay; by default 0.05 for adamw and lamb, else 1e-4.", least=0
     )
     decay_norms: bool = setting(False, "Decay biases and the parameters of norms too.")
     clip_grad_norm: float | None = setting(
-        None, "Longest gradient; for lamb by default 1.", above=0
+        None, "Largest norm of the gradient; by default 1 for lamb.", above=0
     )
     grad_accum: int = setting(
         1, "Parts that a batch is split into, one after the other, to save memory.", least=1
     )
     schedule: str = setting(
-        "cosine", "Of the learning rate.", choices=("cosine", "step", "exponential", "constant")
+        "cosine",
+        "How the learning rate falls.",
+        choices=("cosine", "step", "exponential", "constant"),
     )
     schedule_every: str = setting(
         "step", "When the learning rate changes.", choices=("step", "epoch")
@@ -166,20 +175,29 @@ class Config:
     warmup_epochs: float | None = setting(
         None, "Epochs of linear warm-up; by default 1, or 0.1 of a single epoch.", least=0
     )
-    warmup_start: float = setting(0.01, "Where it starts, as a factor.", above=0, most=1)
-    min_lr: float = setting(0.0, "Where cosine ends.", least=0)
+    warmup_start: float = setting(
+        0.01, "Learning rate where warm-up starts, as a share of --lr.", above=0, most=1
+    )
+    min_lr: float = setting(0.0, "Learning rate where cosine ends.", least=0)
     decay_epochs: float = setting(30.0, "Epochs between the drops of `step`.", above=0)
     gamma: float = setting(
         0.1, "Factor of a drop of `step`; of an epoch of `exponential`.", above=0, most=1
     )
-    label_smoothing: float = setting(0.0, "Share spread over all classes.", least=0, most=1)
+    label_smoothing: float = setting(
+        0.0, "Share of each label that is spread over all classes.", least=0, most=1
+    )
     ema: float | None = setting(
         None, "Decay of a running average of the weights, which is then evaluated.", above=0, most=1
     )
-    ema_every: int = setting(1, "Steps between its updates.", least=1)
+    ema_every: int = setting(1, "Steps between updates of that average.", least=1)
 
     # Run
-    seed: int = setting(0, "Of everything random.", least=0, most=2**32 - 1)
+    seed: int = setting(
+        0,
+        "Seed of all that is random: weights, the order of images, their changes, dropout.",
+        least=0,
+        most=2**32 - 1,
+    )
     out: str = setting(
         "runs/train", "Folder of what the run writes; a run found there goes on.", free=True
     )
@@ -195,8 +213,8 @@ class Config:
     coordinator: str | None = setting(
         None, "HOST:PORT of process 0; found by itself on Slurm and TPU pods.", free=True
     )
-    num_processes: int | None = setting(None, "How many there are.", least=1, free=True)
-    process_id: int | None = setting(None, "Which this one is, from 0.", least=0, free=True)
+    num_processes: int | None = setting(None, "Number of processes.", least=1, free=True)
+    process_id: int | None = setting(None, "Number of this process, from 0.", least=0, free=True)
 
 
 SECTIONS = {

@@ -6,7 +6,7 @@ A flag beats the config file, the file beats the recipe, the recipe beats the de
 import math
 import tomllib
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -14,10 +14,12 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 import click
 
 from train.settings.config import SECTIONS, Config, flag
+from train.settings.otherwise import said_here
 
 __all__ = ["command_of", "read_config_file", "recipes", "to_toml"]
 
 NONE = "none"
+TOLD_BY = f"{__name__}.told_by"  # setting -> the file that says it
 RECIPES = Path(__file__).with_name("recipes")
 
 
@@ -40,7 +42,21 @@ def command_of(
     )
 
 
-class _Open(click.Option):
+class _Setting(click.Option):
+    """An option whose value may come from a file, which is named where the value is wrong."""
+
+    def handle_parse_result(self, ctx, opts, args):
+        try:
+            return super().handle_parse_result(ctx, opts, args)
+        except click.BadParameter as error:
+            file = ctx.meta.get(TOLD_BY, {}).get(self.name)
+            if file is None or self.name in opts:
+                raise
+            text = f"{error.message.rstrip('.')}, in --config {file}"
+            raise click.BadParameter(text, ctx, self) from error
+
+
+class _Open(_Setting):
     """An option that `none` leaves open, where a recipe sets it."""
 
     def type_cast_value(self, ctx, value):
@@ -64,7 +80,7 @@ def _option(field: Field, hint: Any) -> click.Option:
     kinds = [kind for kind in _union(hint) if kind is not type(None)]
     settings: dict[str, Any] = {"help": rule["help"]}
     if kinds == [bool]:
-        return click.Option(
+        return _Setting(
             [f"{flag(field.name)}/--no-{flag(field.name)[2:]}"],
             **settings,
             default=field.default,
@@ -72,7 +88,7 @@ def _option(field: Field, hint: Any) -> click.Option:
         )
     if get_origin(kinds[0]) is tuple:
         settings["callback"] = _beside_the_recipes if field.name == "set" else None
-        return click.Option([flag(field.name)], **settings, multiple=True, metavar="TEXT")
+        return _Setting([flag(field.name)], **settings, multiple=True, metavar="TEXT")
     if rule["choices"]:
         settings["type"] = click.Choice(rule["choices"])
     elif kinds == [int]:
@@ -81,7 +97,7 @@ def _option(field: Field, hint: Any) -> click.Option:
         least = rule["least"] if rule["above"] is None else rule["above"]
         settings["type"] = _Finite(least, rule["most"], min_open=rule["above"] is not None)
     assert field.default is not MISSING
-    option = _Open if field.default is None else click.Option
+    option = _Open if field.default is None else _Setting
     return option(
         [flag(field.name)],
         **settings,
@@ -111,6 +127,7 @@ def _config_options(only: Sequence[str] | None) -> list[click.Parameter]:
             }
             told = {name: value for name, value in told.items() if name not in left_out}
         ctx.default_map = _over(ctx.default_map or {}, told)
+        ctx.meta[TOLD_BY] = dict.fromkeys(told, path)
 
     def from_recipe(ctx: click.Context, _: click.Parameter, name: str | None) -> None:
         if name is not None:  # what a file says stays, whichever came first
@@ -161,30 +178,42 @@ def _beside_the_recipes(
 def read_config_file(path: Path) -> dict[str, Any]:
     """The settings in a TOML file, by field.
 
-    Raises: click.UsageError for a file that is not TOML or names a setting that there is not.
+    Raises: click.UsageError for a file that is not TOML or names an unknown setting.
     """
     try:
         table = tomllib.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise click.UsageError(f"--config {path} cannot be read: {error}") from error
-    names = {flag(field.name)[2:]: field.name for field in fields(Config)}
+    known = {flag(field.name)[2:]: field for field in fields(Config)}
     settings: dict[str, Any] = {}
     for key, value in table.items():
-        name = names.get(key.replace("_", "-"))
-        if name is None:
-            from flaxblocks.models.registry import suggest  # imports JAX
-
-            hint = suggest(key, list(names))
-            raise click.UsageError(f"--config {path} has no setting {key!r}{hint}")
-        settings[name] = _as_flag(value)
+        if isinstance(value, dict):
+            raise click.UsageError(
+                f"--config {path} has the table {key!r}: settings stand by themselves, without one"
+            )
+        field = known.get(key.replace("_", "-"))
+        if field is None:
+            raise click.UsageError(f"--config {path} has no setting {key!r}{_hint(key, known)}")
+        settings[field.name] = _as_flag(value, several=isinstance(field.default, tuple))
     return settings
 
 
-def _as_flag(value: Any) -> Any:
+def _hint(key: str, known: Collection[str]) -> str:
+    meant = said_here(key, [f"--{name}" for name in known])
+    if meant is not None:
+        return f": --{key} {meant}"
+    from flaxblocks.models.registry import suggest  # imports JAX
+
+    return suggest(key, list(known))
+
+
+def _as_flag(value: Any, *, several: bool) -> Any:
     """As text, so that 3.7 epochs are refused as on the command line, and not rounded."""
-    if isinstance(value, list | str):
-        return value
-    return str(value).lower()
+    if isinstance(value, list):
+        texts = [_as_flag(one, several=False) for one in value]
+        return texts if several else ",".join(texts)
+    text = value if isinstance(value, str) else str(value).lower()
+    return [text] if several else text
 
 
 def to_toml(config: Config) -> str:
@@ -200,7 +229,17 @@ def to_toml(config: Config) -> str:
 
 
 class _Sectioned(click.Command):
-    """A command whose help is in sections."""
+    """A command whose help is in sections, and that knows the flags of other programs."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            offered = [name for param in self.get_params(ctx) for name in param.opts]
+            meant = said_here(error.option_name, offered)
+            if meant is None:
+                raise
+            raise click.UsageError(f"{error.option_name} {meant}") from error
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         section, rows = "Options", {}

@@ -1,0 +1,89 @@
+"""What the training programs of torchvision and timm call otherwise, and the way to it here."""
+
+import re
+from collections.abc import Collection
+
+__all__ = ["said_here"]
+
+SAID_HERE = {  # by their flag, without what only looks different, such as `_` for `-`
+    # the run
+    "resume": "the same command, with the same --out, goes on from its newest checkpoint",
+    "start-epoch": "the same command, with the same --out, goes on from its newest checkpoint",
+    "test-only": "`python -m train.evaluate --weights FILE` measures a network",
+    "output-dir": "--out FOLDER",
+    "output": "--out FOLDER",
+    "checkpoint-hist": "--keep NUMBER",
+    "print-freq": "a bar, or a line a minute, shows where the run is",
+    "log-interval": "a bar, or a line a minute, shows where the run is",
+    # the data
+    "data-path": "--data FOLDER",
+    "data-dir": "--data FOLDER",
+    "dataset": "--data, of a folder, of ArrayRecord files or of hf:NAME",
+    "b": "--batch-size NUMBER, over all devices",
+    "j": "--workers NUMBER",
+    "train-crop-size": "--train-size PIXELS",
+    "val-crop-size": "--image-size PIXELS",
+    "val-resize-size": "--resize-size PIXELS",
+    "img-size": "--image-size PIXELS",
+    "input-size": "--image-size PIXELS",
+    "crop-pct": "--resize-size PIXELS, the image's size divided by the share",
+    "aa": "--augment trivial, which is TrivialAugment",
+    "auto-augment": "--augment trivial, which is TrivialAugment",
+    "hflip": "--flip PROBABILITY",
+    "scale": "--min-crop SHARE",
+    "random-erase": "--random-erasing PROBABILITY",
+    "reprob": "--random-erasing PROBABILITY",
+    "mixup-alpha": "--mixup ALPHA",
+    "cutmix-alpha": "--cutmix ALPHA",
+    # the model
+    "pretrained": "--weights DEFAULT",
+    "initial-checkpoint": "--weights FILE",
+    "checkpoint": "--weights FILE",
+    "drop": "--set dropout=RATE",
+    "drop-path": "--set stochastic_depth=RATE",
+    "bn-eps": "--set norm_eps=NUMBER",
+    "bn-momentum": "--set norm_momentum=NUMBER",
+    "amp": "--dtype bfloat16",
+    "sync-bn": "a batch norm always sees the whole batch, of all devices",
+    "channels-last": "images always have their channels last",
+    "torchcompile": "a step is always compiled",
+    # the optimiser and its schedule
+    "opt": "--optimizer NAME",
+    "opt-eps": "--eps NUMBER",
+    "opt-betas": "--betas NUMBER,NUMBER",
+    "wd": "--weight-decay NUMBER",
+    "norm-weight-decay": "--decay-norms",
+    "clip-grad": "--clip-grad-norm NUMBER",
+    "grad-accum-steps": "--grad-accum NUMBER",
+    "sched": "--schedule NAME",
+    "lr-scheduler": "--schedule NAME",
+    "lr-warmup-epochs": "--warmup-epochs NUMBER",
+    "lr-warmup-decay": "--warmup-start FACTOR",
+    "lr-min": "--min-lr NUMBER",
+    "lr-step-size": "--decay-epochs NUMBER",
+    "lr-gamma": "--gamma FACTOR",
+    "decay-rate": "--gamma FACTOR",
+    "smoothing": "--label-smoothing SHARE",
+    "model-ema": "--ema DECAY",
+    "model-ema-decay": "--ema DECAY",
+    "model-ema-steps": "--ema-every STEPS",
+    # the devices
+    "device": "JAX takes the accelerator that it finds; JAX_PLATFORMS=cpu before `python` chooses",
+    "gpus": "--mesh data=NUMBER; by default all devices",
+    "world-size": "--num-processes NUMBER",
+    "dist-url": "--coordinator HOST:PORT",
+}
+
+
+def said_here(flag: str, offered: Collection[str]) -> str | None:
+    """`is --workers NUMBER here` for `-j`, a flag of another program; None for an unknown one.
+
+    Args:
+        flag: with or without its dashes.
+        offered: the flags of the command; an answer that names others is not given.
+    """
+    answer = SAID_HERE.get(flag.lstrip("-").replace("_", "-"))
+    named = re.findall(r"(?<!\S)--[\w-]+", (answer or "").partition("`")[0])
+    if answer is None or not set(named) <= set(offered):
+        return None
+    return f"is {answer} here" if answer.startswith("--") else f"is no flag here: {answer}"
