@@ -71,7 +71,7 @@ class Answer:
         truth: "output", "features", "buffers" or "gradients" -> digests in float64.
         float32: the same -> PyTorch's own error in float32: the largest of an output, the median
             over variables.
-        bfloat16: likewise in bfloat16.
+        bfloat16: the same in bfloat16.
     """
 
     norms: Norms

@@ -103,7 +103,7 @@ def _parents_first(outputs: Iterable[Any]) -> Iterator[Any]:
 
 def _nearest_scale(node: Any) -> "list[torch.Tensor]":
     """The scale of the norm that a branch ends with, reached through whatever follows the norm but
-    a convolution: an activation, a gate, a slice, a drop; none where there is no such norm.
+    a convolution: an activation, a gate, a slice, a drop. Empty if there is no such norm.
     """
     nodes = [node]
     while nodes:

@@ -67,8 +67,8 @@ def make_oracle(
 
     Args:
         entry: the row, which says who has the model.
-        num_classes: width of the head; torchvision cannot leave it out, by 0.
-        in_channels: channels of the image; torchvision cannot change it.
+        num_classes: width of the head; 0 for no head, which torchvision cannot build.
+        in_channels: channels of the image; torchvision's models take 3 only.
         config: further arguments, which the library's own constructor must know.
         seed: of the random weights; torch's own random state is left as it was.
 
@@ -84,8 +84,8 @@ def make_oracle(
     except ImportError as error:
         if entry.oracle is not None and error.name == entry.oracle.partition(".")[0]:
             raise OracleError(
-                f"the PyTorch original of {entry.name} is {entry.oracle}, which is no part of the "
-                "installed package: run this from the repository, with PYTHONPATH=."
+                f"the PyTorch original of {entry.name} is {entry.oracle}, which is not in "
+                "the installed package: run this from the repository, with PYTHONPATH=."
             ) from error
         raise OracleError(
             f"to compare with PyTorch, {error.name or 'torch'} must be installed: "
@@ -142,7 +142,7 @@ def calibrated_oracle(
     Args:
         entry: the row, which says who has the model.
         num_classes: width of the head.
-        in_channels: channels of the image; torchvision cannot change it.
+        in_channels: channels of the image; torchvision's models take 3 only.
         config: further arguments, as in `make_oracle`.
         size: (height, width) of the images that shall be compared; those of the calibration are no
             smaller, and large enough that each norm sees some tens of values.

@@ -19,8 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from flaxblocks.convert.convert import load_torch
 from flaxblocks.convert.keymap import KeyMap, key_map
+from flaxblocks.create.load import load_torch
 from flaxblocks.inference import compile_inference
 from flaxblocks.parity.answers import Answer, answers, departures, digest, digests
 from flaxblocks.parity.cases import Case, cases_of

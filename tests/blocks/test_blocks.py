@@ -199,6 +199,12 @@ def test_make_divisible(value, expected):
     assert make_divisible(value) == expected
 
 
+@pytest.mark.parametrize("case", read_facts("mobilenetv2")["_quirks"]["make_divisible"].items())
+def test_make_divisible_gives_what_torchvisions_gives(case):
+    value, divisor = case[0].split(",")
+    assert make_divisible(float(value), int(divisor)) == case[1]
+
+
 def test_make_divisible_by_another_divisor_and_minimum():
     assert make_divisible(33, 16) == 32
     assert make_divisible(10, 9) == 9  # 90% exactly is not below it

@@ -10,14 +10,20 @@ import torch
 from flax import nnx
 
 import flaxblocks as fb
+from flaxblocks.checkpoints.formats import FORMATS
 from flaxblocks.cli.main import commands
+from flaxblocks.convert.keymap import NATIVE, layouts_of
+from flaxblocks.create.build import abstract_model
 from flaxblocks.inspect.summary import count_parameters
 from flaxblocks.models import resnet
+from flaxblocks.models.registry import find_model, model_entries
 from flaxblocks.parity.oracle import import_torchvision
 from train.evaluate import FLAGS
 from train.settings.config import Config
 from train.settings.flags import command_of, recipes, to_toml
 
+LARGEST = 12_000_000  # parameters; of each form of a family there is one below
+LIBRARIES = {"torchvision", "timm"}
 README = Path(__file__).parents[2] / "README.md"
 TEXT = README.read_text(encoding="utf-8")
 
@@ -111,6 +117,68 @@ def test_the_readmes_parameter_counts_of_mbconv_hold(count, depthwise):
 def test_the_readmes_registry_row_is_one_that_stands_in_the_code():
     (row,) = re.findall(r"^_timm\(.+$", TEXT, re.MULTILINE)
     assert f"\n{row}\n" in inspect.getsource(resnet)
+
+
+def layouts_of_rows() -> dict[str, str]:
+    """Class of a model -> the layouts that some network of it has, as a cell of the table."""
+    found: dict[str, dict[str, None]] = {}
+    for entry in sorted(model_entries(), key=lambda entry: entry.parameters or 0):
+        if (entry.parameters or 0) <= LARGEST or entry.build.__name__ not in found:
+            named = found.setdefault(entry.build.__name__, {})
+            named.update(dict.fromkeys(layouts_of(abstract_model(entry.name))))
+    return {name: ", ".join(n for n in layouts if n != NATIVE) for name, layouts in found.items()}
+
+
+def test_the_readmes_table_has_every_family_with_its_layouts():
+    section = TEXT.partition("## The models\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| [^|]+ \| `(\w+\*?)`[^|]* \| ([^|]+) \|$", section, re.MULTILINE)
+    told = {find_model(fb.list_models(name)[0]).build.__name__: cell for name, cell in rows}
+    assert told == layouts_of_rows()
+    explained = section.partition("A layout is ")[2].partition("Every one takes")[0]
+    for name in {name for cell in told.values() for name in cell.split(", ")} - LIBRARIES:
+        assert f"`{name}`" in explained
+
+
+def test_what_the_readme_says_of_choosing_holds(tmp_path):
+    """The line that it shows, and that each argument of its table does what it says."""
+    network = import_torchvision().models.mobilenet_v2(num_classes=4, width_mult=0.25)
+    raw = network.state_dict()
+    averaged = {key: value + 1 for key, value in raw.items()}
+    path = tmp_path / "run.pth"
+    torch.save({"model": raw, "model_ema": averaged, "epoch": 3}, path)
+    small: dict = {"weights": path, "width_mult": 0.25}
+    with pytest.warns(UserWarning, match="`model_ema` was taken, not `model`"):
+        model = fb.create_model("mobilenet_v2", **small)
+    assert f"\n{model.origin.report}\n" in TEXT
+    section = TEXT.partition("| argument | |\n")[2].partition("\n\n")[0]
+    listed = re.findall(r"^\| `([\w]+)=", section, re.MULTILINE)
+    assert listed == ["ema", "key", "prefix", "drop", "num_classes", "num_classes"]
+    choices: list[tuple[dict, dict]] = [
+        ({"ema": False}, raw),
+        ({"ema": True}, averaged),
+        ({"key": "model_ema"}, averaged),
+    ]
+    for wanted, state in choices:
+        model = fb.create_model("mobilenet_v2", **small, **wanted)
+        network.load_state_dict(fb.to_torch(model, as_tensors=True))
+        assert all(torch.equal(value, state[key]) for key, value in network.state_dict().items())
+    state = {f"backbone.{key}": value for key, value in raw.items() if "classifier" not in key}
+    torch.save({**state, "backbone.aux.x": torch.zeros(1), "head.0.x": torch.zeros(1)}, path)
+    options: dict = {"prefix": "backbone.", "drop": ["backbone.aux"]}
+    for count in (7, 0):
+        model = fb.create_model("mobilenet_v2", **small, **options, num_classes=count)
+        assert model.num_classes == count
+
+
+def test_the_suffixes_of_the_readme_are_those_of_the_formats():
+    rows = TEXT.partition("A checkpoint is what people have:\n")[2].partition("\n\nWhat was")[0]
+    known = {suffix for row in FORMATS for suffix in row.suffixes} - {".orbax", ".tar"}
+    assert set(re.findall(r"`(\.[\w.]+)`", rows)) | {".pickle", ".pyth"} == known
+
+
+@pytest.mark.parametrize("path", re.findall(r"`((?:flaxblocks|train)/[\w/.-]+)`", TEXT))
+def test_the_files_of_the_readme_are_there(path):
+    assert (README.parent / path).exists()
 
 
 def test_the_names_of_the_readme_are_registered():

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.support import read_facts
 from torch_ref.blocks import (
     BottleNeck,
     ConvNormAct,
@@ -21,6 +22,25 @@ from torch_ref.blocks import (
     SqueezeExcite,
     make_divisible,
 )
+from torch_ref.blocks.channels import expanded_features
+
+QUIRKS = read_facts("mobilenetv2")["_quirks"]
+
+
+@pytest.mark.parametrize("case", QUIRKS["make_divisible"].items())
+def test_make_divisible(case: tuple[str, int]) -> None:
+    value, divisor = case[0].split(",")
+    assert make_divisible(float(value), int(divisor)) == case[1]
+
+
+def test_make_divisible_keeps_the_minimum() -> None:
+    assert make_divisible(3, 4) == 4
+    assert make_divisible(20, 8, min_value=32) == 32
+    assert make_divisible(20, 8, min_value=16) == 24
+
+
+def test_half_a_channel_of_an_expansion_is_rounded() -> None:
+    assert expanded_features(17, 1.5) == QUIRKS["expand float 1.5 hidden"]
 
 
 def test_norm_and_activation_choices() -> None:
