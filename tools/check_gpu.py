@@ -22,6 +22,7 @@ import time
 import warnings
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -172,8 +173,11 @@ def run_all(
                 yield future.result()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-            for group in tuple(_running):
-                os.killpg(group, signal.SIGKILL)
+            while not all(future.done() for future in futures):  # one may be just starting
+                for group in tuple(_running):
+                    with suppress(ProcessLookupError):
+                        os.killpg(group, signal.SIGKILL)
+                time.sleep(0.05)
 
 
 def versions() -> dict[str, str]:

@@ -71,6 +71,11 @@ def test_the_number_of_classes_is_the_heads():
     assert model.num_classes == 0
 
 
+def shape(model) -> tuple[int, ...]:
+    """Of its output, which is not computed."""
+    return jax.eval_shape(lambda x: model(x), jnp.zeros((1, 64, 64, 3))).shape
+
+
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "mobilenet_v3_small", "rexnet_100"])
 def test_a_head_is_reset(name):
     model = fb.create_model(name, num_classes=5, dtype="bfloat16")
@@ -79,12 +84,12 @@ def test_a_head_is_reset(name):
     assert model.num_classes == 7
     assert model.head.dtype == "bfloat16"
     model.eval()
-    assert model(jnp.zeros((1, 64, 64, 3))).shape == (1, 7)
+    assert shape(model) == (1, 7)
     state = fb.to_torch(model, "flax")
     assert all(np.array_equal(state[key], value) for key, value in body.items())
     assert np.ptp(state["head.kernel"]) > 0
     model.reset_classifier(0)
-    assert model(jnp.zeros((1, 64, 64, 3))).shape == (1, model.head_features)
+    assert shape(model) == (1, model.head_features)
     with pytest.raises(ValueError, match=r"`num_classes` \(=-1\)"):
         model.reset_classifier(-1)
 
