@@ -99,7 +99,7 @@ def create_model(
     contents = None
     if weights is not None:
         contents = read_source(resolve_weights(name, weights))
-    choice = Choice(key, prefix, ema, (drop,) if isinstance(drop, str) else tuple(drop))
+    choice = Choice(key, prefix, ema, drop)
     make = partial(_make, entry, {"num_classes": num_classes, **config}, contents, choice)
     model = built_on_host(make, source)
     report = origin_of(model).report

@@ -1,7 +1,7 @@
 """Fill a module that is there already from a checkpoint: `load_torch`."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from flax import nnx
@@ -30,7 +30,7 @@ def load_torch(
     key: str | None = None,
     prefix: str | None = None,
     ema: bool | None = None,
-    drop: tuple[str, ...] | list[str] = (),
+    drop: Iterable[str] = (),
     dialect: str | None = None,
 ) -> LoadReport:
     """Fill a module, in place, from a PyTorch state dict.
@@ -63,7 +63,7 @@ def load_torch(
     variables = variables_of(model)
     known = key_maps(model, variables) if layout == AUTO else [key_map(model, layout)]
     has_head = isinstance(getattr(model, HEAD, None), nnx.Module)
-    choice = Choice(key, prefix, ema, tuple(drop))
+    choice = Choice(key, prefix, ema, drop)
     place = find_place(contents, known, HEAD if has_head else "", choice)
     found, arrays, renamed = (
         _with_renamed_head(place) if has_head else (place.found, place.arrays, "")

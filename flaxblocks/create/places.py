@@ -45,7 +45,12 @@ class Choice:
     key: str | None = None
     prefix: str | None = None
     ema: bool | None = None
-    drop: tuple[str, ...] = ()
+    drop: Iterable[str] = ()
+
+    def __post_init__(self) -> None:
+        """One name to drop may be given by itself."""
+        dropped = (self.drop,) if isinstance(self.drop, str) else tuple(self.drop)
+        object.__setattr__(self, "drop", dropped)
 
     @property
     def is_made(self) -> bool:
@@ -111,7 +116,7 @@ def find_place(
     """
     choice = choice or Choice()
     states = chosen(contents, key=choice.key, ema=choice.ema)
-    regions = [_region(state, choice.drop, contents) for state in states]
+    regions = [_region(state, tuple(choice.drop), contents) for state in states]
     if choice.drop and not any(region.dropped for region in regions):
         raise ConversionError(f"`drop` (={list(choice.drop)}) names nothing of {contents.name}")
     ranked: list[tuple[tuple[int, ...], Place]] = []

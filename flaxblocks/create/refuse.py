@@ -49,7 +49,7 @@ def check(
     faults = found.faults
     unsaid = config.get("num_classes") is None and found.config["num_classes"]
     headless = unsaid and found.head.kind in ("other", "absent")
-    if not (faults.missing or faults.unexpected or faults.misshaped):
+    if faults.is_whole:
         if headless:
             raise ConversionError(f"{_without_head(found)}: {_ways_on(draws)}")
         return
@@ -110,8 +110,7 @@ def _hint(
             tried = match(asked, {**config, **change}, contents, chosen)
         except ValueError:
             return False
-        faults = tried.faults
-        return not (faults.missing or faults.unexpected or faults.misshaped)
+        return tried.faults.is_whole
 
     for setting, value in _settings(found, asked, config):
         if fits({setting: value}):

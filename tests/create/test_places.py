@@ -145,6 +145,6 @@ def test_load_torch_chooses_as_create_model_does(network, other):
     report = fb.load_torch(model, {"model": network, "model_ema": other}, ema=False)
     assert equal(fb.to_torch(model), network)
     assert report.taken == "`model`"
-    report = fb.load_torch(model, {**below("net.", other), **BESIDE}, drop=["queue"])
+    report = fb.load_torch(model, {**below("net.", other), **BESIDE}, drop="queue")
     assert equal(fb.to_torch(model), other)
     assert "queue" in report.left
