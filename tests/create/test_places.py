@@ -104,6 +104,7 @@ def test_a_teacher_comes_before_its_student_and_a_momentum_encoder_last(network,
     rows = (
         ({"student": below("backbone.", other), "teacher": below("backbone.", network)}, {}),
         ({**below("student.", other), **below("teacher.", network)}, {}),
+        ({**below("net.", other), **below("ema_net.", network)}, {}),
         ({**below("encoder_k.", other), **below("encoder_q.", network)}, {}),
         ({**below("encoder_q.", other), **below("encoder_k.", network)}, {"prefix": "encoder_k"}),
     )
