@@ -1,7 +1,8 @@
 """`create_model`: look a model up, build it, fetch its weights, load them."""
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -13,7 +14,7 @@ from jax.typing import DTypeLike
 from flaxblocks.checkpoints.contents import Contents
 from flaxblocks.create.build import ANY_KEYS, DEFAULT_CLASSES, Keys, build
 from flaxblocks.create.host import built_on_host
-from flaxblocks.create.match import Match, match
+from flaxblocks.create.match import Match, match, unread_by
 from flaxblocks.create.origin import origin_of, remember
 from flaxblocks.create.places import Choice
 from flaxblocks.create.pour import pour
@@ -100,17 +101,20 @@ def create_model(
     if weights is not None:
         contents = read_source(resolve_weights(name, weights))
     choice = Choice(key, prefix, ema, drop)
-    make = partial(_make, entry, {"num_classes": num_classes, **config}, contents, choice)
+    maps = None if out_indices is None else tuple(out_indices)
+    extractor = partial(FeatureExtractor, out_indices=maps) if features_only else None
+    config = {"num_classes": num_classes, **config}
+    make = partial(_make, entry, config, contents, choice, extractor)
     model = built_on_host(make, source)
     report = origin_of(model).report
     if contents is not None and report is not None:
         _warn(report, contents, choice)
-    if not features_only:
+    if extractor is None:
         return model
-    extractor = FeatureExtractor(model, out_indices)
+    extracted = extractor(model)
     origin = origin_of(model)
-    remember(extractor, row=origin.row, layout=origin.layout, report=origin.report)
-    return extractor
+    remember(extracted, row=origin.row, layout=origin.layout, report=origin.report)
+    return extracted
 
 
 def _make(
@@ -118,6 +122,7 @@ def _make(
     config: Mapping[str, Any],
     contents: Contents | None,
     choice: Choice,
+    extractor: Callable[[Any], nnx.Module] | None,
     source: Mapping[str, Any] | int | jax.Array,
 ) -> Any:
     """The module, from a checkpoint if there is one; `source` is a key for each stream, or a seed
@@ -126,8 +131,8 @@ def _make(
     keys = source if isinstance(source, Mapping) else _seeded(source)
     if contents is None:
         return build(entry, config, keys)
-    model, _ = pour(recognise(entry, config, contents, choice, keys), contents)
-    return model
+    found = recognise(entry, config, contents, choice, keys, extractor=extractor)
+    return pour(found, contents)[0]
 
 
 def recognise(
@@ -138,15 +143,19 @@ def recognise(
     keys: Keys = ANY_KEYS,
     *,
     features: bool = False,
+    extractor: Callable[[Any], nnx.Module] | None = None,
 ) -> Match:
     """What a checkpoint is of a registry row, as `match`; one that does not fit is refused.
 
-    `features` takes a checkpoint without a head for one of a model without one.
+    `features` takes a checkpoint without a head for one of a model without one; with `extractor`,
+    which is to keep a part of the model, no more is needed than that part.
 
     Raises: ConversionError that names every fault and, where one was found, what would help;
         ValueError and CheckpointError as `match`.
     """
     found = match(entry, config, contents, choice, keys, features=features)
+    if extractor is not None:
+        found = replace(found, unread=unread_by(found, extractor))
     check(found, entry, config, contents, choice, draws=not features)
     return found
 

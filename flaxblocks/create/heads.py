@@ -4,7 +4,6 @@ A network that was trained further has often a head of its program's making: a `
 place of one layer, another name, no bias. Its body is then still the model's.
 """
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -12,15 +11,10 @@ from typing import Literal
 import numpy as np
 
 from flaxblocks.convert.keymap import NATIVE, Entry
+from flaxblocks.create.head_names import HEAD, body_of, is_headlike, within_head
 from flaxblocks.create.places import Place
 
-__all__ = ["HEAD", "Head", "find_head", "is_headlike"]
-
-HEAD = "head"  # native name of a model's last layer
-# What a last layer is called, in part.
-WORDS = re.compile(
-    r"(new_|last_|my)?(fc\d*|heads?|classif\w*|logits?|linear|out|output|predict\w*|cls\w*)"
-)
+__all__ = ["Head", "find_head"]
 
 
 @dataclass(frozen=True)
@@ -50,7 +44,7 @@ class Head:
         if self.kind != "renamed":
             return ""
         there, here = (names[0].rpartition(".")[0] for names in (self.names, self.keys))
-        return f"the head is called {there} there, and {here} in this layout"
+        return f"the head is called {there} there, and {here} in this layout" * (there != here)
 
 
 def find_head(place: Place) -> Head:
@@ -60,7 +54,7 @@ def find_head(place: Place) -> Head:
     if not entries:
         return Head("none", (), (), None, {})
     present = tuple(key for key in keys if key in place.arrays)
-    within = _within(place, entries)
+    within = within_head(place.found.keys, body_of(place.found.keys))
     inside = [
         name for name in place.found.unexpected if name.startswith(within) or is_headlike(name)
     ]
@@ -70,25 +64,20 @@ def find_head(place: Place) -> Head:
         wide = _width(entries[0], place) if entries[0].foreign in held else None
         return Head(kind, keys, present, wide, held)
     if not present:
-        for arrays in (_of(place.arrays, inside), _outside(place)):
-            renamed = _one_linear(arrays, entries)
-            if renamed:
-                held = {key: arrays[name] for key, name in zip(keys, renamed, strict=True)}
-                wide = held[keys[0]].shape[0]
-                return Head("renamed", keys, tuple(renamed), wide, held)
+        arrays = _of(place.arrays, inside) or _outside(place)
+        renamed = _one_linear(arrays, entries)
+        if renamed:
+            held = {key: arrays[name] for key, name in zip(keys, renamed, strict=True)}
+            wide = held[keys[0]].shape[0]
+            return Head("renamed", keys, tuple(renamed), wide, held)
     names = (*present, *inside)
     return Head("other" if names else "absent", keys, names, None, {})
-
-
-def is_headlike(name: str) -> bool:
-    """A module that the name goes through is called as heads are."""
-    return any(WORDS.fullmatch(word.strip("_")) for word in name.split(".")[:-1])
 
 
 def _outside(place: Place) -> dict[str, np.ndarray]:
     """What lies beside the network in its state dict and is called as a head."""
     names = [name for name in place.beside if name in place.state.arrays and is_headlike(name)]
-    return _of(place.state.arrays, names) if place.prefix else {}
+    return _of(place.state.arrays, names) if place.prefix or place.within else {}
 
 
 def _one_linear(arrays: Mapping[str, np.ndarray], entries: list[Entry]) -> list[str]:
@@ -105,19 +94,6 @@ def _one_linear(arrays: Mapping[str, np.ndarray], entries: list[Entry]) -> list[
         for name, entry in zip(names, entries, strict=True)
     )
     return names if fits and len({arrays[name].shape[:1] for name in names}) == 1 else []
-
-
-def _within(place: Place, entries: Iterable[Entry]) -> tuple[str, ...]:
-    """The beginnings of names that belong to the head: its own, or the word that it is below where
-    nothing of the body is.
-    """
-    starts = []
-    for entry in entries:
-        own = entry.foreign.rpartition(".")[0]
-        outer = f"{own.partition('.')[0]}."
-        body = (e.foreign for e in place.found.keys.entries if not e.native.startswith(f"{HEAD}."))
-        starts.append(f"{own}." if any(key.startswith(outer) for key in body) else outer)
-    return tuple(dict.fromkeys(starts))
 
 
 def _is_matrix(place: Place, kernel: Entry) -> bool:

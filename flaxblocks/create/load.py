@@ -9,12 +9,15 @@ from flax import nnx
 from flaxblocks.convert.fill import fill
 from flaxblocks.convert.fit import AUTO, Fit, account, against
 from flaxblocks.convert.keymap import key_map, key_maps, variables_of
-from flaxblocks.create.heads import HEAD, find_head
+from flaxblocks.create.forms import form_of
+from flaxblocks.create.head_names import HEAD
+from flaxblocks.create.heads import Head, find_head
 from flaxblocks.create.lookalike import looks_like
 from flaxblocks.create.origin import remember
 from flaxblocks.create.other_settings import warn_of_other_settings
 from flaxblocks.create.places import Choice, Place, find_place
-from flaxblocks.create.report import LoadReport
+from flaxblocks.create.refuse import DROPS, what_to_drop
+from flaxblocks.create.report import LoadReport, left_of
 from flaxblocks.create.source import read_source
 from flaxblocks.create.wrong_numbers import fitting_numbers
 
@@ -65,10 +68,9 @@ def load_torch(
     has_head = isinstance(getattr(model, HEAD, None), nnx.Module)
     choice = Choice(key, prefix, ema, drop)
     place = find_place(contents, known, HEAD if has_head else "", choice)
-    found, arrays, renamed = (
-        _with_renamed_head(place) if has_head else (place.found, place.arrays, "")
-    )
-    _check(model, found, arrays, layout == AUTO, strict)
+    head = find_head(place) if has_head else None
+    found, arrays = _with_head(place, head)
+    _check(model, found, arrays, place, layout == AUTO, strict)
     loaded, cast = fill(variables, found.keys, arrays, found.uncounted)
     remember(model, layout=found.keys.layout)
     warn_of_other_settings(
@@ -83,33 +85,41 @@ def load_torch(
         cast,
         taken=place.name,
         others=place.others,
-        head=renamed,
-        left=(*place.beside, *place.state.left, *contents.others),
+        head=head.phrase if head else "",
+        left=left_of(place, contents, head.names if head and head.kind == "renamed" else ()),
     )
 
 
-def _with_renamed_head(place: Place) -> tuple[Fit, Mapping[str, Any], str]:
-    """What to pour where the head has another name in the source, and a phrase that says so."""
-    head = find_head(place)
-    if head.kind != "renamed":
-        return place.found, place.arrays, ""
+def _with_head(place: Place, head: Head | None) -> tuple[Fit, Mapping[str, Any]]:
+    """What to pour, where the head may have another name in the source."""
+    if head is None or head.kind != "renamed":
+        return place.found, place.arrays
     arrays = {name: array for name, array in place.arrays.items() if name not in head.names}
     arrays |= head.arrays
-    return against(place.found.keys, arrays), arrays, head.phrase
+    return against(place.found.keys, arrays), arrays
 
 
 def _check(
-    model: nnx.Module, found: Fit, arrays: Mapping[str, Any], searched: bool, strict: bool
+    model: nnx.Module,
+    found: Fit,
+    arrays: Mapping[str, Any],
+    place: Place,
+    searched: bool,
+    strict: bool,
 ) -> None:
     """Raise ConversionError unless everything adds up."""
     if arrays and (found.is_whole or (not strict and not found.misshaped and found.missing == ())):
         return
     kind = f"{type(model).__name__} in layout {found.keys.layout!r}"
     numbers = fitting_numbers(model, found)
+    form = form_of(model, found, arrays)
     refused = found.misshaped or (strict and found.faults) or len(found.unexpected) == len(arrays)
-    another = looks_like(arrays) if refused and not numbers else None
+    drop = what_to_drop(found, place)
+    known = numbers or form or drop
+    another = looks_like(arrays) if refused and not known else None
     strange = len(found.unexpected) == len(arrays)
     hint = f" (a model built with {numbers} would fit)" if numbers else ""
+    hint = hint or (f"; {form.sentence}" if form else f"; `drop={drop}`{DROPS}" if drop else "")
     account(
         found,
         arrays,

@@ -6,6 +6,7 @@ import numpy as np
 
 from flaxblocks.checkpoints.contents import Contents, StateDict
 from flaxblocks.create.build import DEFAULT_CLASSES
+from flaxblocks.create.head_names import is_headlike
 from flaxblocks.create.match import match
 from flaxblocks.models.registry import ModelEntry, model_entries
 
@@ -16,8 +17,8 @@ BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "mean", "var")
 
 def looks_like(arrays: Mapping[str, np.ndarray]) -> str | None:
     """The registered models that have exactly these keys and shapes, whatever the number of
-    classes: `resnet50`, or `resnet50, resnetaa50 or resnetblur50`, which a padding or a pool tells
-    apart and no checkpoint; None if there is none.
+    classes, and with another head or none: `resnet50`, or `resnet50, resnetaa50 or resnetblur50`,
+    which a padding or a pool tells apart and no checkpoint; None if there is none.
 
     Models with another number of parameters are passed over unbuilt.
     """
@@ -28,10 +29,15 @@ def looks_like(arrays: Mapping[str, np.ndarray]) -> str | None:
 
 
 def _counts(arrays: Mapping[str, np.ndarray]) -> Iterator[int]:
-    """What the number of parameters would be with 1000 classes, whichever matrix is the head."""
+    """What the number of parameters would be with 1000 classes, whichever matrix is the head; and
+    with such a head after whatever width.
+    """
     trained = {k: a for k, a in arrays.items() if k.rpartition(".")[2] not in BUFFERS}
     total = sum(array.size for array in trained.values())
     yield total
+    body = sum(array.size for name, array in trained.items() if not is_headlike(name))
+    for width in {array.shape[0] for array in trained.values() if array.ndim == 4}:
+        yield body + DEFAULT_CLASSES * (width + 1)
     for array in trained.values():
         if array.ndim == 2 or (array.ndim == 4 and 1 in array.shape):
             for classes in {array.shape[0], array.shape[-1]} - {0}:
@@ -41,5 +47,5 @@ def _counts(arrays: Mapping[str, np.ndarray]) -> Iterator[int]:
 def _is_of(entry: ModelEntry, arrays: Mapping[str, np.ndarray]) -> bool:
     contents = Contents("the checkpoint", (StateDict("", arrays, False, ()),), (), None)
     found = match(entry, {}, contents)
-    own = found.head.kind == "own" and not found.place.prefix and not found.place.beside
-    return own and found.found.is_whole and not found.found.uncounted
+    alone = not (found.place.prefix or found.place.within or found.place.beside)
+    return alone and found.faults.is_whole and not found.found.uncounted

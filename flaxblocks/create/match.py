@@ -7,7 +7,7 @@
 Nothing after this searches: `create_model`, `predict`, `verify` and `convert` take the one `Match`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -20,12 +20,13 @@ from flaxblocks.convert.fit import Fit, against
 from flaxblocks.convert.keymap import NATIVE, Entry, key_maps, variables_of
 from flaxblocks.convert.stem import RGB, adapt_input_channels
 from flaxblocks.create.build import ANY_KEYS, DEFAULT_CLASSES, Draws, Keys, abstract, build
-from flaxblocks.create.heads import HEAD, Head, find_head
+from flaxblocks.create.head_names import HEAD
+from flaxblocks.create.heads import Head, find_head
 from flaxblocks.create.places import Choice, Place, find_place
 from flaxblocks.create.rows import row_in, said_by_config, said_by_layout
 from flaxblocks.models.registry import ModelEntry
 
-__all__ = ["Match", "match"]
+__all__ = ["Match", "match", "unread_by"]
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -50,6 +51,7 @@ class Match:
         asked: the row that was asked for.
         decided: arguments that the checkpoint's `config.json` or layout says, and the caller not.
         by: which of the two that was, in words.
+        unread: variables that the caller will not keep, so that they may be missing.
     """
 
     entry: ModelEntry
@@ -66,6 +68,7 @@ class Match:
     asked: ModelEntry
     decided: Mapping[str, Any]
     by: str
+    unread: frozenset[str] = frozenset()
 
     @property
     def layout(self) -> str:
@@ -79,8 +82,10 @@ class Match:
 
     @property
     def faults(self) -> Fit:
-        """What does not add up; a head that is drawn is not missing."""
+        """What does not add up; a head that is drawn is not missing, nor what is not read."""
         drawn = set(self.head.keys) if self.draws_head else set()
+        natives = self.found.keys.by_foreign
+        drawn |= {key for key in self.found.missing if natives[key].native in self.unread}
         missing = tuple(key for key in self.found.missing if key not in drawn)
         return replace(self.found, missing=missing)
 
@@ -142,6 +147,13 @@ def match(
     by = "its config.json says" if contents.settings else f"layout {known.layout!r} has it"
     built = row, config, model, draws, variables
     return Match(*built, place, head, found, arrays, channels, keys, asked, decided, by)
+
+
+def unread_by(found: Match, extractor: Callable[[Any], nnx.Module]) -> frozenset[str]:
+    """The variables of a match's model that `extractor` leaves out of it."""
+    extracted = extractor(_abstract(found.entry, found.config, found.keys)[0])
+    kept = {path.partition(".")[2] for path in variables_of(extracted)}
+    return frozenset(found.variables) - kept
 
 
 def _abstract(entry: ModelEntry, config: Mapping[str, Any], keys: Keys) -> tuple[Any, Draws]:

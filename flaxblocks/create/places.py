@@ -1,8 +1,6 @@
 """Where in a checkpoint a network lies: which state dict, which prefix, which layout."""
 
-import fnmatch
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -13,11 +11,13 @@ from flaxblocks.checkpoints.contents import Contents, StateDict
 from flaxblocks.checkpoints.ranks import rank
 from flaxblocks.convert.fit import ConversionError, Fit, against
 from flaxblocks.convert.keymap import KeyMap
-from flaxblocks.create.source import arrays_of
+from flaxblocks.create.head_names import body_of, within_head
+from flaxblocks.create.regions import Region, Start, region_of, starts, unwrapped, without_wrappers
 
 __all__ = ["Choice", "Place", "find_place"]
 
 Arrays = Mapping[str, np.ndarray]
+Order = tuple[int, ...]
 
 # Words of a prefix: copies that are evaluated, and copies that are not.
 EVALUATED = ("teacher", "ema", "averaged", "avg", "swa")
@@ -27,7 +27,6 @@ TRAINING_ONLY = re.compile(
     r"(.*_)?(criterion|loss|losses|loss_fn|loss_func|metrics?|acc|accuracy|auroc|f1|confmat)"
     r"(_(fn|weights?|metrics?|collection|\d+))?|(train|val|valid|validation|test)_.*"
 )
-MOST_PREFIXES = 8
 FEWEST_COMMON = 0.9  # of a body's names that may be absent from a place that is near it
 
 
@@ -67,6 +66,8 @@ class Place:
         prefix: of its names there, with the dot; "" for none.
         arrays: what lies there, by names without the prefix.
         found: that, held against the key map of the layout it is in.
+        within: what the layout's names begin with and those below the prefix do not: `features.`
+            where a program has only that part of torchvision's network, under a name of its own.
         beside: names of the state dict that are not the network's: those outside of the prefix,
             what was dropped, what belongs to a loss or a metric.
         others: places of other networks with the same names, which were not taken.
@@ -78,6 +79,7 @@ class Place:
     arrays: Arrays
     found: Fit
     beside: tuple[str, ...]
+    within: str = ""
     others: tuple[str, ...] = ()
     copies: tuple[str, ...] = ()
 
@@ -87,14 +89,9 @@ class Place:
         key = f"`{self.state.key}`" if self.state.key else ""
         return " ".join(filter(None, [key, f"below {self.prefix!r}" if self.prefix else ""]))
 
-
-@dataclass(frozen=True)
-class _Region:
-    """What of a state dict is searched, and what is not."""
-
-    state: StateDict
-    arrays: Arrays
-    dropped: tuple[str, ...]
+    def own_name(self, name: str) -> str:
+        """What a name of `arrays` is in the state dict."""
+        return f"{self.prefix}{name.removeprefix(self.within)}"
 
 
 def find_place(
@@ -116,60 +113,63 @@ def find_place(
     """
     choice = choice or Choice()
     states = chosen(contents, key=choice.key, ema=choice.ema)
-    regions = [_region(state, tuple(choice.drop), contents) for state in states]
+    regions = [region_of(state, tuple(choice.drop), contents) for state in states]
     if choice.drop and not any(region.dropped for region in regions):
         raise ConversionError(f"`drop` (={list(choice.drop)}) names nothing of {contents.name}")
-    ranked: list[tuple[tuple[int, ...], Place]] = []
-    for keys in maps:
-        body = {e.foreign for e in keys.entries if not (head and e.native.startswith(f"{head}."))}
-        for position, region in enumerate(regions):
-            for prefix in _prefixes(region, keys, choice.prefix):
-                place = _place(region, prefix, keys)
-                ranked.append((_order(place, body, position), place))
-        if any(order[:3] == (0, 0, 0) and not place.found.faults for order, place in ranked):
-            break  # none can fit better
+    made: list[KeyMap] = []
+    ranked = _ranked(regions, _kept(maps, made), head, choice.prefix)
+    if not _is_found(ranked) and (bare := list(filter(None, map(unwrapped, regions)))):
+        prefix = None if choice.prefix is None else without_wrappers(choice.prefix)
+        again = _ranked(bare, made, head, prefix)
+        ranked = again if _is_found(again) else ranked
     return _first(ranked, contents)
 
 
-def _region(state: StateDict, drop: Sequence[str], contents: Contents) -> _Region:
-    arrays = arrays_of(state, contents)
-    dropped = {name for name in arrays if any(_names(pattern, name) for pattern in drop)}
-    kept = {name: array for name, array in arrays.items() if name not in dropped}
-    return _Region(state, kept, tuple(name for name in state.arrays if name in dropped))
+def _is_found(ranked: Iterable[tuple[Order, Place]]) -> bool:
+    """A whole body lies in one of the places."""
+    return any(order[0] == 0 for order, _ in ranked)
 
 
-def _names(pattern: str, name: str) -> bool:
-    pattern = pattern.rstrip(".")
-    return f"{name}.".startswith(f"{pattern}.") or fnmatch.fnmatchcase(name, pattern)
+def _kept(maps: Iterable[KeyMap], made: list[KeyMap]) -> Iterator[KeyMap]:
+    """The maps, each noted as it is made."""
+    for keys in maps:
+        made.append(keys)
+        yield keys
 
 
-def _prefixes(region: _Region, keys: KeyMap, prefix: str | None) -> Iterator[str]:
-    """Under what the names of a layout lie, most names first; "" in any case."""
-    if prefix is not None:
-        yield f"{prefix.rstrip('.')}." if prefix.rstrip(".") else ""
-        return
-    known = keys.by_foreign
-    counts: Counter[str] = Counter({"": sum(name in known for name in region.arrays)})
-    if all("." in key for key in known):  # a lone layer's name is everywhere
-        for name in region.arrays:
-            start = name.find(".") + 1
-            while start:
-                if name[start:] in known:
-                    counts[name[:start]] += 1
-                start = name.find(".", start) + 1
-    # Below a prefix with half of the names lies such a network, if a damaged one.
-    near = [found for found, count in counts.items() if 2 * count > len(known) or not found]
-    yield from sorted(near, key=lambda found: -counts[found])[:MOST_PREFIXES]
+def _ranked(
+    regions: Sequence[Region], maps: Iterable[KeyMap], head: str, prefix: str | None
+) -> list[tuple[Order, Place]]:
+    """Every place that comes into question, with its order."""
+    ranked: list[tuple[Order, Place]] = []
+    for keys in maps:
+        body = body_of(keys, head)
+        for position, region in enumerate(regions):
+            for start in starts(region, keys, body, prefix):
+                place = _place(region, start, keys)
+                ranked.append((_order(place, body, position), place))
+        if any(order[:3] == (0, 0, 0) and not place.found.faults for order, place in ranked):
+            break  # none can fit better
+    return ranked
 
 
-def _place(region: _Region, prefix: str, keys: KeyMap) -> Place:
-    arrays = under(region.arrays, prefix) if prefix else region.arrays
-    beside = [name for name in region.arrays if not name.startswith(prefix)]
-    training = {name for name in arrays if name not in keys.by_foreign and _is_of_training(name)}
-    if training:
-        arrays = {name: array for name, array in arrays.items() if name not in training}
-        beside += [f"{prefix}{name}" for name in training]
-    return Place(region.state, prefix, arrays, against(keys, arrays), (*beside, *region.dropped))
+def _place(region: Region, start: Start, keys: KeyMap) -> Place:
+    named = _named(region, start, keys)
+    training = {name for name in named if name not in keys.by_foreign and _is_of_training(name)}
+    arrays = {name: region.arrays[own] for name, own in named.items() if name not in training}
+    own = {named[name] for name in arrays}
+    beside = (*(name for name in region.arrays if name not in own), *region.dropped)
+    return Place(region.state, start.prefix, arrays, against(keys, arrays), beside, start.within)
+
+
+def _named(region: Region, start: Start, keys: KeyMap) -> dict[str, str]:
+    """The layout's name of all that lies at a start -> its own in the state dict."""
+    prefix, within = start
+    below = under(region.arrays, prefix)
+    if within and not prefix:  # what else is in the state dict is not below anything
+        firsts = {key.removeprefix(within).partition(".")[0] for key in keys.by_foreign}
+        below = {name: array for name, array in below.items() if name.partition(".")[0] in firsts}
+    return {f"{within}{name}": f"{prefix}{name}" for name in below}
 
 
 def _is_of_training(name: str) -> bool:
@@ -177,19 +177,21 @@ def _is_of_training(name: str) -> bool:
     return bool(dot) and TRAINING_ONLY.fullmatch(owner) is not None
 
 
-def _order(place: Place, body: set[str], position: int) -> tuple[int, ...]:
-    """Smaller is better: a whole body first, by the rank of its place and by what is left over;
-    else the fewest faults. A few names in common say nothing.
+def _order(place: Place, body: set[str], position: int) -> Order:
+    """Smaller is better: a whole body first, by the rank of its place, by what is no part of such a
+    network and by what is left over; else the fewest faults. A few names in common say nothing.
     """
     absent = sum(key in body for key in place.found.missing)
     misshaped = sum(key in body for key, _, _ in place.found.misshaped)
-    found, prefix = place.found, bool(place.prefix)
+    found, prefix, bare = place.found, bool(place.prefix), bool(place.within)
     if absent > FEWEST_COMMON * len(body):
-        return 2, 0, 0, position, prefix, 0
+        return 2, 0, 0, position, bare, prefix
     if absent or misshaped > 1:  # one is the first convolution, for images of other channels
-        return 1, found.faults, misshaped, position, prefix, 0
+        return 1, found.faults, misshaped, position, bare, prefix
+    head = within_head(found.keys, body)
+    strange = sum(not name.startswith(head) for name in found.unexpected)
     over = found.faults + len(place.beside)
-    return 0, misshaped, position, _rank(place.prefix), over, prefix
+    return 0, misshaped, position, _rank(place.prefix), bare, strange, over, prefix
 
 
 def _rank(prefix: str) -> int:
@@ -200,16 +202,17 @@ def _rank(prefix: str) -> int:
     return 2 if any(word in prefix.lower() for word in TRAINED_ALONG) else 1
 
 
-def _first(ranked: Sequence[tuple[tuple[int, ...], Place]], contents: Contents) -> Place:
+def _first(ranked: Sequence[tuple[Order, Place]], contents: Contents) -> Place:
     """The best place, with the names of the others that hold such a network."""
     best_order, best = min(ranked, key=lambda item: item[0])
     if best_order[0]:
         return best
-    found: dict[tuple[str, str], tuple[tuple[int, ...], Place]] = {}
+    found: dict[tuple[str, str], tuple[Order, Place]] = {}
+    taken = _own_names(best)
     for order, place in ranked:
-        where = place.state.key, place.prefix
-        if order[0] == 0 and where != (best.state.key, best.prefix):
-            found.setdefault(where, (order, place))
+        of_best = place.state.key == best.state.key and taken & _own_names(place)
+        if order[0] == 0 and not of_best:  # else the same network, seen in another layout
+            found.setdefault((place.state.key, place.prefix), (order, place))
     others, copies = [], []
     for order, place in found.values():
         if _equal(place, best):
@@ -224,14 +227,20 @@ def _first(ranked: Sequence[tuple[tuple[int, ...], Place]], contents: Contents) 
     return replace(best, others=tuple(others), copies=tuple(copies))
 
 
+def _own_names(place: Place) -> set[str]:
+    """The network's names in the state dict."""
+    known = place.found.keys.by_foreign
+    return {place.own_name(name) for name in place.arrays if name in known}
+
+
 def _of_one_rank(one: StateDict, other: StateDict) -> bool:
     ranks = [rank(tuple(state.key.split(".")), state.averaged, 0) for state in (one, other)]
     return one.key != other.key and ranks[0] == ranks[1]
 
 
 def _equal(one: Place, other: Place) -> bool:
-    """Both have the same numbers."""
-    return all(
+    """Both have the same numbers, under the same names."""
+    return one.found.keys.layout == other.found.keys.layout and all(
         key not in other.arrays or np.array_equal(array, other.arrays[key], equal_nan=True)
         for key, array in one.arrays.items()
     )

@@ -8,7 +8,7 @@ from flaxblocks.convert.fill import fill
 from flaxblocks.create.build import build, draw_the_rest
 from flaxblocks.create.match import Match
 from flaxblocks.create.origin import remember
-from flaxblocks.create.report import LoadReport
+from flaxblocks.create.report import LoadReport, left_of
 from flaxblocks.create.rows import unsaid
 from flaxblocks.create.source import MAPPING
 
@@ -38,9 +38,8 @@ def report_of(
     """What was taken of a checkpoint, and what was left."""
     place, head = found.place, found.head
     taken_names = set(head.names) if set(head.keys) & set(found.arrays) else set()
-    unused = [f"{place.prefix}{name}" for name in head.names if name in place.arrays]
+    unused = [place.own_name(name) for name in head.names if name in place.arrays]
     passed_by = [] if taken_names else unused
-    beside = [name for name in place.beside if name not in taken_names]
     return LoadReport(
         found.layout,
         loaded,
@@ -51,7 +50,7 @@ def report_of(
         head=_of_head(found, bool(taken_names)),
         settings=_settings(found),
         doubt=_doubt(found, contents),
-        left=(*passed_by, *beside, *place.state.left, *contents.others),
+        left=(*passed_by, *left_of(place, contents, taken_names)),
     )
 
 

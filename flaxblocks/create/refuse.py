@@ -1,28 +1,29 @@
 """What is said of a checkpoint that does not fit; a way on is tried before it is named."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from flaxblocks.checkpoints.contents import Contents
-from flaxblocks.convert.fit import ConversionError, account
-from flaxblocks.create.heads import is_headlike
+from flaxblocks.convert.fit import ConversionError, Fit, account
+from flaxblocks.convert.keymap import KeyMap, layouts_of
+from flaxblocks.create.forms import form_of
+from flaxblocks.create.head_names import is_headlike
 from flaxblocks.create.lookalike import looks_like
 from flaxblocks.create.match import Match, match
-from flaxblocks.create.places import Choice
+from flaxblocks.create.places import Choice, Place
 from flaxblocks.create.wrong_numbers import fitting_numbers
 from flaxblocks.models.registry import ModelEntry
 
-__all__ = ["check"]
+__all__ = ["check", "what_to_drop"]
 
-Arrays = Mapping[str, np.ndarray]
+DROPS = " would leave out what is not the model's"
 # Settings that change a network's shapes, and the values that published checkpoints have.
 TRIED: Mapping[str, Sequence[Any]] = {
     "width_mult": (0.25, 0.5, 0.75, 1.0, 0.35, 0.1, 0.3, 0.4, 0.6, 0.7, 0.8, 0.9, 1.3, 1.4, 2.0),
     "stem": ("3x3",),
 }
-MOST_OWNERS = 3  # of what a hint proposes to drop
+MOST_OWNERS = 8  # of what a hint proposes to drop
+FEW_IN_COMMON = 0.1  # of a model's names: of another network
 
 
 def check(
@@ -56,6 +57,8 @@ def check(
     kind = type(found.model).__name__
     another = looks_like(found.place.arrays)
     hint = "" if another else _hint(found, asked, config, contents, choice, draws)
+    if headless and hint.endswith((" would fit)", DROPS)):
+        hint += f"; then {_ways_on(draws)}"
     account(
         faults,
         found.arrays,
@@ -95,9 +98,9 @@ def _hint(
     draws: bool,
 ) -> str:
     """The first thing that helps, in words; "" if nothing does."""
-    sentence = _known_form(found)
-    if sentence:
-        return f"; {sentence}"
+    form = form_of(found.model, found.faults, found.place.arrays)
+    if form is not None and not form.drop:
+        return f"; {form.sentence}"
     if found.head.kind == "part" and set(found.faults.missing) <= set(found.head.keys):
         return f"; {_ways_on(draws)}"
     numbers = fitting_numbers(found.model, found.faults)
@@ -112,13 +115,15 @@ def _hint(
             return False
         return tried.faults.is_whole
 
+    if form is not None and fits({}, form.drop):
+        return f"; {form.sentence}"
     for setting, value in _settings(found, asked, config):
         if fits({setting: value}):
             return f" (a model built with {setting}={value!r} would fit)"
-    drop = _owners(found)
+    drop = what_to_drop(found.faults, found.place)
     if drop and fits({}, drop):
-        return f"; `drop={drop}` would leave out what is not the model's"
-    return ""
+        return f"; `drop={drop}`{DROPS}"
+    return _of_another_network(found)
 
 
 def _settings(
@@ -130,33 +135,35 @@ def _settings(
             yield from ((setting, value) for value in values)
 
 
-def _owners(found: Match) -> list[str]:
-    """Of names that are too many, and nothing else is amiss: the modules that they belong to."""
-    faults = found.faults
+def what_to_drop(faults: Fit, place: Place) -> list[str]:
+    """Where names are too many and nothing else is amiss: the modules that they belong to, as the
+    state dict calls them; none of them if one is a block more, in a network that goes on.
+    """
     if faults.missing or faults.misshaped:
         return []
-    known = set(found.found.keys.by_foreign)
-    owners = []
-    for name in faults.unexpected:
-        steps = name.split(".")
-        heads = (".".join(steps[: i + 1]) for i in range(len(steps)))
-        owner = next((h for h in heads if not any(key.startswith(f"{h}.") for key in known)), name)
-        owners.append(found.place.prefix + owner)
-    unique = list(dict.fromkeys(owners))
-    return unique if len(unique) <= MOST_OWNERS else []
+    owners = dict.fromkeys(_owner(name, faults.keys) for name in faults.unexpected)
+    deeper = any("." in owner and owner.rpartition(".")[2].isdecimal() for owner in owners)
+    most = MOST_OWNERS if not any("." in owner for owner in owners) else MOST_OWNERS // 2
+    if deeper or len(owners) > most:
+        return []
+    return [place.own_name(owner) for owner in owners]
 
 
-def _known_form(found: Match) -> str:
-    """Where the names show what became of a network, what to do about it."""
-    names = found.faults.unexpected
-    if any(name.endswith(".weight_orig") for name in names) and any(
-        name.endswith(".weight_mask") for name in names
-    ):
-        return (
-            "its weights are pruned, each as `weight_orig` and `weight_mask`: "
-            "`torch.nn.utils.prune.remove(module, 'weight')` makes one of the two before saving"
-        )
-    explain: Callable[[Arrays], str | None] | None = getattr(
-        type(found.model), "what_a_checkpoint_is", None
+def _owner(name: str, keys: KeyMap) -> str:
+    """The outermost module of a name that the layout has nothing of; the name itself if it has."""
+    steps = name.split(".")
+    outer = (".".join(steps[: i + 1]) for i in range(len(steps)))
+    return next((o for o in outer if not any(k.startswith(f"{o}.") for k in keys.by_foreign)), name)
+
+
+def _of_another_network(found: Match) -> str:
+    """Where next to nothing has the model's names."""
+    known = found.found.keys.by_foreign
+    common = sum(name in found.place.arrays for name in known)
+    if common > FEW_IN_COMMON * len(known):
+        return ""
+    layouts = ", ".join(map(repr, layouts_of(found.model)))
+    return (
+        f"; it is of another network, or has names of none of the layouts {layouts}: "
+        "`read_checkpoint` gives a mapping to rename"
     )
-    return (explain(found.place.arrays) or "") if explain else ""

@@ -3,9 +3,11 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from flaxblocks.checkpoints.contents import Contents
 from flaxblocks.convert.fill import Cast
+from flaxblocks.create.places import Place
 
-__all__ = ["LoadReport", "grouped"]
+__all__ = ["LoadReport", "grouped", "left_of"]
 
 
 @dataclass(frozen=True)
@@ -90,3 +92,17 @@ def grouped(names: Iterable[str]) -> list[str]:
         members[0] if len(members) == 1 else f"{first}.* ({len(members)})"
         for first, members in groups.items()
     ]
+
+
+def left_of(place: Place, contents: Contents, taken: Iterable[str]) -> tuple[str, ...]:
+    """What a checkpoint holds beside a network: names of its state dict, but for `taken`, then
+    other state dicts that have no such network, then the rest.
+    """
+    beside = (name for name in place.beside if name not in set(taken))
+    told = (place.name, *place.others, *place.copies)
+    unsuited = (
+        f"{state.key} ({len(state.arrays)} arrays)"
+        for state in contents.state_dicts
+        if state.key and not any(name.startswith(f"`{state.key}`") for name in told)
+    )
+    return (*beside, *place.state.left, *unsuited, *contents.others)
