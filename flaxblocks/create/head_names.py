@@ -4,7 +4,7 @@ import re
 
 from flaxblocks.convert.keymap import KeyMap
 
-__all__ = ["HEAD", "body_of", "is_headlike", "within_head"]
+__all__ = ["HEAD", "body_of", "is_headlike", "is_of_head", "within_head"]
 
 HEAD = "head"  # native name of a model's last layer
 # What a last layer is called, in part.
@@ -16,6 +16,15 @@ WORDS = re.compile(
 def is_headlike(name: str) -> bool:
     """A module that the name goes through is called as heads are."""
     return any(WORDS.fullmatch(word.strip("_")) for word in name.split(".")[:-1])
+
+
+def is_of_head(name: str, body: set[str]) -> bool:
+    """The name is called as heads are, outside of the body: a squeeze-and-excitation has an `fc`
+    too, and belongs to its block.
+    """
+    first, *_ = name.split(".")
+    in_body = any(key.startswith(f"{first}.") for key in body)
+    return is_headlike(f"{first}.") if in_body else is_headlike(name)
 
 
 def body_of(keys: KeyMap, head: str = HEAD) -> set[str]:

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from flaxblocks.convert.keymap import NATIVE, Entry
-from flaxblocks.create.head_names import HEAD, body_of, is_headlike, within_head
+from flaxblocks.create.head_names import HEAD, body_of, is_headlike, is_of_head, within_head
 from flaxblocks.create.places import Place
 
 __all__ = ["Head", "find_head"]
@@ -54,9 +54,10 @@ def find_head(place: Place) -> Head:
     if not entries:
         return Head("none", (), (), None, {})
     present = tuple(key for key in keys if key in place.arrays)
-    within = within_head(place.found.keys, body_of(place.found.keys))
+    body = body_of(place.found.keys)
+    within = within_head(place.found.keys, body)
     inside = [
-        name for name in place.found.unexpected if name.startswith(within) or is_headlike(name)
+        name for name in place.found.unexpected if name.startswith(within) or is_of_head(name, body)
     ]
     if present and not inside:
         kind = "own" if len(present) == len(keys) and _is_matrix(place, entries[0]) else "part"

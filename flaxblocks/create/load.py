@@ -115,11 +115,13 @@ def _check(
     form = form_of(model, found, arrays)
     refused = found.misshaped or (strict and found.faults) or len(found.unexpected) == len(arrays)
     drop = what_to_drop(found, place)
-    known = numbers or form or drop
+    headless = _lacks_only_a_head(found)
+    known = numbers or form or drop or headless
     another = looks_like(arrays) if refused and not known else None
     strange = len(found.unexpected) == len(arrays)
     hint = f" (a model built with {numbers} would fit)" if numbers else ""
     hint = hint or (f"; {form.sentence}" if form else f"; `drop={drop}`{DROPS}" if drop else "")
+    hint = hint or ("; `strict=False` leaves the module its own head" if headless else "")
     account(
         found,
         arrays,
@@ -128,3 +130,9 @@ def _check(
         besides=f"is one of {another} and " if another else "",
         hint=f"; it is one of {another}" if another and strange else hint,
     )
+
+
+def _lacks_only_a_head(found: Fit) -> bool:
+    known = found.keys.by_foreign
+    rest = found.unexpected or found.misshaped
+    return not rest and all(known[k].native.startswith(f"{HEAD}.") for k in found.missing)

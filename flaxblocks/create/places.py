@@ -167,7 +167,8 @@ def _named(region: Region, start: Start, keys: KeyMap) -> dict[str, str]:
     prefix, within = start
     below = under(region.arrays, prefix)
     if within and not prefix:  # what else is in the state dict is not below anything
-        firsts = {key.removeprefix(within).partition(".")[0] for key in keys.by_foreign}
+        inner = (key.removeprefix(within) for key in keys.by_foreign if key.startswith(within))
+        firsts = {name.partition(".")[0] for name in inner}
         below = {name: array for name, array in below.items() if name.partition(".")[0] in firsts}
     return {f"{within}{name}": f"{prefix}{name}" for name in below}
 
@@ -207,14 +208,9 @@ def _first(ranked: Sequence[tuple[Order, Place]], contents: Contents) -> Place:
     best_order, best = min(ranked, key=lambda item: item[0])
     if best_order[0]:
         return best
-    found: dict[tuple[str, str], tuple[Order, Place]] = {}
-    taken = _own_names(best)
-    for order, place in ranked:
-        of_best = place.state.key == best.state.key and taken & _own_names(place)
-        if order[0] == 0 and not of_best:  # else the same network, seen in another layout
-            found.setdefault((place.state.key, place.prefix), (order, place))
+    _, *found = _distinct(ranked)
     others, copies = [], []
-    for order, place in found.values():
+    for order, place in found:
         if _equal(place, best):
             copies.append(place.name or "the rest")
             continue
@@ -225,6 +221,19 @@ def _first(ranked: Sequence[tuple[Order, Place]], contents: Contents) -> Place:
                 f"{best.name} and {place.name}; `key` or `prefix` names one"
             )
     return replace(best, others=tuple(others), copies=tuple(copies))
+
+
+def _distinct(ranked: Iterable[tuple[Order, Place]]) -> list[tuple[Order, Place]]:
+    """The places where a whole body lies, best first; each network once, in its best layout."""
+    found: list[tuple[Order, Place]] = []
+    taken: dict[str, set[str]] = {}
+    for order, place in sorted(ranked, key=lambda item: item[0]):
+        names = _own_names(place) if order[0] == 0 else set()
+        of_state = taken.setdefault(place.state.key, set())
+        if names and not names & of_state:
+            found.append((order, place))
+            of_state |= names
+    return found
 
 
 def _own_names(place: Place) -> set[str]:

@@ -7,11 +7,12 @@ from flaxblocks.checkpoints.contents import Contents
 from flaxblocks.convert.fit import ConversionError, Fit, account
 from flaxblocks.convert.keymap import KeyMap, layouts_of
 from flaxblocks.create.forms import form_of
-from flaxblocks.create.head_names import is_headlike
+from flaxblocks.create.head_names import body_of, is_headlike, is_of_head
 from flaxblocks.create.lookalike import looks_like
-from flaxblocks.create.match import Match, match
+from flaxblocks.create.match import Match, match, unread_by
 from flaxblocks.create.places import Choice, Place
 from flaxblocks.create.wrong_numbers import fitting_numbers
+from flaxblocks.models import FeatureExtractor
 from flaxblocks.models.registry import ModelEntry
 
 __all__ = ["check", "what_to_drop"]
@@ -120,6 +121,8 @@ def _hint(
     for setting, value in _settings(found, asked, config):
         if fits({setting: value}):
             return f" (a model built with {setting}={value!r} would fit)"
+    if draws and _suffices_for_maps(found):
+        return "; `features_only=True` gives its feature maps, which need no more"
     drop = what_to_drop(found.faults, found.place)
     if drop and fits({}, drop):
         return f"; `drop={drop}`{DROPS}"
@@ -137,14 +140,13 @@ def _settings(
 
 def what_to_drop(faults: Fit, place: Place) -> list[str]:
     """Where names are too many and nothing else is amiss: the modules that they belong to, as the
-    state dict calls them; none of them if one is a block more, in a network that goes on.
+    state dict calls them; none of them if one is within the body, which would not be the same.
     """
     if faults.missing or faults.misshaped:
         return []
+    body = body_of(faults.keys)
     owners = dict.fromkeys(_owner(name, faults.keys) for name in faults.unexpected)
-    deeper = any("." in owner and owner.rpartition(".")[2].isdecimal() for owner in owners)
-    most = MOST_OWNERS if not any("." in owner for owner in owners) else MOST_OWNERS // 2
-    if deeper or len(owners) > most:
+    if len(owners) > MOST_OWNERS or any("." in o and not is_of_head(o, body) for o in owners):
         return []
     return [place.own_name(owner) for owner in owners]
 
@@ -156,11 +158,19 @@ def _owner(name: str, keys: KeyMap) -> str:
     return next((o for o in outer if not any(k.startswith(f"{o}.") for k in keys.by_foreign)), name)
 
 
+def _suffices_for_maps(found: Match) -> bool:
+    """Nothing is amiss but layers after the last feature map."""
+    faults, known = found.faults, found.found.keys.by_foreign
+    if faults.unexpected or faults.misshaped or not faults.missing:
+        return False
+    return {known[key].native for key in faults.missing} <= unread_by(found, FeatureExtractor)
+
+
 def _of_another_network(found: Match) -> str:
-    """Where next to nothing has the model's names."""
+    """Where next to nothing has the model's names, and other names are there."""
     known = found.found.keys.by_foreign
     common = sum(name in found.place.arrays for name in known)
-    if common > FEW_IN_COMMON * len(known):
+    if common > FEW_IN_COMMON * len(known) or not found.found.unexpected:
         return ""
     layouts = ", ".join(map(repr, layouts_of(found.model)))
     return (

@@ -15,6 +15,7 @@ from flaxblocks.create.source import arrays_of
 __all__ = ["Region", "Start", "region_of", "starts", "unwrapped", "without_wrappers"]
 
 MOST_STARTS = 8
+NEXT_TO_ALL = 0.9
 WRAPPER = "module"  # what `DataParallel` and `AveragedModel` call what they wrap
 
 
@@ -75,7 +76,7 @@ def starts(region: Region, keys: KeyMap, body: set[str], prefix: str | None) -> 
     A program that takes `mobilenet_v2().features` for its encoder saves the body without that word:
     where a layout's body lies below one word, it is looked for without it too.
     """
-    within = _only_word(body)
+    within = _main_word(body)
     if prefix is not None:
         given = f"{prefix.rstrip('.')}." if prefix.rstrip(".") else ""
         yield from (Start(given), *([Start(given, within)] if within else []))
@@ -89,10 +90,10 @@ def starts(region: Region, keys: KeyMap, body: set[str], prefix: str | None) -> 
     yield from sorted(near, key=lambda start: -counts[start])[:MOST_STARTS]
 
 
-def _only_word(body: set[str]) -> str:
-    """The first step, with its dot, of all of a body's names; "" if they differ in it."""
-    words = {name.partition(".")[0] for name in body}
-    return f"{words.pop()}." if len(words) == 1 else ""
+def _main_word(body: set[str]) -> str:
+    """The first step, with its dot, of next to all of a body's names; "" if they differ in it."""
+    ((word, count),) = Counter(name.partition(".")[0] for name in body).most_common(1) or [("", 0)]
+    return f"{word}." if count > NEXT_TO_ALL * len(body) else ""
 
 
 def _below(name: str, known: Mapping[str, object], within: str) -> Iterator[Start]:

@@ -9,6 +9,8 @@ from flaxblocks.create.places import Place
 
 __all__ = ["LoadReport", "grouped", "left_of"]
 
+MOST_WORDS = 20  # in a sentence of what was left
+
 
 @dataclass(frozen=True)
 class LoadReport:
@@ -78,7 +80,7 @@ class LoadReport:
             self.head,
             self.settings,
             self.doubt,
-            f"left: {', '.join(grouped(self.left))}" if self.left else "",
+            f"left: {_listed(grouped(self.left))}" if self.left else "",
         ]
         return tuple(filter(None, phrases))
 
@@ -92,6 +94,12 @@ def grouped(names: Iterable[str]) -> list[str]:
         members[0] if len(members) == 1 else f"{first}.* ({len(members)})"
         for first, members in groups.items()
     ]
+
+
+def _listed(words: list[str]) -> str:
+    """At most `MOST_WORDS` of them."""
+    rest = [f"{len(words) - MOST_WORDS} more"] if len(words) > MOST_WORDS else []
+    return ", ".join([*words[:MOST_WORDS], *rest])
 
 
 def left_of(place: Place, contents: Contents, taken: Iterable[str]) -> tuple[str, ...]:

@@ -29,6 +29,10 @@ def renamed(state: dict[str, np.ndarray], pattern: str, by: str) -> dict[str, np
     return {re.sub(pattern, by, key): value for key, value in state.items()}
 
 
+def without(state: dict[str, np.ndarray], ending: str) -> dict[str, np.ndarray]:
+    return {key: value for key, value in state.items() if not re.search(ending, key)}
+
+
 def linear(name: str, outputs: int, inputs: int = FEATURES) -> dict[str, np.ndarray]:
     generator = np.random.default_rng(outputs)
     return {
@@ -79,6 +83,37 @@ def test_a_head_beside_is_not_taken_where_another_is_within(body):
     assert "`num_classes=0` gives its features" in refusal(state)
 
 
+@pytest.mark.parametrize("part", ["se.fc.0", "attention"])
+@pytest.mark.parametrize("options", [{}, {"num_classes": 0}, {"num_classes": 7}])
+def test_what_a_block_has_more_is_no_head_and_is_not_proposed_to_be_dropped(network, part, options):
+    """The rest of a network with squeeze-and-excitation is not what its weights were trained as."""
+    message = refusal({**network, **linear(f"features.3.{part}", 4, 4)}, **options)
+    assert "2 unexpected: features.3" in message
+    assert "drop=" not in message
+
+
+def test_a_body_without_a_head_goes_into_a_module_that_keeps_its_own(network, body):
+    model = fb.create_model("mobilenet_v2", num_classes=3, **SMALL)
+    with pytest.raises(fb.ConversionError, match=r"`strict=False` leaves the module its own head"):
+        fb.load_torch(model, body)
+    assert fb.load_torch(model, body, strict=False).missing == (
+        "classifier.1.weight",
+        "classifier.1.bias",
+    )
+    assert equal({**fb.to_torch(model), **body}, fb.to_torch(model))
+
+
+def test_a_body_that_ends_with_its_maps_is_named_and_gives_them():
+    """torchvision's MobileNetV3 has a layer of its body in the classifier."""
+    state = without(fb.to_torch(fb.create_model("mobilenet_v3_small")), "^classifier")
+    encoder = renamed(state, r"^features\.", "backbone.")
+    with pytest.raises(fb.ConversionError, match=r"`features_only=True` gives its feature maps"):
+        fb.create_model("mobilenet_v3_small", num_classes=0, weights=encoder)
+    maps = fb.create_model("mobilenet_v3_small", features_only=True, weights=encoder)
+    given = fb.to_torch(maps)
+    assert all(np.array_equal(state[key], array) for key, array in given.items())
+
+
 def test_one_of_several_heads_is_chosen_by_dropping_the_others(body):
     state = {**renamed(body, "^", "backbone."), **linear("head_a", 5), **linear("head_b", 7)}
     assert "another head, head_a.weight" in refusal(state)
@@ -94,16 +129,36 @@ def test_state_dicts_that_hold_no_such_network_are_named(network):
         assert report.left == ("margin (1 arrays)",)
 
 
+def test_a_network_that_two_layouts_see_is_named_once():
+    """A teacher and a student below `backbone.`, which is OpenMMLab's layout too."""
+    state = without(fb.to_torch(fb.create_model("resnet18", num_classes=2)), r"^fc\.")
+    teacher = renamed(state, "^", "backbone.")
+    student = {key: array + 1 for key, array in teacher.items()}
+    file = {"student": student, "teacher": teacher}
+    with pytest.warns(UserWarning, match="holds several networks"):
+        model = fb.create_model("resnet18", num_classes=0, weights=file)
+    assert len(model.origin.report.others) == 1
+    assert "student" in model.origin.report.others[0]
+
+
+def test_a_sentence_of_what_was_left_ends(network):
+    names = {f"ema_features_{i}_weight": np.ones(3, np.float32) for i in range(99)}
+    _, report = load({**renamed(network, "^", "net."), **names})
+    assert len(report.left) == len(names)
+    assert "79 more" in str(report)
+
+
+def test_a_head_alone_is_not_called_another_network(network):
+    alone = {key: array for key, array in network.items() if key.startswith("classifier")}
+    assert "another network" not in refusal(alone)
+
+
 def test_a_head_that_load_torch_took_is_not_named_as_left(network):
     model = fb.create_model("mobilenet_v2", num_classes=3, **SMALL)
     state = renamed(renamed(network, "^features", "net.features"), r"^classifier\.1", "classifier")
     report = fb.load_torch(model, state)
     assert equal(fb.to_torch(model), network)
     assert report.left == ()
-
-
-def without(state: dict[str, np.ndarray], ending: str) -> dict[str, np.ndarray]:
-    return {key: value for key, value in state.items() if not re.search(ending, key)}
 
 
 FORMS = {
