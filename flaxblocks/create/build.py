@@ -9,6 +9,7 @@ from flax import nnx
 
 from flaxblocks.convert.keymap import layouts_of
 from flaxblocks.create.origin import remember
+from flaxblocks.models.argument_names import our_name
 from flaxblocks.models.registry import ModelEntry, find_model, suggest
 from flaxblocks.nn.init import make_rngs, undrawn
 
@@ -24,21 +25,6 @@ __all__ = [
 ]
 
 DEFAULT_CLASSES = 1000
-OTHERWISE_CALLED = {  # in torchvision or timm
-    "pretrained": 'weights="DEFAULT"',
-    "checkpoint_path": "weights=PATH",
-    "in_chans": "in_channels",
-    "drop_rate": "dropout",
-    "drop_path_rate": "stochastic_depth",
-    "stochastic_depth_prob": "stochastic_depth",
-    "bn_eps": "norm_eps",
-    "bn_momentum": "norm_momentum",
-    "act_layer": "activation",
-    "zero_init_residual": "zero_init_last",
-    "groups": "cardinality",
-    "width_per_group": "base_width",
-}
-
 Keys = Mapping[str, Any]  # random stream -> key
 Draws = list[jax.ShapeDtypeStruct]  # of an abstract model, in order
 ANY_KEYS: Keys = {"params": 0, "dropout": 0}
@@ -51,11 +37,8 @@ def build(entry: ModelEntry, config: Mapping[str, Any], keys: Keys) -> Any:
     """
     for argument in config:
         if argument not in entry.arguments:
-            meant = OTHERWISE_CALLED.get(argument)
-            if meant is None or meant.partition("=")[0] not in (*entry.arguments, "weights"):
-                hint = suggest(argument, entry.arguments)
-            else:
-                hint = f": did you mean {meant}?"
+            meant = our_name(argument, entry.arguments)
+            hint = f": did you mean {meant}?" if meant else suggest(argument, entry.arguments)
             raise ValueError(f"{entry.name} takes no argument `{argument}`{hint}")
     model = entry.build(**{**entry.config, **config}, rngs=make_rngs(keys))
     told_by_row = not set(config) & set(entry.settings)  # what no checkpoint shows

@@ -32,19 +32,18 @@ from flaxblocks.models.efficientnet_rows import (
     V2_XL,
     Stage,
 )
-from flaxblocks.models.image_model import check_classes
-from flaxblocks.models.registry import ModelEntry, register
+from flaxblocks.models.image_model import check_common
+from flaxblocks.models.rows import Rows
 from flaxblocks.models.staged import StagedModel, Trunk
+from flaxblocks.models.table import check_table
 from flaxblocks.nn.activation import Activation
-from flaxblocks.nn.arguments import check_choice, check_factor, check_positive, check_rate
-from flaxblocks.nn.drop import Dropout
+from flaxblocks.nn.arguments import check_choice, check_factor, check_positive
 from flaxblocks.nn.init import (
     kaiming_normal_fan_out,
     kaiming_normal_fan_out_depthwise,
     uniform_fan_out,
     zeros,
 )
-from flaxblocks.nn.linear import Linear
 from flaxblocks.nn.norm import Norm, set_batch_norm
 
 __all__ = ["EfficientNet"]
@@ -116,13 +115,11 @@ class EfficientNet(StagedModel):
         Raises: ValueError for a stage that is not one, or a number out of range.
         """
         _check_stages(stages)
-        check_classes(num_classes, in_channels)
+        check_common(num_classes, in_channels, dropout=dropout, stochastic_depth=stochastic_depth)
         check_positive(stem_width=stem_width, head_width=head_width)
         check_choice("round_widths", round_widths, ("above_90%", "nearest"))
         check_choice("padding", padding, (None, "SAME"))
         check_choice("initialization", initialization, tuple(BLOCK_INITIALIZERS))
-        check_rate("dropout", dropout)
-        check_rate("stochastic_depth", stochastic_depth)
         check_factor(width_mult=width_mult, depth_mult=depth_mult)
         if squeeze_excite is not None:
             check_factor(squeeze_excite=squeeze_excite)
@@ -166,15 +163,12 @@ class EfficientNet(StagedModel):
                     **block_convs,
                 )
                 trunk.add(block, features, stride)
-        self.blocks = nnx.List(trunk.blocks)
-        self.feature_info = trunk.feature_info
+        self.add_trunk(trunk)
         self.num_features = round_to_eight(head_width * end_width)
         self.head_conv: ConvNormAct | None = ConvNormAct(
             trunk.features, self.num_features, 1, **convs
         )
-        self.dropout = Dropout(dropout, rngs=rngs)
-        head = partial(Linear, kernel_init=uniform_fan_out, bias_init=zeros, **types)
-        self.head = head(self.num_features, num_classes) if num_classes else None
+        self.add_head(num_classes, dropout, kernel_init=uniform_fan_out, bias_init=zeros, **types)
 
     @property
     def layouts(self) -> Mapping[str, Callable[..., Iterator[tuple[str, ...]]]]:
@@ -183,8 +177,6 @@ class EfficientNet(StagedModel):
 
 
 def _check_stages(stages: Sequence[Stage]) -> None:
-    if len(stages) == 0:
-        raise ValueError(f"`stages` (={stages}) must have at least one row")
     for stage in stages:
         if not isinstance(stage, Stage):
             raise ValueError(f"`stages` has row {stage}: each must be a `Stage`")
@@ -192,60 +184,34 @@ def _check_stages(stages: Sequence[Stage]) -> None:
             raise ValueError(
                 f"`stages` has kind {stage.kind!r} in {stage}: it must be one of {sorted(BLOCKS)}"
             )
-        if stage.stride not in (1, 2):
-            raise ValueError(f"`stages` has stride {stage.stride} in {stage}: it must be 1 or 2")
-        if min(stage.expand_ratio, stage.kernel, stage.out, stage.depth) <= 0:
-            raise ValueError(f"`stages` has {stage}: every number must be positive")
+    check_table("stages", stages, Stage)
 
 
-ARGUMENTS = {
-    "torchvision": {"stochastic_depth": "stochastic_depth_prob"},
-    "timm": {
-        "dropout": "drop_rate",
-        "stochastic_depth": "drop_path_rate",
-        "norm_eps": "bn_eps",
-        "norm_momentum": "bn_momentum",
-        "activation": "act_layer",
-    },
-}
-
-
+TIMM = {"dropout": 0.0, "stochastic_depth": 0.0, "initialization": "timm"}
 TENSORFLOWS = ("lukemelas", "transformers")  # layouts
 
 
 def _row(
-    source: Literal["torchvision", "timm"],
+    library: Rows,
     name: str,
     parameters: int,
     stages: Sequence[Stage],
     also: str | None = None,
     **config: Any,
 ) -> None:
-    """Register one row; `also` is the other library's of the same network. Of two rows of one name,
-    timm's begins with "timm_". Who has TensorFlow's weights only has its padding and epsilon.
+    """Of two rows of one name, timm's begins with "timm_". Who has TensorFlow's weights only has
+    its padding and epsilon.
     """
-    is_timm = source == "timm"
-    in_layout = {("torchvision" if is_timm else "timm"): also} if also else {}
+    in_layout: dict[str, str] = {}
     if stages is V1 and not {"padding", "fix_stem_head"} & set(config):
-        in_layout.update(dict.fromkeys(TENSORFLOWS, f"tf_efficientnet_{name[-2:]}"))
-    if is_timm:
-        config = {"dropout": 0.0, "stochastic_depth": 0.0, "initialization": "timm", **config}
-    register(
-        ModelEntry(
-            name=name,
-            build=EfficientNet,
-            source=source,
-            config={"stages": stages, **config},
-            in_layout=in_layout,
-            library_name=name.removeprefix("timm_") if name.startswith("timm_") else None,
-            oracle_arguments=ARGUMENTS[source],
-            parameters=parameters,
-        )
-    )
+        in_layout = dict.fromkeys(TENSORFLOWS, f"tf_efficientnet_{name[-2:]}")
+    bare = name.removeprefix("timm_")
+    names = {"also": also, "library_name": bare if bare != name else None}
+    library(name, parameters, in_layout=in_layout, **names, stages=stages, **config)
 
 
-_torchvision_row = partial(_row, "torchvision")
-_timm_row = partial(_row, "timm")
+_torchvision_row = partial(_row, Rows(build=EfficientNet, source="torchvision"))
+_timm_row = partial(_row, Rows(build=EfficientNet, source="timm", config=TIMM))
 
 
 def _scaled(width_mult: float, depth_mult: float) -> dict[str, Any]:

@@ -10,12 +10,20 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
-from flaxblocks.nn.arguments import check_positive, is_integer
+from flaxblocks.nn.arguments import check_positive, check_rate, is_integer
+from flaxblocks.nn.drop import Dropout
 from flaxblocks.nn.linear import Linear
 from flaxblocks.nn.paths import descend
 from flaxblocks.nn.pool import global_avg_pool
 
-__all__ = ["Feature", "FeatureExtractor", "FeatureInfo", "ImageModel"]
+__all__ = [
+    "Feature",
+    "FeatureExtractor",
+    "FeatureInfo",
+    "ImageModel",
+    "check_classes",
+    "check_common",
+]
 
 HEADS_ELSEWHERE = ("fc", "classifier", "last_linear")  # PyTorch's names of a model's last layer
 
@@ -131,6 +139,20 @@ class ImageModel(nnx.Module):
     def head_features(self) -> int:
         """Channels that the head sees."""
         return self.num_features
+
+    def add_head(self, num_classes: int, dropout: float, *, rngs: nnx.Rngs, **options: Any) -> None:
+        """Set `dropout` and `head`, as the last step of a subclass's `__init__`.
+
+        Args:
+            num_classes: logits; 0 leaves the head out.
+            dropout: rate, in [0, 1].
+            rngs: what the head is drawn from.
+            **options: what else `Linear` takes.
+        """
+        self.dropout = Dropout(dropout, rngs=rngs)
+        self.head = (
+            Linear(self.head_features, num_classes, **options, rngs=rngs) if num_classes else None
+        )
 
     def reset_classifier(self, num_classes: int, *, rngs: nnx.Rngs | int = 0) -> None:
         """Put a fresh head in the place of the old one, in place; the body stays as it is.
@@ -267,3 +289,10 @@ def check_classes(num_classes: int, in_channels: int) -> None:
         raise ValueError(
             f"`num_classes` (={num_classes!r}) must be an integer of 0 (pooled features) or more"
         )
+
+
+def check_common(num_classes: int, in_channels: int, **rates: float) -> None:
+    """`check_classes`, and ValueError for the first of `rates` that is no probability."""
+    check_classes(num_classes, in_channels)
+    for name, rate in rates.items():
+        check_rate(name, rate)

@@ -16,19 +16,18 @@ from flaxblocks.blocks.channels import make_divisible
 from flaxblocks.blocks.conv_norm_act import ConvNormAct
 from flaxblocks.blocks.inverted import MBConv
 from flaxblocks.blocks.squeeze_excite import SqueezeExcite
-from flaxblocks.models.image_model import check_classes
-from flaxblocks.models.registry import ModelEntry, register
+from flaxblocks.models.image_model import check_common
+from flaxblocks.models.rows import Rows
 from flaxblocks.models.staged import StagedModel, Trunk
+from flaxblocks.models.table import check_table
 from flaxblocks.models.timm_names import head_conv_names, stage_names
-from flaxblocks.nn.arguments import check_choice, check_factor, check_positive, check_rate
-from flaxblocks.nn.drop import Dropout
+from flaxblocks.nn.arguments import check_choice, check_factor, check_positive
 from flaxblocks.nn.init import (
     kaiming_normal_fan_out,
     kaiming_normal_fan_out_depthwise,
     uniform_fan_out,
     zeros,
 )
-from flaxblocks.nn.linear import Linear
 from flaxblocks.nn.norm import Norm, set_batch_norm
 
 __all__ = ["MnasNet"]
@@ -180,12 +179,10 @@ class MnasNet(StagedModel):
 
         Raises: ValueError for stages that are none or have a wrong row, or a number out of range.
         """
-        rows = _check_stages(stages)
-        check_classes(num_classes, in_channels)
+        rows = check_table("stages", stages, Stage)
+        check_common(num_classes, in_channels, dropout=dropout, stochastic_depth=stochastic_depth)
         check_positive(stem_features=stem_features)
         check_choice("initialization", initialization, tuple(INITIALIZERS))
-        check_rate("dropout", dropout)
-        check_rate("stochastic_depth", stochastic_depth)
         check_factor(width_mult=width_mult)
         types = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         conv_init, head_init = INITIALIZERS[initialization]
@@ -221,77 +218,27 @@ class MnasNet(StagedModel):
                     **convs,
                 )
                 trunk.add(block, features, stride)
-        self.blocks = nnx.List(trunk.blocks)
-        self.feature_info = trunk.feature_info
+        self.add_trunk(trunk)
         self.num_features = LAST_FEATURES
         self.head_conv: ConvNormAct | None = layer(trunk.features, self.num_features, 1)
-        self.dropout = Dropout(dropout, rngs=rngs)
-        head = partial(Linear, kernel_init=head_init, bias_init=zeros, **types)
-        self.head = head(self.num_features, num_classes) if num_classes else None
+        self.add_head(num_classes, dropout, kernel_init=head_init, bias_init=zeros, **types)
 
 
-def _check_stages(stages: Setting) -> list[Stage]:
-    if len(stages) == 0:
-        raise ValueError(f"`stages` (={stages}) must have at least one row")
-    for row in stages:
-        if not isinstance(row, Sequence) or not 5 <= len(row) <= len(Stage._fields):
-            raise ValueError(
-                f"`stages` has row {row}: each must be ({', '.join(Stage._fields)}), the last two "
-                "optional"
-            )
-    rows = [Stage(*row) for row in stages]
-    for row in rows:
-        if row.stride not in (1, 2):
-            raise ValueError(
-                f"`stages` has stride {row.stride} in row {tuple(row)}: it must be 1 or 2"
-            )
-        if min(row[:4]) <= 0 or row.squeeze_excite < 0:
-            raise ValueError(f"`stages` has row {tuple(row)}: every number must be positive")
-    return rows
-
-
-ARGUMENTS = {
-    "dropout": "drop_rate",
-    "stochastic_depth": "drop_path_rate",
-    "norm_eps": "bn_eps",
-    "norm_momentum": "bn_momentum",
-}
-TIMM = {"norm_momentum": 0.1, "dropout": 0.0, "initialization": "timm"}
-
-
-def _row(
-    source: Literal["torchvision", "timm"],
-    name: str,
-    parameters: int,
-    also: str | None = None,
-    **config: Any,
-) -> None:
-    """Register one row; `also` is the other library's of the same network."""
-    is_timm = source == "timm"
-    register(
-        ModelEntry(
-            name=name,
-            build=MnasNet,
-            source=source,
-            config={**TIMM, **config} if is_timm else config,
-            in_layout={("torchvision" if is_timm else "timm"): also} if also else {},
-            oracle_arguments=ARGUMENTS if is_timm else {},
-            parameters=parameters,
-        )
-    )
-
-
-_torchvision_row = partial(_row, "torchvision")
-_timm_row = partial(_row, "timm")
+_torchvision_row = Rows(build=MnasNet, source="torchvision")
+_timm_row = Rows(
+    build=MnasNet,
+    source="timm",
+    config={"norm_momentum": 0.1, "dropout": 0.0, "initialization": "timm"},
+)
 
 # fmt: off
-_torchvision_row("mnasnet0_5", 2_218_512, "mnasnet_050", width_mult=0.5)
-_torchvision_row("mnasnet0_75", 3_170_208, "mnasnet_075", width_mult=0.75)
-_torchvision_row("mnasnet1_0", 4_383_312, "mnasnet_100")
+_torchvision_row("mnasnet0_5", 2_218_512, also="mnasnet_050", width_mult=0.5)
+_torchvision_row("mnasnet0_75", 3_170_208, also="mnasnet_075", width_mult=0.75)
+_torchvision_row("mnasnet1_0", 4_383_312, also="mnasnet_100")
 _torchvision_row("mnasnet1_3", 6_282_256, width_mult=1.3)
-_timm_row("mnasnet_050", 2_218_512, "mnasnet0_5", width_mult=0.5)
-_timm_row("mnasnet_075", 3_170_208, "mnasnet0_75", width_mult=0.75)
-_timm_row("mnasnet_100", 4_383_312, "mnasnet1_0")
+_timm_row("mnasnet_050", 2_218_512, also="mnasnet0_5", width_mult=0.5)
+_timm_row("mnasnet_075", 3_170_208, also="mnasnet0_75", width_mult=0.75)
+_timm_row("mnasnet_100", 4_383_312, also="mnasnet1_0")
 _timm_row("mnasnet_140", 7_115_728, width_mult=1.4)
 _timm_row("mnasnet_small", 2_030_264, stages=SMALL, stem_features=8)
 _timm_row("semnasnet_050", 2_082_006, stages=A1, width_mult=0.5)

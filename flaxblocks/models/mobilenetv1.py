@@ -6,7 +6,7 @@ https://arxiv.org/abs/2007.00992, appendix A (Plain).
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
 from flax import nnx
@@ -15,14 +15,14 @@ from jaxtyping import Array, Float
 
 from flaxblocks.blocks.channels import make_divisible
 from flaxblocks.blocks.conv_norm_act import ConvNormAct, conv_names, transformers_names
-from flaxblocks.models.image_model import check_classes
-from flaxblocks.models.registry import ModelEntry, register
+from flaxblocks.models.image_model import check_common
+from flaxblocks.models.rows import Rows
 from flaxblocks.models.staged import StagedModel, Trunk
+from flaxblocks.models.table import check_table
 from flaxblocks.models.timm_names import head_conv_names, stage_names
 from flaxblocks.nn.activation import Activation
-from flaxblocks.nn.arguments import check_choice, check_factor, check_positive, check_rate
+from flaxblocks.nn.arguments import check_choice, check_factor, check_positive
 from flaxblocks.nn.conv import Padding
-from flaxblocks.nn.drop import Dropout
 from flaxblocks.nn.init import (
     Initializer,
     kaiming_normal_fan_out,
@@ -30,12 +30,19 @@ from flaxblocks.nn.init import (
     uniform_fan_out,
     zeros,
 )
-from flaxblocks.nn.linear import Linear
 from flaxblocks.nn.norm import Norm, set_batch_norm
 
 __all__ = ["DepthwiseSeparable", "MobileNetV1"]
 
-# Channels and stride of each pair: table 1 of the paper.
+
+class Pair(NamedTuple):
+    """A depthwise and a 1x1 convolution: channels of the latter, stride of the former."""
+
+    channels: int
+    stride: int
+
+
+# Table 1 of the paper.
 SETTING = (
     (64, 1),
     (128, 2), (128, 1),
@@ -173,11 +180,10 @@ class MobileNetV1(StagedModel):
         Raises: ValueError for a setting that is empty or has a wrong row, a number out of range, or
             an unknown activation.
         """
-        check_classes(num_classes, in_channels)
-        _check_setting(separable_setting)
+        check_common(num_classes, in_channels, dropout=dropout)
+        pairs = check_table("separable_setting", separable_setting, Pair)
         if last_features is not None:
             check_positive(last_features=last_features)
-        check_rate("dropout", dropout)
         check_choice("padding", padding, (None, "SAME"))
         norm = set_batch_norm(norm_layer, norm_eps=norm_eps, norm_momentum=norm_momentum)
         check_factor(width_mult=width_mult)
@@ -185,7 +191,7 @@ class MobileNetV1(StagedModel):
         options = {"norm": norm, "activation": activation, **types}
         layer = partial(ConvNormAct, bias=False, kernel_init=kaiming_normal_fan_out, **options)
         self.in_channels = in_channels
-        self.depths = _depths(separable_setting)
+        self.depths = _depths(pairs)
 
         trunk = Trunk("stem", make_divisible(STEM_FEATURES * width_mult))
         self.stem = layer(in_channels, trunk.features, 3, stride=2, padding=padding)
@@ -196,31 +202,17 @@ class MobileNetV1(StagedModel):
             "pointwise_activation": activation,
             **types,
         }
-        for channels, stride in separable_setting:
+        for channels, stride in pairs:
             features = make_divisible(channels * width_mult)
             block = DepthwiseSeparable(trunk.features, features, stride=stride, **options)
             trunk.add(block, features, stride)
-        self.blocks = nnx.List(trunk.blocks)
-        self.feature_info = trunk.feature_info
+        self.add_trunk(trunk)
         if last_features is None:
             self.num_features = trunk.features
         else:
             self.num_features = make_divisible(last_features * max(1.0, width_mult))
             self.head_conv: ConvNormAct | None = layer(trunk.features, self.num_features, 1)
-        self.dropout = Dropout(dropout, rngs=rngs)
-        head = partial(Linear, kernel_init=uniform_fan_out, bias_init=zeros, **types)
-        self.head = head(self.num_features, num_classes) if num_classes else None
-
-
-def _check_setting(setting: Sequence[tuple[int, int]]) -> None:
-    if len(setting) == 0:
-        raise ValueError(f"`separable_setting` (={setting}) must have at least one row")
-    for row in setting:
-        if not isinstance(row, Sequence) or len(row) != 2 or row[0] < 1 or row[1] not in (1, 2):
-            raise ValueError(
-                f"`separable_setting` has row {row}: each must be (channels, stride), the stride 1 "
-                "or 2"
-            )
+        self.add_head(num_classes, dropout, kernel_init=uniform_fan_out, bias_init=zeros, **types)
 
 
 def _depths(setting: Sequence[tuple[int, int]]) -> tuple[int, ...]:
@@ -233,32 +225,25 @@ def _depths(setting: Sequence[tuple[int, int]]) -> tuple[int, ...]:
     return tuple(depths)
 
 
-ARGUMENTS = {"dropout": "drop_rate", "norm_eps": "bn_eps", "norm_momentum": "bn_momentum"}
+_timm_row = Rows(build=MobileNetV1, source="timm")
+_article_row = Rows(
+    build=MobileNetV1, source="article", oracle="torch_ref.models.mobilenetv1:MobileNetV1"
+)
 
-_timm_row = partial(ModelEntry, build=MobileNetV1, source="timm", oracle_arguments=ARGUMENTS)
-
-for _row in (
-    _timm_row(
-        name="mobilenet_v1",
-        aliases=("mobilenetv1_100",),
-        library_name="mobilenetv1_100",
-        parameters=4_231_976,
-        multiply_adds=568_763_240,
-    ),
-    _timm_row(name="mobilenetv1_100h", parameters=5_282_600, config={"last_features": 1024}),
-    _timm_row(name="mobilenetv1_125", parameters=6_270_840, config={"width_mult": 1.25}),
-    ModelEntry(
-        name="rexnet_plain",
-        build=MobileNetV1,
-        source="article",
-        oracle="torch_ref.models.mobilenetv1:MobileNetV1",
-        config={
-            "separable_setting": PLAIN,
-            "activation": "silu",
-            "depthwise_activation": "relu",
-        },
-        parameters=3_399_240,
-        multiply_adds=377_684_328,
-    ),
-):
-    register(_row)
+_timm_row(
+    "mobilenet_v1",
+    4_231_976,
+    568_763_240,
+    aliases=("mobilenetv1_100",),
+    library_name="mobilenetv1_100",
+)
+_timm_row("mobilenetv1_100h", 5_282_600, last_features=1024)
+_timm_row("mobilenetv1_125", 6_270_840, width_mult=1.25)
+_article_row(
+    "rexnet_plain",
+    3_399_240,
+    377_684_328,
+    separable_setting=PLAIN,
+    activation="silu",
+    depthwise_activation="relu",
+)

@@ -7,7 +7,7 @@ Source: Sandler et al. 2018, https://arxiv.org/abs/1801.04381, table 2.
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
 from flax import nnx
@@ -16,12 +16,12 @@ from jax.typing import DTypeLike
 from flaxblocks.blocks.channels import make_divisible
 from flaxblocks.blocks.conv_norm_act import ConvNormAct
 from flaxblocks.blocks.inverted import MBConv
-from flaxblocks.models.image_model import check_classes
+from flaxblocks.models.image_model import check_common
 from flaxblocks.models.mobilenetv2_layouts import mobilenetv2_layouts
-from flaxblocks.models.registry import ModelEntry, register
+from flaxblocks.models.rows import Rows
 from flaxblocks.models.staged import StagedModel, Trunk
-from flaxblocks.nn.arguments import check_choice, check_factor, check_positive, check_rate
-from flaxblocks.nn.drop import Dropout
+from flaxblocks.models.table import check_table
+from flaxblocks.nn.arguments import check_choice, check_factor, check_positive
 from flaxblocks.nn.init import (
     kaiming_normal_fan_out,
     kaiming_normal_fan_out_depthwise,
@@ -29,12 +29,20 @@ from flaxblocks.nn.init import (
     uniform_fan_out,
     zeros,
 )
-from flaxblocks.nn.linear import Linear
 from flaxblocks.nn.norm import Norm, set_batch_norm
 
 __all__ = ["MobileNetV2"]
 
-# Table 2 of the paper: expansion t, channels c, repeats n, first stride s.
+
+class Stage(NamedTuple):
+    """A row of the paper's table 2: t, c, n and s, the stride of the stage's first block."""
+
+    expansion: int
+    channels: int
+    repeats: int
+    stride: int
+
+
 SETTING = (
     (1, 16, 1, 1),
     (6, 24, 2, 2),
@@ -112,14 +120,11 @@ class MobileNetV2(StagedModel):
         Raises: ValueError for a setting that is empty or has a row that is not four numbers, a
             stride that is not 1 or 2, or a number out of range.
         """
-        rows = _check_setting(
-            SETTING if inverted_residual_setting is None else inverted_residual_setting
-        )
-        check_classes(num_classes, in_channels)
+        setting = SETTING if inverted_residual_setting is None else inverted_residual_setting
+        rows = check_table("inverted_residual_setting", setting, Stage)
+        check_common(num_classes, in_channels, dropout=dropout, stochastic_depth=stochastic_depth)
         check_positive(round_nearest=round_nearest)
         check_choice("initialization", initialization, tuple(INITIALIZERS))
-        check_rate("dropout", dropout)
-        check_rate("stochastic_depth", stochastic_depth)
         check_choice("padding", padding, (None, "SAME"))
         norm = set_batch_norm(norm_layer, norm_eps=norm_eps, norm_momentum=norm_momentum)
         check_factor(width_mult=width_mult, depth_mult=depth_mult)
@@ -148,14 +153,11 @@ class MobileNetV2(StagedModel):
                 if rate := stochastic_depth * len(trunk.blocks) / sum(self.depths):
                     options["stochastic_depth"] = rate
                 trunk.add(block(trunk.features, features, **options), features, stride)
-        self.blocks = nnx.List(trunk.blocks)
-        self.feature_info = trunk.feature_info
+        self.add_trunk(trunk)
         head_width = 1.0 if fix_stem_head else max(1.0, width_mult)
         self.num_features = make_divisible(LAST_FEATURES * head_width, round_nearest)
         self.head_conv: ConvNormAct | None = layer(trunk.features, self.num_features, 1)
-        self.dropout = Dropout(dropout, rngs=rngs)
-        head = partial(Linear, kernel_init=head_init, bias_init=zeros, **types)
-        self.head = head(self.num_features, num_classes) if num_classes else None
+        self.add_head(num_classes, dropout, kernel_init=head_init, bias_init=zeros, **types)
 
     @property
     def layouts(self) -> Mapping[str, Callable[..., Iterator[tuple[str, ...]]]]:
@@ -163,62 +165,15 @@ class MobileNetV2(StagedModel):
         return mobilenetv2_layouts(self)
 
 
-def _check_setting(setting: Sequence[Sequence[int]]) -> Sequence[Sequence[int]]:
-    if len(setting) == 0:
-        raise ValueError(f"`inverted_residual_setting` (={setting}) must have at least one row")
-    for row in setting:
-        if not isinstance(row, Sequence) or len(row) != 4:
-            raise ValueError(
-                f"`inverted_residual_setting` has row {row}: each must be 4 numbers "
-                "(expansion, channels, repeats, first stride)"
-            )
-        expansion, channels, repeats, stride = row
-        if stride not in (1, 2):
-            raise ValueError(
-                f"`inverted_residual_setting` has stride {stride} in row {row}: it must be 1 or 2"
-            )
-        if min(expansion, channels, repeats) <= 0:
-            raise ValueError(
-                f"`inverted_residual_setting` has row {row}: every number must be positive"
-            )
-    return setting
+_torchvision_row = Rows(build=MobileNetV2, source="torchvision")
+_timm_row = Rows(
+    build=MobileNetV2, source="timm", config={"dropout": 0.0, "initialization": "timm"}
+)
 
-
-TIMM_ARGUMENTS = {
-    "dropout": "drop_rate",
-    "stochastic_depth": "drop_path_rate",
-    "norm_eps": "bn_eps",
-    "norm_momentum": "bn_momentum",
-}
-
-
-def _entry(name: str, parameters: int, multiply_adds: int | None, **config) -> ModelEntry:
-    config = {"dropout": 0.0, "initialization": "timm", **config}
-    return ModelEntry(
-        name=name,
-        build=MobileNetV2,
-        source="timm",
-        config=config,
-        oracle_arguments=TIMM_ARGUMENTS,
-        parameters=parameters,
-        multiply_adds=multiply_adds,
-    )
-
-
-for _row in (
-    ModelEntry(
-        name="mobilenet_v2",
-        build=MobileNetV2,
-        source="torchvision",
-        aliases=("mobilenetv2_100",),
-        parameters=3_504_872,
-        multiply_adds=300_809_384,
-    ),
-    _entry("mobilenetv2_035", 1_677_128, 59_300_888, width_mult=0.35),
-    _entry("mobilenetv2_050", 1_968_680, 97_151_384, width_mult=0.5),
-    _entry("mobilenetv2_075", 2_636_424, 209_097_432, width_mult=0.75),
-    _entry("mobilenetv2_140", 6_108_776, 582_244_760, width_mult=1.4),
-    _entry("mobilenetv2_110d", 4_516_520, None, width_mult=1.1, depth_mult=1.2, fix_stem_head=True),
-    _entry("mobilenetv2_120d", 5_831_144, None, width_mult=1.2, depth_mult=1.4, fix_stem_head=True),
-):
-    register(_row)
+_torchvision_row("mobilenet_v2", 3_504_872, 300_809_384, aliases=("mobilenetv2_100",))
+_timm_row("mobilenetv2_035", 1_677_128, 59_300_888, width_mult=0.35)
+_timm_row("mobilenetv2_050", 1_968_680, 97_151_384, width_mult=0.5)
+_timm_row("mobilenetv2_075", 2_636_424, 209_097_432, width_mult=0.75)
+_timm_row("mobilenetv2_140", 6_108_776, 582_244_760, width_mult=1.4)
+_timm_row("mobilenetv2_110d", 4_516_520, width_mult=1.1, depth_mult=1.2, fix_stem_head=True)
+_timm_row("mobilenetv2_120d", 5_831_144, width_mult=1.2, depth_mult=1.4, fix_stem_head=True)

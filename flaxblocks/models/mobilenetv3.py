@@ -19,7 +19,7 @@ from flaxblocks.blocks.channels import make_divisible
 from flaxblocks.blocks.conv_norm_act import ConvNormAct, conv_names, layer_names
 from flaxblocks.blocks.inverted import MBConv
 from flaxblocks.blocks.squeeze_excite import SqueezeExcite
-from flaxblocks.models.image_model import check_classes
+from flaxblocks.models.image_model import check_common
 from flaxblocks.models.mobilenetv3_rows import (
     LARGE,
     LARGE_DEEP,
@@ -27,16 +27,15 @@ from flaxblocks.models.mobilenetv3_rows import (
     STEM_FEATURES,
     Bottleneck,
     Setting,
-    check_setting,
     halve_tail,
     in_stages,
 )
-from flaxblocks.models.registry import ModelEntry, register
+from flaxblocks.models.rows import Rows
 from flaxblocks.models.staged import StagedModel, Trunk
+from flaxblocks.models.table import check_table
 from flaxblocks.models.timm_names import stage_names
 from flaxblocks.nn.activation import Activation, get_activation
-from flaxblocks.nn.arguments import check_choice, check_factor, check_positive, check_rate
-from flaxblocks.nn.drop import Dropout
+from flaxblocks.nn.arguments import check_choice, check_factor, check_positive
 from flaxblocks.nn.init import (
     kaiming_normal_fan_out,
     kaiming_normal_fan_out_depthwise,
@@ -173,14 +172,12 @@ class MobileNetV3(StagedModel):
 
         Raises: ValueError for a setting that is empty or has a wrong row, or a number out of range.
         """
-        table = check_setting(inverted_residual_setting)
-        check_classes(num_classes, in_channels)
+        table = check_table("inverted_residual_setting", inverted_residual_setting, Bottleneck)
+        check_common(num_classes, in_channels, dropout=dropout, stochastic_depth=stochastic_depth)
         check_positive(last_features=last_features, head_depth=head_depth)
         check_choice("gates", gates, ("eights", "quarters"))
         check_choice("padding", padding, (None, "SAME"))
         check_choice("initialization", initialization, tuple(INITIALIZERS))
-        check_rate("dropout", dropout)
-        check_rate("stochastic_depth", stochastic_depth)
         check_factor(width_mult=width_mult)
         if reduced_tail:
             table, last_features = halve_tail(table), last_features // 2
@@ -229,28 +226,28 @@ class MobileNetV3(StagedModel):
                 **convs,
             )
             trunk.add(block, features, row.stride)
-        self.blocks = nnx.List(trunk.blocks)
 
         if keep_ratios:
-            self.num_features = scale(HEAD_EXPANSION * table[-1].out)
+            head_conv_features = scale(HEAD_EXPANSION * table[-1].out)
         else:
-            self.num_features = HEAD_EXPANSION * trunk.features
+            head_conv_features = HEAD_EXPANSION * trunk.features
             last_features = scale(last_features)
-        widths = (trunk.features, *itertools.repeat(self.num_features, head_depth))
+        widths = (trunk.features, *itertools.repeat(head_conv_features, head_depth))
         head_convs = [layer(a, b, 1) for a, b in itertools.pairwise(widths)]
         self.head_conv = head_convs[0] if head_depth == 1 else nnx.Sequential(*head_convs)
-        trunk.pass_by("head_conv", self.num_features)
-        self.feature_info = trunk.feature_info
-        dense = partial(Linear, bias_init=zeros, **types)
+        trunk.pass_by("head_conv", head_conv_features)
+        self.add_trunk(trunk)
+        dense = {"bias_init": zeros, **types}
         self.last_features = last_features
-        self.embedding: Linear | None = dense(
-            self.num_features, last_features, bias=embedding_bias, kernel_init=embedding_init
+        self.embedding: Linear | None = Linear(
+            self.num_features,
+            last_features,
+            bias=embedding_bias,
+            kernel_init=embedding_init,
+            **dense,
         )
         self.activation = get_activation(activation)
-        self.dropout = Dropout(dropout, rngs=rngs)
-        self.head = (
-            dense(last_features, num_classes, kernel_init=head_init) if num_classes else None
-        )
+        self.add_head(num_classes, dropout, kernel_init=head_init, **dense)
 
     @property
     def layouts(self) -> Mapping[str, Callable[..., Iterator[tuple[str, ...]]]]:
@@ -293,12 +290,6 @@ def _rounded_gate(features: int, **options: Any) -> SqueezeExcite:
     return _gate("relu", features, squeezed_features=make_divisible(features // 4), **options)
 
 
-ARGUMENTS = {
-    "dropout": "drop_rate",
-    "stochastic_depth": "drop_path_rate",
-    "norm_eps": "bn_eps",
-    "norm_momentum": "bn_momentum",
-}
 TIMM = {
     "keep_ratios": True,
     "norm_eps": 1e-5,
@@ -311,7 +302,7 @@ RW = {"gates": "quarters", "first_skip": False, "embedding_bias": False, "norm_e
 
 
 def _row(
-    source: Literal["torchvision", "timm"],
+    library: Rows,
     name: str,
     table: tuple[Bottleneck, ...],
     last_features: int,
@@ -319,24 +310,12 @@ def _row(
     also: str | None = None,
     **config: Any,
 ) -> None:
-    """Register one row; `also` is the other library's of the same network."""
-    is_timm = source == "timm"
-    config = {**(TIMM if is_timm else {}), **config}
-    register(
-        ModelEntry(
-            name=name,
-            build=MobileNetV3,
-            source=source,
-            config={"inverted_residual_setting": table, "last_features": last_features, **config},
-            in_layout={("torchvision" if is_timm else "timm"): also} if also else {},
-            oracle_arguments=ARGUMENTS if is_timm else {},
-            parameters=parameters,
-        )
-    )
+    widths = {"inverted_residual_setting": table, "last_features": last_features}
+    library(name, parameters, also=also, **widths, **config)
 
 
-_torchvision_row = partial(_row, "torchvision")
-_timm_row = partial(_row, "timm")
+_torchvision_row = partial(_row, Rows(build=MobileNetV3, source="torchvision"))
+_timm_row = partial(_row, Rows(build=MobileNetV3, source="timm", config=TIMM))
 
 # fmt: off
 _torchvision_row("mobilenet_v3_large", LARGE, 1280, 5_483_032, "mobilenetv3_large_100")

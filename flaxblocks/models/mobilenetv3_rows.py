@@ -14,7 +14,6 @@ __all__ = [
     "STEM_FEATURES",
     "Bottleneck",
     "Setting",
-    "check_setting",
     "halve_tail",
     "in_stages",
 ]
@@ -85,27 +84,3 @@ def halve_tail(table: Sequence[Bottleneck]) -> list[Bottleneck]:
     halved = [row._replace(hidden=row.hidden // 2) for row in rest]
     tail = [row._replace(out=row.out // 2) for row in (first, *halved)]
     return [*itertools.chain.from_iterable(body), *tail]
-
-
-def check_setting(setting: Setting) -> list[Bottleneck]:
-    """The rows by name. Raises: ValueError for a setting that is empty or has a wrong row."""
-    if len(setting) == 0:
-        raise ValueError(f"`inverted_residual_setting` (={setting}) must have at least one row")
-    for row in setting:
-        if not isinstance(row, Sequence) or len(row) != len(Bottleneck._fields):
-            raise ValueError(
-                f"`inverted_residual_setting` has row {row}: each must be "
-                f"({', '.join(Bottleneck._fields)})"
-            )
-    table = [Bottleneck(*row) for row in setting]
-    for row in table:
-        if row.stride not in (1, 2):
-            raise ValueError(
-                f"`inverted_residual_setting` has stride {row.stride} in row {tuple(row)}: it must "
-                "be 1 or 2"
-            )
-        if min(row.kernel, row.hidden, row.out) <= 0:
-            raise ValueError(
-                f"`inverted_residual_setting` has row {tuple(row)}: every number must be positive"
-            )
-    return table

@@ -7,7 +7,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-__all__ = ["ModelEntry", "find_model", "list_models", "model_entries", "register", "suggest"]
+from flaxblocks.models.argument_names import library_names
+
+__all__ = [
+    "ModelEntry",
+    "Source",
+    "find_model",
+    "list_models",
+    "model_entries",
+    "register",
+    "suggest",
+]
 
 UNSEEN = ("norm_eps", "padding", "stride_in", "gates_first")
 Source = Literal["torchvision", "timm", "official", "article"]
@@ -29,7 +39,6 @@ class ModelEntry:
         library_name: what the library calls it, if not `name`.
         oracle: "module:callable" that builds the PyTorch original from `num_classes`, `in_channels`
             and the model's own arguments; None for the model of that name in torchvision or timm.
-        oracle_arguments: our name -> the oracle's, where an argument has another there.
         parameters: published count of trainable parameters at 1000 classes, or None.
         multiply_adds: published count for one image of `input_size`, or None.
         input_size: (height, width) that the counts hold for.
@@ -43,7 +52,6 @@ class ModelEntry:
     in_layout: Mapping[str, str] = field(default_factory=dict)
     library_name: str | None = None
     oracle: str | None = None
-    oracle_arguments: Mapping[str, str] = field(default_factory=dict)
     parameters: int | None = None
     multiply_adds: int | None = None
     input_size: tuple[int, int] = (224, 224)
@@ -52,6 +60,11 @@ class ModelEntry:
     def layout(self) -> str:
         """Whose naming its checkpoints are in, as `layouts` of the model's class call it."""
         return self.source
+
+    @property
+    def oracle_arguments(self) -> dict[str, str]:
+        """Our name -> the oracle's, where an argument of the model has another there."""
+        return library_names(self.source, self.arguments)
 
     @property
     def arguments(self) -> list[str]:

@@ -11,7 +11,7 @@ Source: Radosavovic et al. 2020, https://arxiv.org/abs/2003.13678, equations 2 t
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -22,15 +22,13 @@ from flaxblocks.blocks.bottleneck import BottleNeck
 from flaxblocks.blocks.channels import make_divisible
 from flaxblocks.blocks.conv_norm_act import ConvNormAct
 from flaxblocks.blocks.squeeze_excite import SqueezeExcite
-from flaxblocks.models.image_model import check_classes
-from flaxblocks.models.registry import ModelEntry, register
+from flaxblocks.models.image_model import check_common
 from flaxblocks.models.regnet_layouts import regnet_layouts
+from flaxblocks.models.rows import Rows
 from flaxblocks.models.staged import StagedModel, Trunk
 from flaxblocks.nn.activation import Activation
-from flaxblocks.nn.arguments import check_factor, check_positive, check_rate
-from flaxblocks.nn.drop import Dropout
+from flaxblocks.nn.arguments import check_factor, check_positive
 from flaxblocks.nn.init import kaiming_normal_fan_out, normal, zeros
-from flaxblocks.nn.linear import Linear
 from flaxblocks.nn.norm import Norm, check_norm
 
 __all__ = ["RegNet", "Stage", "quantized_linear_stages"]
@@ -142,10 +140,8 @@ class RegNet(StagedModel):
 
         Raises: ValueError for a number out of range.
         """
-        check_classes(num_classes, in_channels)
+        check_common(num_classes, in_channels, dropout=dropout, stochastic_depth=stochastic_depth)
         check_positive(stem_width=stem_width)
-        check_rate("dropout", dropout)
-        check_rate("stochastic_depth", stochastic_depth)
         check_norm("norm_layer", norm_layer)
         if se_ratio is not None and not 0 < se_ratio <= 1:
             raise ValueError(f"`se_ratio` (={se_ratio}) must be in (0, 1], or None")
@@ -177,12 +173,8 @@ class RegNet(StagedModel):
                     **convs,
                 )
                 trunk.add(block, stage.width, stride)
-        self.blocks = nnx.List(trunk.blocks)
-        self.feature_info = trunk.feature_info
-        self.num_features = trunk.features
-        self.dropout = Dropout(dropout, rngs=rngs)
-        head = partial(Linear, kernel_init=normal, bias_init=zeros, **types)
-        self.head = head(self.num_features, num_classes) if num_classes else None
+        self.add_trunk(trunk)
+        self.add_head(num_classes, dropout, kernel_init=normal, bias_init=zeros, **types)
 
     @property
     def layouts(self) -> Mapping[str, Callable[..., Iterator[tuple[str, ...]]]]:
@@ -196,6 +188,9 @@ def _gate(se_ratio: float | None, in_features: int, activation: Activation):
         return None
     squeezed = max(1, round(se_ratio * in_features))
     return partial(SqueezeExcite, squeezed_features=squeezed, activation=activation)
+
+
+_torchvision = Rows(build=RegNet, source="torchvision")
 
 
 def _row(
@@ -212,17 +207,9 @@ def _row(
     """timm has each of torchvision's networks under a name of its own; where it has two of almost
     one name, the one in `_tv` is this.
     """
-    line = {"depth": depth, "w_0": w_0, "w_a": w_a, "w_m": w_m, "group_width": group_width}
-    register(
-        ModelEntry(
-            name=name,
-            build=RegNet,
-            source="torchvision",
-            config=line if se_ratio is None else {**line, "se_ratio": se_ratio},
-            aliases=(timm_name,),
-            parameters=parameters,
-        )
-    )
+    line: dict[str, Any] = {"depth": depth, "w_0": w_0, "w_a": w_a, "w_m": w_m}
+    groups: dict[str, Any] = {"group_width": group_width, "se_ratio": se_ratio}
+    _torchvision(name, parameters, aliases=(timm_name,), **line, **groups)
 
 
 # fmt: off

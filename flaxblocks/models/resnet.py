@@ -23,14 +23,12 @@ from flaxblocks.blocks.channels import make_divisible
 from flaxblocks.blocks.conv_norm_act import ConvNormAct
 from flaxblocks.blocks.residual import apply
 from flaxblocks.blocks.squeeze_excite import SqueezeExcite
-from flaxblocks.models.image_model import check_classes
-from flaxblocks.models.registry import ModelEntry, register
+from flaxblocks.models.image_model import check_common
 from flaxblocks.models.resnet_layouts import resnet_layouts
+from flaxblocks.models.rows import Rows
 from flaxblocks.models.staged import StagedModel, Trunk
-from flaxblocks.nn.arguments import check_choice, check_factor, check_positive, check_rate
-from flaxblocks.nn.drop import Dropout
+from flaxblocks.nn.arguments import check_choice, check_factor, check_positive
 from flaxblocks.nn.init import kaiming_normal_fan_out
-from flaxblocks.nn.linear import Linear
 from flaxblocks.nn.norm import Norm, check_norm
 from flaxblocks.nn.pool import Antialias, AvgPool, MaxPool, make_antialias
 
@@ -145,15 +143,13 @@ class ResNet(StagedModel):
         Raises: ValueError for a number out of range, groups or another `stride_in` in a basic
             block, or settings that exclude each other.
         """
-        check_classes(num_classes, in_channels)
+        check_common(num_classes, in_channels, dropout=dropout, stochastic_depth=stochastic_depth)
         check_choice("block", block, ("basic", "bottleneck"))
         check_choice("stem", stem, ("7x7", "3x3", "deep", "tiered"))
         check_choice("stem_pool", stem_pool, ("max", "conv"))
         if stem == "3x3" and stem_pool != "max":
             raise ValueError(f"`stem_pool` (={stem_pool!r}) has no place after `stem` (='3x3')")
         check_positive(cardinality=cardinality, base_width=base_width, stem_width=stem_width)
-        check_rate("dropout", dropout)
-        check_rate("stochastic_depth", stochastic_depth)
         check_norm("norm_layer", norm_layer)
         if squeeze_excite is not None:
             check_factor(squeeze_excite=squeeze_excite)
@@ -212,11 +208,8 @@ class ResNet(StagedModel):
                     trunk.features, features, stride=stride, stochastic_depth=rate, **options
                 )
                 trunk.add(built, features, stride)
-        self.blocks = nnx.List(trunk.blocks)
-        self.feature_info = trunk.feature_info
-        self.num_features = trunk.features
-        self.dropout = Dropout(dropout, rngs=rngs)
-        self.head = Linear(self.num_features, num_classes, **types) if num_classes else None
+        self.add_trunk(trunk)
+        self.add_head(num_classes, dropout, **types)
 
     @property
     def layouts(self) -> Mapping[str, Callable[..., Iterator[tuple[str, ...]]]]:
@@ -242,40 +235,19 @@ def _groups(cardinality: int, base_width: int) -> dict[str, int]:
     return {"cardinality": cardinality, "base_width": base_width}
 
 
-ARGUMENTS = {
-    "torchvision": {
-        "cardinality": "groups",
-        "base_width": "width_per_group",
-        "zero_init_last": "zero_init_residual",
-    },
-    "timm": {"dropout": "drop_rate", "stochastic_depth": "drop_path_rate"},
-}
-
-
 def _row(
-    source: Literal["torchvision", "timm"],
+    library: Rows,
     name: str,
     block: str,
     depths: tuple[int, int, int, int],
     parameters: int,
     **config: Any,
 ) -> None:
-    if source == "timm":
-        config = {"zero_init_last": True, **config}
-    register(
-        ModelEntry(
-            name=name,
-            build=ResNet,
-            source=source,
-            config={"block": block, "depths": depths, **config},
-            oracle_arguments=ARGUMENTS[source],
-            parameters=parameters,
-        )
-    )
+    library(name, parameters, block=block, depths=depths, **config)
 
 
-_torchvision = partial(_row, "torchvision")
-_timm = partial(_row, "timm")
+_torchvision = partial(_row, Rows(build=ResNet, source="torchvision"))
+_timm = partial(_row, Rows(build=ResNet, source="timm", config={"zero_init_last": True}))
 
 # fmt: off
 _torchvision("resnet18", "basic", (2, 2, 2, 2), 11_689_512)

@@ -1,12 +1,13 @@
 """What the libraries call the layers of a ResNet."""
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
-from flaxblocks.blocks.basic import BasicBlock
-from flaxblocks.blocks.conv_norm_act import ConvNormAct, layer_names, transformers_names
+from flaxblocks.blocks.conv_norm_act import ConvNormAct, layer_names
+from flaxblocks.models.residual_layouts import convolutions, pycls_layout, transformers_layout
 
-__all__ = ["resnet_layouts", "torchvision_names"]
+__all__ = ["mmpretrain_names", "resnet_layouts", "torchvision_names"]
 
 Pairs = Iterator[tuple[str, ...]]
 
@@ -38,7 +39,7 @@ def torchvision_names(model: Any) -> Pairs:
 def _block_names(native: str, foreign: str, block: Any, first: int) -> Pairs:
     """One block, whose shortcut has its convolution at place `first`."""
     yield native, foreign
-    for k, name in enumerate(_convolutions(block), start=1):
+    for k, name in enumerate(convolutions(block), start=1):
         yield f"{native}.{name}.conv", f"{foreign}.conv{k}"
         yield f"{native}.{name}.norm", f"{foreign}.bn{k}"
     yield f"{native}.squeeze_excite", f"{foreign}.se", "output"
@@ -47,10 +48,6 @@ def _block_names(native: str, foreign: str, block: Any, first: int) -> Pairs:
     yield f"{native}.shortcut", f"{foreign}.downsample", "output"
     yield f"{native}.shortcut.conv", f"{foreign}.downsample.{first}"
     yield f"{native}.shortcut.norm", f"{foreign}.downsample.{first + 1}"
-
-
-def _convolutions(block: Any) -> tuple[str, ...]:
-    return ("conv1", "conv2") if isinstance(block, BasicBlock) else ("reduce", "conv", "expand")
 
 
 def _has_deep_stem(model: Any) -> bool:
@@ -70,7 +67,7 @@ def _fastai(model: Any) -> Pairs:
         yield native, "1" if native == "head" else f"0.{foreign}", *kind
 
 
-def _mmpretrain(model: Any) -> Pairs:
+def mmpretrain_names(model: Any) -> Pairs:
     """torchvision's names in `backbone` and `head`; a deep stem is one Sequential, and a shortcut
     has a pool only where it has a stride.
     """
@@ -102,7 +99,7 @@ def _detectron2(model: Any) -> Pairs:
     for path, stage, k, block in model.placed_blocks:
         foreign = f"res{stage + 2}.{k}"
         yield path, foreign
-        for i, name in enumerate(_convolutions(block), start=1):
+        for i, name in enumerate(convolutions(block), start=1):
             conv = f"{foreign}.conv{i}"
             yield from layer_names(f"{path}.{name}", conv, f"{conv}.norm")
         skip = f"{foreign}.shortcut"
@@ -110,37 +107,12 @@ def _detectron2(model: Any) -> Pairs:
     yield "head", "stem.fc"
 
 
-def _pycls(model: Any) -> Pairs:
-    """Convolutions by letters, the shortcut first."""
-    yield from layer_names("stem", "stem.conv", "stem.bn")
-    for path, stage, k, block in model.placed_blocks:
-        foreign = f"s{stage + 1}.b{k + 1}"
-        yield path, foreign
-        yield from layer_names(f"{path}.shortcut", f"{foreign}.proj", f"{foreign}.bn")
-        for letter, name in zip("abc", _convolutions(block), strict=False):
-            inner = f"{foreign}.f.{letter}"
-            yield from layer_names(f"{path}.{name}", inner, f"{inner}_bn")
-    yield "head", "head.fc"
-
-
-def _transformers(model: Any) -> Pairs:
-    """Hugging Face's `ResNetForImageClassification`."""
-    yield from transformers_names("stem", "resnet.embedder.embedder")
-    for path, stage, k, block in model.placed_blocks:
-        foreign = f"resnet.encoder.stages.{stage}.layers.{k}"
-        yield path, foreign
-        yield from transformers_names(f"{path}.shortcut", f"{foreign}.shortcut")
-        for i, name in enumerate(_convolutions(block)):
-            yield from transformers_names(f"{path}.{name}", f"{foreign}.layer.{i}")
-    yield "head", "classifier.1"
-
-
 # Who has only ResNets of the original form.
 OF_PLAIN_ONES: Mapping[str, Callable[[Any], Pairs]] = {
-    "transformers": _transformers,
+    "transformers": partial(transformers_layout, root="resnet"),
     "detectron2": _detectron2,
     "kuangliu": _kuangliu,
-    "pycls": _pycls,
+    "pycls": pycls_layout,
 }
 
 
@@ -153,7 +125,7 @@ def resnet_layouts(model: Any) -> dict[str, Callable[[Any], Pairs]]:
     return {
         "torchvision": torchvision_names,
         "timm": torchvision_names,
-        **({"mmpretrain": _mmpretrain} if original else {}),
+        **({"mmpretrain": mmpretrain_names} if original else {}),
         **(OF_PLAIN_ONES if plain else {}),
         "children": _children,
         "fastai": _fastai,

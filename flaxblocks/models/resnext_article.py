@@ -17,13 +17,11 @@ from jax.typing import DTypeLike
 
 from flaxblocks.blocks.bottleneck import BottleNeck
 from flaxblocks.blocks.conv_norm_act import ConvNormAct
-from flaxblocks.models.image_model import check_classes
-from flaxblocks.models.registry import ModelEntry, register
+from flaxblocks.models.image_model import check_common
+from flaxblocks.models.rows import Rows
 from flaxblocks.models.staged import StagedModel, Trunk
-from flaxblocks.nn.arguments import check_positive, check_rate, is_integer
-from flaxblocks.nn.drop import Dropout
+from flaxblocks.nn.arguments import check_positive, is_integer
 from flaxblocks.nn.init import kaiming_normal_fan_out
-from flaxblocks.nn.linear import Linear
 from flaxblocks.nn.norm import Norm, check_norm
 from flaxblocks.nn.pool import MaxPool
 
@@ -91,9 +89,8 @@ class ResNeXtArticle(StagedModel):
             a width, or a number out of range.
         """
         rows = _check_repeats(block_repeats, cardinality)
-        check_classes(num_classes, in_channels)
+        check_common(num_classes, in_channels, dropout=dropout)
         check_positive(expansion=expansion)
-        check_rate("dropout", dropout)
         check_norm("norm_layer", norm_layer)
         types = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         convs = {"norm": norm_layer, "kernel_init": kaiming_normal_fan_out, **types}
@@ -121,11 +118,8 @@ class ResNeXtArticle(StagedModel):
                     **convs,
                 )
                 trunk.add(block, expansion * width, stride)
-        self.blocks = nnx.List(trunk.blocks)
-        self.feature_info = trunk.feature_info
-        self.num_features = trunk.features
-        self.dropout = Dropout(dropout, rngs=rngs)
-        self.head = Linear(self.num_features, num_classes, **types) if num_classes else None
+        self.add_trunk(trunk)
+        self.add_head(num_classes, dropout, **types)
 
 
 def _check_repeats(rows: Sequence[Sequence[int]], cardinality: int) -> Sequence[Sequence[int]]:
@@ -147,25 +141,14 @@ def _check_repeats(rows: Sequence[Sequence[int]], cardinality: int) -> Sequence[
     return rows
 
 
-def _row(name: str, parameters: int, multiply_adds: int | None = None, **config) -> None:
-    register(
-        ModelEntry(
-            name=name,
-            build=ResNeXtArticle,
-            source="article",
-            config=config,
-            oracle="torch_ref.models.resnext:ResNeXtArticle",
-            parameters=parameters,
-            multiply_adds=multiply_adds,
-        )
-    )
-
-
 def _repeats(*repeats: int) -> tuple[tuple[int, int], ...]:
     """Table 1's widths, repeated otherwise."""
     return tuple((width, n) for (width, _), n in zip(BLOCK_REPEATS, repeats, strict=True))
 
 
+_row = Rows(
+    build=ResNeXtArticle, source="article", oracle="torch_ref.models.resnext:ResNeXtArticle"
+)
 _row("resnext50_article", 25_032_808, 1_218_693_736)
 _row("resnext101_article", 44_181_608, block_repeats=_repeats(3, 4, 23, 3))
 _row("resnext152_article", 59_955_304, block_repeats=_repeats(3, 8, 36, 3))

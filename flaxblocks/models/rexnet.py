@@ -17,11 +17,10 @@ from flaxblocks.blocks.channels import make_divisible
 from flaxblocks.blocks.conv_norm_act import ConvNormAct, timm_names
 from flaxblocks.blocks.linear_bottleneck import RexBottleneck
 from flaxblocks.blocks.squeeze_excite import SqueezeExcite, SqueezeExciteChoice
-from flaxblocks.models.image_model import check_classes
-from flaxblocks.models.registry import ModelEntry, register
+from flaxblocks.models.image_model import check_common
+from flaxblocks.models.rows import Rows
 from flaxblocks.models.staged import StagedModel, Trunk
-from flaxblocks.nn.arguments import check_choice, check_factor, check_positive, check_rate
-from flaxblocks.nn.drop import Dropout
+from flaxblocks.nn.arguments import check_choice, check_factor, check_positive
 from flaxblocks.nn.init import (
     kaiming_normal_fan_out,
     kaiming_normal_fan_out_depthwise,
@@ -29,7 +28,6 @@ from flaxblocks.nn.init import (
     uniform_fan_out,
     zeros,
 )
-from flaxblocks.nn.linear import Linear
 from flaxblocks.nn.norm import Norm, set_batch_norm
 
 __all__ = ["DEPTHS", "ReXNet", "linear_widths", "official_names", "rex_trunk"]
@@ -183,13 +181,11 @@ class ReXNet(StagedModel):
 
         Raises: ValueError for a number out of range, or a squeeze-excite left without channels.
         """
-        check_classes(num_classes, in_channels)
+        check_common(num_classes, in_channels, dropout=dropout, stochastic_depth=stochastic_depth)
         check_positive(input_features=input_features, round_nearest=round_nearest)
         check_positive(se_ratio=se_ratio)
         check_factor(final_features=final_features, width_mult=width_mult, depth_mult=depth_mult)
         check_choice("initialization", initialization, tuple(INITIALIZERS))
-        check_rate("dropout", dropout)
-        check_rate("stochastic_depth", stochastic_depth)
         norm = set_batch_norm(norm_layer, norm_eps=norm_eps, norm_momentum=norm_momentum)
         types = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         conv_init, block_init, head_init = INITIALIZERS[initialization]
@@ -214,13 +210,10 @@ class ReXNet(StagedModel):
             kernel_init=block_init,
             **convs,
         )
-        self.blocks = nnx.List(trunk.blocks)
-        self.feature_info = trunk.feature_info
+        self.add_trunk(trunk)
         self.num_features = make_divisible(int(LAST_FEATURES * width_mult), round_nearest)
         self.head_conv: ConvNormAct | None = layer(trunk.features, self.num_features, 1)
-        self.dropout = Dropout(dropout, rngs=rngs)
-        head = partial(Linear, kernel_init=head_init, bias_init=bias_init, **types)
-        self.head = head(self.num_features, num_classes) if num_classes else None
+        self.add_head(num_classes, dropout, kernel_init=head_init, bias_init=bias_init, **types)
 
 
 def _gate(se_ratio: int, round_nearest: int, features: int, **options: Any) -> SqueezeExcite:
@@ -234,41 +227,21 @@ def _gate(se_ratio: int, round_nearest: int, features: int, **options: Any) -> S
     return SqueezeExcite(features, squeezed_features=squeezed, **options)
 
 
-TIMM_ARGUMENTS = {
-    "input_features": "initial_chs",
-    "final_features": "final_chs",
-    "round_nearest": "ch_div",
-    "dropout": "drop_rate",
-    "stochastic_depth": "drop_path_rate",
-}
-
-
 def _row(
-    source: Literal["official", "timm"],
+    library: Rows,
     name: str,
     width_mult: float,
     parameters: int,
     multiply_adds: int | None = None,
     **config: Any,
 ) -> None:
-    if source == "timm":
-        config = {"initialization": "timm", **config}
-    register(
-        ModelEntry(
-            name=name,
-            build=ReXNet,
-            source=source,
-            config={"width_mult": width_mult, **config},
-            oracle="torch_ref.models.rexnet:ReXNet" if source == "official" else None,
-            oracle_arguments=TIMM_ARGUMENTS if source == "timm" else {},
-            parameters=parameters,
-            multiply_adds=multiply_adds,
-        )
-    )
+    library(name, parameters, multiply_adds, width_mult=width_mult, **config)
 
 
-_official_row = partial(_row, "official")
-_timm_row = partial(_row, "timm")
+_official_row = partial(
+    _row, Rows(build=ReXNet, source="official", oracle="torch_ref.models.rexnet:ReXNet")
+)
+_timm_row = partial(_row, Rows(build=ReXNet, source="timm", config={"initialization": "timm"}))
 
 # fmt: off
 _official_row("rexnet_090", 0.9, 4_091_257, 347_738_521)

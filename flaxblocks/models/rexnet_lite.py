@@ -12,8 +12,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from flaxblocks.blocks.conv_norm_act import ConvNormAct
-from flaxblocks.models.image_model import check_classes
-from flaxblocks.models.registry import ModelEntry, register
+from flaxblocks.models.image_model import check_common
 from flaxblocks.models.rexnet import (
     DEPTHS,
     LAST_FEATURES,
@@ -22,10 +21,9 @@ from flaxblocks.models.rexnet import (
     official_names,
     rex_trunk,
 )
+from flaxblocks.models.rows import Rows
 from flaxblocks.models.staged import StagedModel
-from flaxblocks.nn.arguments import check_factor, check_positive, check_rate
-from flaxblocks.nn.drop import Dropout
-from flaxblocks.nn.linear import Linear
+from flaxblocks.nn.arguments import check_factor, check_positive
 from flaxblocks.nn.norm import Norm, set_batch_norm
 from flaxblocks.nn.pool import global_avg_pool
 
@@ -90,11 +88,9 @@ class ReXNetLite(StagedModel):
 
         Raises: ValueError for a number out of range, or other than six kernel sizes.
         """
-        check_classes(num_classes, in_channels)
+        check_common(num_classes, in_channels, dropout=dropout, stochastic_depth=stochastic_depth)
         check_positive(input_features=input_features, round_nearest=round_nearest)
         check_factor(final_features=final_features, width_mult=width_mult)
-        check_rate("dropout", dropout)
-        check_rate("stochastic_depth", stochastic_depth)
         if len(kernel_sizes) != len(DEPTHS):
             raise ValueError(
                 f"`kernel_sizes` (={kernel_sizes}) must have {len(DEPTHS)} numbers, one a stage"
@@ -120,15 +116,13 @@ class ReXNetLite(StagedModel):
             stochastic_depth=stochastic_depth,
             **convs,
         )
-        self.blocks = nnx.List(trunk.blocks)
-        self.feature_info = trunk.feature_info
+        self.add_trunk(trunk)
         self.num_features = int(LAST_FEATURES * ends)
         self.head_conv: ConvNormAct | None = layer(trunk.features, self.num_features, 1)
         self.embedding: ConvNormAct | None = ConvNormAct(
             self.num_features, EMBEDDING_FEATURES, 1, **convs
         )
-        self.dropout = Dropout(dropout, rngs=rngs)
-        self.head = Linear(EMBEDDING_FEATURES, num_classes, **types) if num_classes else None
+        self.add_head(num_classes, dropout, **types)
 
     @property
     def head_features(self) -> int:
@@ -148,23 +142,11 @@ class ReXNetLite(StagedModel):
         self.embedding = None
 
 
-def _row(name: str, width_mult: float, parameters: int, multiply_adds: int) -> None:
-    register(
-        ModelEntry(
-            name=name,
-            build=ReXNetLite,
-            source="official",
-            config={"width_mult": width_mult},
-            oracle="torch_ref.models.rexnet:ReXNetLite",
-            parameters=parameters,
-            multiply_adds=multiply_adds,
-        )
-    )
-
+_row = Rows(build=ReXNetLite, source="official", oracle="torch_ref.models.rexnet:ReXNetLite")
 
 # fmt: off
-_row("rexnet_lite_100", 1.0, 4_740_056, 406_850_120)
-_row("rexnet_lite_130", 1.3, 6_747_960, 646_503_624)
-_row("rexnet_lite_150", 1.5, 8_332_296, 836_413_656)
-_row("rexnet_lite_200", 2.0, 12_966_200, 1_498_336_184)
+_row("rexnet_lite_100", 4_740_056, 406_850_120, width_mult=1.0)
+_row("rexnet_lite_130", 6_747_960, 646_503_624, width_mult=1.3)
+_row("rexnet_lite_150", 8_332_296, 836_413_656, width_mult=1.5)
+_row("rexnet_lite_200", 12_966_200, 1_498_336_184, width_mult=2.0)
 # fmt: on

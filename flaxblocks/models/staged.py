@@ -72,6 +72,12 @@ class StagedModel(ImageModel):
     depths: tuple[int, ...]
     head_conv: nnx.Module | None = None
 
+    def add_trunk(self, trunk: Trunk) -> None:
+        """Set `blocks`, `feature_info` and `num_features`, which are those of a finished trunk."""
+        self.blocks = nnx.List(trunk.blocks)
+        self.feature_info = trunk.feature_info
+        self.num_features = trunk.features
+
     @property
     def steps(self) -> Iterator[tuple[str, nnx.Module]]:
         """The stem, its pool, the blocks, the last convolution."""

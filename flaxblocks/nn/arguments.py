@@ -20,6 +20,7 @@ __all__ = [
     "check_positive",
     "check_rate",
     "is_integer",
+    "is_number",
     "pair",
     "with_defaults",
 ]
@@ -55,13 +56,14 @@ def check_positive(**values: int) -> None:
 def check_factor(**values: Any) -> None:
     """Raise ValueError for the first value that is not a positive, finite number."""
     for name, value in values.items():
-        if not _is_number(value):
+        if not is_number(value):
             raise ValueError(f"`{name}` (={value!r}) must be a finite number")
         if not value > 0:
             raise ValueError(f"`{name}` (={value}) must be positive")
 
 
-def _is_number(value: object) -> bool:
+def is_number(value: object) -> bool:
+    """Whether it is a finite number, Python's or NumPy's; True and False are none."""
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
@@ -81,7 +83,7 @@ def check_divisible(divisor: str, by: int, **values: int) -> None:
 
 def check_rate(name: str, value: Any) -> None:
     """Raise ValueError unless `value` is a probability in [0, 1]."""
-    if not _is_number(value) or not 0.0 <= value <= 1.0:
+    if not is_number(value) or not 0.0 <= value <= 1.0:
         raise ValueError(f"`{name}` (={value!r}) must be a probability in [0, 1]")
 
 

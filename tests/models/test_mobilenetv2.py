@@ -75,7 +75,7 @@ def test_in_channels_reach_the_stem_alone():
         ({"inverted_residual_setting": []}, "`inverted_residual_setting`.*at least one row"),
         (
             {"inverted_residual_setting": [[1, 16, 1, 1], [6, 24, 2]]},
-            r"row \[6, 24, 2\]: each must be 4",
+            r"row \[6, 24, 2\]: each must be \(expansion, channels, repeats, stride\)",
         ),
         ({"inverted_residual_setting": [[1, 16, 1, 3]]}, "stride 3 in row.*1 or 2"),
         ({"inverted_residual_setting": [[1, 16, 0, 1]]}, "every number must be positive"),

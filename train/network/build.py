@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import flaxblocks as fb
 import flaxblocks.models
 from flaxblocks.cli.settings import read_settings
-from flaxblocks.create.build import OTHERWISE_CALLED
+from flaxblocks.models.argument_names import our_name
 from flaxblocks.models.registry import find_model
 from flaxblocks.weights.preprocess import Transforms
 from flaxblocks.weights.resolve import published_weights
@@ -42,7 +42,7 @@ def build_model(config: Config, num_classes: int | None) -> Any:
 def _check_name(setting: str, known: Collection[str]) -> None:
     """Raise ValueError for what is not said by `--set`, or is by another name."""
     name, _, value = setting.partition("=")
-    meant = OTHERWISE_CALLED.get(name, "").partition("=")[0]
+    meant = (our_name(name, ("in_channels", *known)) or "").partition("=")[0]
     if "in_channels" in (name, meant):
         raise ValueError(f"--set {setting}: images are RGB here, of 3 channels")
     if meant == "weights":
