@@ -49,7 +49,7 @@ from flaxblocks.nn.norm import Norm, set_batch_norm
 __all__ = ["EfficientNet"]
 
 BLOCKS = {"mbconv": MBConv, "fused_mbconv": FusedMBConv}
-# Who draws the kernels in blocks how.
+# How each library draws the kernels of the blocks.
 BLOCK_INITIALIZERS = {
     "torchvision": kaiming_normal_fan_out,
     "timm": kaiming_normal_fan_out_depthwise,
@@ -87,32 +87,33 @@ class EfficientNet(StagedModel):
         """Build the network.
 
         Args:
-            stages: rows of a table; EfficientNet-B0's unless given.
-            num_classes: logits; 0 leaves out the head, and the model gives pooled features.
-            in_channels: channels of the image.
+            stages: the rows of a table; by default those of EfficientNet-B0.
+            num_classes: number of logits; 0 builds no head, and the model returns pooled features.
+            in_channels: number of image channels.
             width_mult: scales every width.
             depth_mult: scales the depth of each stage, rounded up.
-            stem_width: channels behind the first convolution.
-            head_width: channels behind the last one.
-            fix_stem_head: leave those two, and the depth of the first and last stage, unscaled, as
-                Lite does.
-            round_widths: to multiples of 8: to the nearest, but never below 90% of a width; or to
-                the nearest whatever it takes away, as V2-B0 to B3 do.
-            squeeze_excite: width of the gate in an "mbconv" block as a part of the block's input;
-                None for none.
+            stem_width: output channels of the first convolution, before scaling.
+            head_width: output channels of the last convolution, before scaling.
+            fix_stem_head: do not scale those two, nor the depths of the first and last stage
+                (Lite).
+            round_widths: how widths are rounded to multiples of 8: "above_90%" to the nearest that
+                is at least 90% of the width, "nearest" to the nearest (V2-B0 to B3).
+            squeeze_excite: ratio of a gate's inner width to the input channels of its "mbconv"
+                block; None for no gates.
             activation: a name in `nn.ACTIVATIONS`, a function, or None.
-            padding: of the convolutions: None is `kernel // 2` on each side, "SAME" TensorFlow's.
-            norm_layer: after each convolution; a name, what builds a norm, or None.
-            norm_eps: added to the variance, where `norm_layer` is "batch_norm".
-            norm_momentum: weight of a new batch in the running statistics, in [0, 1], likewise.
-            dropout: rate before the head, in [0, 1].
-            stochastic_depth: in [0, 1]; block i of n is dropped at i / n of this rate.
-            initialization: whose.
-            dtype: of the computation; None takes the widest of input and parameters.
-            param_dtype: of the parameters and running statistics.
-            rngs: `params` is drawn from; `dropout` too if a rate is above 0.
+            padding: of the convolutions: None is `kernel // 2` on each side, "SAME" is
+                TensorFlow's.
+            norm_layer: the norm after each convolution: a name, a callable that builds it, or None.
+            norm_eps: added to the variance; only for `norm_layer="batch_norm"`.
+            norm_momentum: weight of a new batch in the running statistics, in [0, 1]; likewise.
+            dropout: dropout rate before the head, in [0, 1].
+            stochastic_depth: in [0, 1]; block i of n (from 0) is dropped at i / n of this rate.
+            initialization: whose initial weights, "torchvision" or "timm".
+            dtype: dtype of the computation; None promotes input and parameters to a common dtype.
+            param_dtype: dtype of the parameters and running statistics.
+            rngs: random streams: `params`, and `dropout` if a rate is above 0.
 
-        Raises: ValueError for a stage that is not one, or a number out of range.
+        Raises: ValueError for a row that is not a `Stage`, or a number out of range.
         """
         _check_stages(stages)
         check_common(num_classes, in_channels, dropout=dropout, stochastic_depth=stochastic_depth)
@@ -172,7 +173,7 @@ class EfficientNet(StagedModel):
 
     @property
     def layouts(self) -> Mapping[str, Callable[..., Iterator[tuple[str, ...]]]]:
-        """Of the libraries' namings those that can name each layer of this network."""
+        """The layouts that name every layer of this network, by library."""
         return efficientnet_layouts(self)
 
 
@@ -188,7 +189,7 @@ def _check_stages(stages: Sequence[Stage]) -> None:
 
 
 TIMM = {"dropout": 0.0, "stochastic_depth": 0.0, "initialization": "timm"}
-TENSORFLOWS = ("lukemelas", "transformers")  # layouts
+TENSORFLOWS = ("lukemelas", "transformers")  # layouts whose weights come from TensorFlow
 
 
 def _row(
@@ -199,8 +200,8 @@ def _row(
     also: str | None = None,
     **config: Any,
 ) -> None:
-    """Of two rows of one name, timm's begins with "timm_". Who has TensorFlow's weights only has
-    its padding and epsilon.
+    """Register one row. Where both libraries use one name, timm's row is called "timm_..."; the
+    layouts of libraries that only have TensorFlow's weights belong to the TensorFlow row.
     """
     in_layout: dict[str, str] = {}
     if stages is V1 and not {"padding", "fix_stem_head"} & set(config):
@@ -215,7 +216,7 @@ _timm_row = partial(_row, Rows(build=EfficientNet, source="timm", config=TIMM))
 
 
 def _scaled(width_mult: float, depth_mult: float) -> dict[str, Any]:
-    """Two of the three that the papers scale; the third is the image's size."""
+    """Two of the three that the papers scale together; the third is the image size."""
     return {"width_mult": width_mult, "depth_mult": depth_mult}
 
 
@@ -237,7 +238,7 @@ LITE = {"fix_stem_head": True, "squeeze_excite": None, "activation": "relu6"}
 RW_M = {"stem_width": 24, "head_width": 1792, "width_mult": 1.2}
 BASE = {"round_widths": "nearest", **TF}
 
-# timm's B5 to B7, of the same names, and its V2 have the epsilon and momentum of B0.
+# timm's B5 to B7, which have the same names there, and its V2 use B0's epsilon and momentum.
 # fmt: off
 _torchvision_row("efficientnet_b0", 5_288_548, V1, dropout=0.2, **B0)
 _torchvision_row("efficientnet_b1", 7_794_184, V1, dropout=0.2, **B1)

@@ -76,7 +76,7 @@ def _transformers(model: Any) -> Pairs:
 
 
 def efficientnet_layouts(model: Any) -> dict[str, Callable[[Any], Pairs]]:
-    """The layouts that can name each layer of `model`, by library; torchvision's first."""
+    """The layouts that name every layer of `model`, by library; torchvision's first."""
     blocks = [block for block in model.blocks if block is not None]
     first = all(isinstance(block, MBConv) for block in blocks)  # the first version of the network
     return {

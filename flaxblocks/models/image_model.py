@@ -1,6 +1,4 @@
-"""What every image classifier here offers: timm's access to features, on top of one
-`forward_intermediates`.
-"""
+"""The base class of the image classifiers, with timm's ways to reach a model's features."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,8 +28,12 @@ HEADS_ELSEWHERE = ("fc", "classifier", "last_linear")  # PyTorch's names of a mo
 
 @dataclass(frozen=True)
 class Feature:
-    """A feature map: the module that gives it, its channels, and how many pixels one of its cells
-    spans.
+    """A feature map of a model.
+
+    Attributes:
+        module: native path of the module that returns it.
+        channels: its channels.
+        reduction: input pixels per cell, along one axis.
     """
 
     module: str
@@ -52,7 +54,7 @@ class FeatureInfo(Sequence[Feature]):
         return self.features[index]
 
     def module_name(self) -> list[str]:
-        """The native path of the module that gives each map."""
+        """The native path of the module that returns each map."""
         return [feature.module for feature in self]
 
     def channels(self) -> list[int]:
@@ -64,7 +66,7 @@ class FeatureInfo(Sequence[Feature]):
         return [feature.reduction for feature in self]
 
     def select(self, out_indices: Iterable[int] | None) -> tuple[int, ...]:
-        """`out_indices` in ascending order, negative ones resolved; None is all.
+        """`out_indices` in ascending order, negative ones resolved; None selects all maps.
 
         Raises: ValueError for an index out of range.
         """
@@ -84,22 +86,22 @@ class FeatureInfo(Sequence[Feature]):
 class ImageModel(nnx.Module):
     """Base of the classifiers: an image `(N, H, W, in_channels)` to logits `(N, num_classes)`.
 
-    A subclass says what it consists of, and the rest follows:
+    A subclass defines these, and inherits the rest:
 
     | it sets | which is |
     |---|---|
-    | `in_channels` | as in `create_model` |
+    | `in_channels` | number of image channels |
     | `num_features` | channels of the last feature map |
-    | `head_features` | what `embed` gives; `num_features` unless it is overridden |
-    | `feature_info` | the feature maps at each reduction, by the names of steps |
-    | `dropout` | what follows pooling |
-    | `head` | the last layer, a `Linear` as wide as there are classes; None for 0 classes |
-    | `steps` | a property: the way to the last feature map, as ordered (name, callable) pairs |
-    | `embed()` | pooling, and what else comes before dropout and head |
-    | `first_conv` | the path of the convolution that sees the image |
+    | `head_features` | length of what `embed` returns; `num_features` unless it is overridden |
+    | `feature_info` | the feature map at each reduction, by the name of a step |
+    | `dropout` | the dropout before the head |
+    | `head` | the last layer, a `Linear` with an output for each class; None for 0 classes |
+    | `steps` | a property: (name, callable) pairs that lead to the last feature map, in order |
+    | `embed()` | pooling, and whatever else comes before dropout and head |
+    | `first_conv` | the path of the convolution that takes the image |
 
-    The name of a step is the native path of its module; a step that has none, such as a pooling
-    function, has a name of its own. A step that `drop_after` removed is left out.
+    A step is called by the native path of its module, or has a name of its own if it has no module,
+    such as a pooling function. Steps that `drop_after` removed are left out.
     """
 
     in_channels: int
@@ -114,7 +116,7 @@ class ImageModel(nnx.Module):
     def steps(self) -> Iterator[tuple[str, Callable[[jax.Array], jax.Array]]]:
         """(name, step) in forward order, up to the last feature map.
 
-        A property and no method: `nnx.tabulate` calls methods under `jax.jit`, which cannot give
+        This is a property because `nnx.tabulate` calls methods under `jax.jit`, which cannot return
         modules.
         """
         raise NotImplementedError(f"{type(self).__name__} must define `steps`")
@@ -125,29 +127,29 @@ class ImageModel(nnx.Module):
 
     @property
     def num_classes(self) -> int:
-        """How many logits the head gives, whatever was put in its place; 0 without a head.
+        """The number of logits, read from the head that is there now; 0 without a head.
 
-        Of a head that is no linear layer it is the width of the last one in it.
+        Of a head of several layers it is the width of the last one that has a width.
         """
         return 0 if self.head is None else _width(self.head)
 
     @num_classes.setter
     def num_classes(self, _: int) -> None:
-        """A subclass may say it too; the head decides."""
+        """Ignore the value: the head decides. A subclass may assign it all the same."""
 
     @property
     def head_features(self) -> int:
-        """Channels that the head sees."""
+        """Length of the vector that the head takes."""
         return self.num_features
 
     def add_head(self, num_classes: int, dropout: float, *, rngs: nnx.Rngs, **options: Any) -> None:
         """Set `dropout` and `head`, as the last step of a subclass's `__init__`.
 
         Args:
-            num_classes: logits; 0 leaves the head out.
-            dropout: rate, in [0, 1].
-            rngs: what the head is drawn from.
-            **options: what else `Linear` takes.
+            num_classes: number of logits; 0 builds no head.
+            dropout: dropout rate before the head, in [0, 1].
+            rngs: random streams: `params`, and `dropout` if the rate is above 0.
+            **options: other arguments of `Linear`.
         """
         self.dropout = Dropout(dropout, rngs=rngs)
         self.head = (
@@ -155,11 +157,11 @@ class ImageModel(nnx.Module):
         )
 
     def reset_classifier(self, num_classes: int, *, rngs: nnx.Rngs | int = 0) -> None:
-        """Put a fresh head in the place of the old one, in place; the body stays as it is.
+        """Replace the head by a fresh one, in place; everything else stays as it is.
 
         Args:
-            num_classes: logits; 0 leaves the head out, and the model gives pooled features.
-            rngs: what the head is drawn from, as PyTorch draws a linear layer; a seed will do.
+            num_classes: number of logits; 0 builds no head, and the model returns pooled features.
+            rngs: random streams or a seed; the head is drawn as PyTorch draws a linear layer.
 
         Raises: ValueError unless `num_classes` is an integer of 0 or more.
         """
@@ -171,7 +173,11 @@ class ImageModel(nnx.Module):
         )
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Raises: ValueError for a module under PyTorch's name of the head, which nothing calls."""
+        """Set an attribute.
+
+        Raises: ValueError for a module under PyTorch's name of the head, where nothing would call
+            it.
+        """
         if name in HEADS_ELSEWHERE and isinstance(value, nnx.Module) and hasattr(self, "head"):
             raise ValueError(
                 f"`{name}` is called `head` here: `model.head = ...`, or "
@@ -180,7 +186,7 @@ class ImageModel(nnx.Module):
         super().__setattr__(name, value)
 
     def embed(self, x: Float[Array, "N h w F"]) -> Float[Array, "N E"]:
-        """The last feature map as one vector an image, `(N, head_features)`: its mean."""
+        """The mean of the last feature map over its pixels: `(N, h, w, F)` to `(N, F)`."""
         return global_avg_pool(x)
 
     def forward_features(self, x: Float[Array, "N H W C"]) -> Float[Array, "N h w F"]:
@@ -192,9 +198,9 @@ class ImageModel(nnx.Module):
     def forward_head(
         self, x: Float[Array, "N h w F"], *, pre_logits: bool = False
     ) -> Float[Array, "N K"]:
-        """What follows the last feature map: `embed`, dropout, `head`.
+        """Logits from the last feature map: `embed`, dropout, `head`.
 
-        `pre_logits` stops before `head`, at `(N, head_features)`.
+        With `pre_logits` the result is what the head would take, `(N, head_features)`.
         """
         x = self.dropout(self.embed(x))
         return x if pre_logits or self.head is None else self.head(x)
@@ -202,9 +208,9 @@ class ImageModel(nnx.Module):
     def forward_intermediates(
         self, x: Float[Array, "N H W C"], out_indices: Iterable[int] | None = None
     ) -> list[jax.Array]:
-        """The maps of `feature_info` at `out_indices`, finest first; nothing after them runs.
+        """The maps of `feature_info` at `out_indices`, finest first; no later step runs.
 
-        Raises: ValueError for an index that the model has no map for.
+        Raises: ValueError for an index out of range.
         """
         return self._maps(x, self.feature_info.select(out_indices))
 
@@ -234,16 +240,16 @@ class ImageModel(nnx.Module):
 
 
 class FeatureExtractor(nnx.Module):
-    """A model cut down to its feature maps: `(N, H, W, C)` to a list of `(N, h, w, channels)`,
-    finest first.
+    """A model without what follows its feature maps: `(N, H, W, C)` to a list of `(N, h, w,
+    channels)`, finest first.
 
-    Its variables lie under `backbone`; `feature_info` describes the maps that it returns.
+    The model is its `backbone`; `feature_info` describes the maps that it returns.
     """
 
     def __init__(self, model: ImageModel, out_indices: Iterable[int] | None = None):
-        """Take over `model`, which loses its head and what else comes after the last map.
+        """Take over `model`, which loses its head and whatever else follows the last map.
 
-        Raises: ValueError for an index that the model has no map for.
+        Raises: ValueError for an index out of range.
         """
         indices = model.feature_info.select(out_indices)
         model.drop_after(indices[-1])
@@ -253,7 +259,7 @@ class FeatureExtractor(nnx.Module):
 
     @property
     def layouts(self) -> Mapping[str, Callable[["FeatureExtractor"], Iterator[tuple[str, ...]]]]:
-        """The backbone's: PyTorch's names do not know of the extractor."""
+        """Those of the backbone: PyTorch's names do not contain the extractor."""
 
         def through(keys):
             return lambda extractor: (
@@ -268,7 +274,7 @@ class FeatureExtractor(nnx.Module):
 
 
 def _width(head: nnx.Module) -> int:
-    """Of the last layer in it that says its `out_features`; 0 if none does."""
+    """`out_features` of the last layer within that has them; 0 if none has."""
     own = getattr(head, "out_features", None)
     if is_integer(own):
         return int(own)
@@ -278,7 +284,7 @@ def _width(head: nnx.Module) -> int:
 
 
 def _types_of(layer: Any) -> dict[str, Any]:
-    """The types that a layer computes in and holds its parameters in."""
+    """The dtype of a layer's computation and that of its parameters."""
     return {"dtype": layer.dtype, "param_dtype": layer.kernel.dtype}
 
 

@@ -34,8 +34,16 @@ __all__ = ["MnasNet"]
 
 
 class Stage(NamedTuple):
-    """A stage: kernel, expansion, channels, blocks, first stride, part of a block's input channels
-    that its gate is wide (0 for no gate), and whether blocks that keep their shape have a skip.
+    """A stage of blocks.
+
+    Attributes:
+        kernel: size of the depthwise convolutions.
+        expansion: hidden channels as a multiple of a block's input channels.
+        channels: output channels.
+        depth: number of blocks.
+        stride: of the first block.
+        squeeze_excite: ratio of a gate's inner width to its block's input channels; 0 for no gate.
+        skip: add the input of blocks that keep its shape.
     """
 
     kernel: int
@@ -77,7 +85,7 @@ SMALL = (
     Stage(5, 6, 88, 3, 2, 0.25),
     Stage(3, 6, 144, 1, 1),
 )
-# Who draws the kernels of blocks and of the head how.
+# How each library draws the kernels: those of the blocks, that of the head.
 INITIALIZERS = {
     "torchvision": (kaiming_normal_fan_out, partial(uniform_fan_out, gain=3**0.5)),
     "timm": (kaiming_normal_fan_out_depthwise, uniform_fan_out),
@@ -85,7 +93,9 @@ INITIALIZERS = {
 
 
 def _torchvision(model: "MnasNet") -> Iterator[tuple[str, ...]]:
-    """The stem, the first stage and the last convolution are bare layers, the others stacks."""
+    """Stem, first stage and last convolution are bare layers of one Sequential; other stages are
+    Sequentials of blocks.
+    """
     place = yield from _bare("layers", 0, "stem")
     for path, stage, k, block in model.placed_blocks:
         layers = ("expand", "conv", "squeeze_excite", "project")
@@ -122,7 +132,7 @@ def _timm(model: "MnasNet") -> Iterator[tuple[str, ...]]:
 
 
 class MnasNet(StagedModel):
-    """MnasNet, of whichever search its table is."""
+    """MnasNet: B1, A1 or small, by its table of stages."""
 
     layouts = {"torchvision": _torchvision, "timm": _timm}
     state_dict_version = {"torchvision": 2}  # 1 had a wide stem at every width
@@ -159,25 +169,24 @@ class MnasNet(StagedModel):
         """Build the network.
 
         Args:
-            num_classes: logits; 0 leaves out the head, and the model gives pooled features.
-            in_channels: channels of the image.
-            stages: rows (kernel, expansion, channels, blocks, first stride, width of a gate as a
-                part of its block's input channels, whether there are skips); the last two 0 and
-                True unless given. B1 unless given.
-            stem_features: channels of the first convolution.
+            num_classes: number of logits; 0 builds no head, and the model returns pooled features.
+            in_channels: number of image channels.
+            stages: rows (kernel, expansion, channels, depth, stride[, squeeze_excite[, skip]]), as
+                `Stage` describes them; by default those of B1.
+            stem_features: output channels of the first convolution, before scaling.
             width_mult: scales every width but the last.
-            norm_layer: after each convolution; a name, what builds a norm, or None.
-            norm_eps: of the norm "batch_norm".
-            norm_momentum: of the norm "batch_norm", PyTorch's way round; the paper's 0.9997 is
-                TensorFlow's.
-            dropout: rate before the head, in [0, 1].
-            stochastic_depth: rate that the blocks' grow towards, linearly from 0, in [0, 1].
-            initialization: whose.
-            dtype: of the computation; None takes the widest of input and parameters.
-            param_dtype: of the parameters and running statistics.
-            rngs: `params` is drawn from; `dropout` too if a rate is above 0.
+            norm_layer: the norm after each convolution: a name, a callable that builds it, or None.
+            norm_eps: added to the variance; only for `norm_layer="batch_norm"`.
+            norm_momentum: weight of a new batch in the running statistics, in [0, 1]; likewise. The
+                paper's 0.9997 is that of the old ones.
+            dropout: dropout rate before the head, in [0, 1].
+            stochastic_depth: in [0, 1]; block i of n (from 0) is dropped at i / n of this rate.
+            initialization: whose initial weights, "torchvision" or "timm".
+            dtype: dtype of the computation; None promotes input and parameters to a common dtype.
+            param_dtype: dtype of the parameters and running statistics.
+            rngs: random streams: `params`, and `dropout` if a rate is above 0.
 
-        Raises: ValueError for stages that are none or have a wrong row, or a number out of range.
+        Raises: ValueError for an empty table, a wrong row, or a number out of range.
         """
         rows = check_table("stages", stages, Stage)
         check_common(num_classes, in_channels, dropout=dropout, stochastic_depth=stochastic_depth)

@@ -110,8 +110,8 @@ class DepthwiseSeparable(nnx.Module):
         kernel_init: Initializer = kaiming_normal_fan_out_depthwise,
         rngs: nnx.Rngs,
     ):
-        """Build the two; the depthwise convolution has the stride and the padding, of 1 pixel
-        unless given.
+        """Build the two convolutions; stride and padding (by default 1 pixel) are the depthwise
+        one's.
         """
         types = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         layer = partial(ConvNormAct, bias=False, norm=norm, kernel_init=kernel_init, **types)
@@ -127,11 +127,11 @@ class DepthwiseSeparable(nnx.Module):
 
 
 class MobileNetV1(StagedModel):
-    """MobileNetV1 of any width, and what else is a row of depthwise separable convolutions."""
+    """MobileNetV1 of any width, and other networks of depthwise separable convolutions."""
 
     @property
     def layouts(self) -> Mapping[str, Callable[..., Iterator[tuple[str, ...]]]]:
-        """Of the libraries' namings those that can name each layer of this network."""
+        """The layouts that name every layer of this network, by library."""
         own = {"timm": _timm, "article": _article}
         return own if self.head_conv is not None else {**own, "transformers": _transformers}
 
@@ -160,25 +160,25 @@ class MobileNetV1(StagedModel):
         """Build the network.
 
         Args:
-            num_classes: logits; 0 leaves out the head, and the model gives pooled features.
-            in_channels: channels of the image.
-            separable_setting: rows (channels, stride), one a pair of convolutions; table 1 unless
-                given.
-            width_mult: scales every width, the last convolution's only upwards.
-            last_features: channels of a 1x1 convolution after the pairs; None for none.
-            activation: after the stem and the 1x1 convolutions, by name.
-            depthwise_activation: after the depthwise convolutions; `activation` unless given.
-            padding: of the 3x3 convolutions: None is 1 on each side, "SAME" TensorFlow's.
-            norm_layer: after each convolution; a name, what builds a norm, or None.
-            norm_eps: added to the variance, where `norm_layer` is "batch_norm".
-            norm_momentum: weight of a new batch in the running statistics, in [0, 1], likewise.
-            dropout: rate before the head, in [0, 1].
-            dtype: of the computation; None takes the widest of input and parameters.
-            param_dtype: of the parameters and running statistics.
-            rngs: `params` is drawn from; `dropout` too if the rate is above 0.
+            num_classes: number of logits; 0 builds no head, and the model returns pooled features.
+            in_channels: number of image channels.
+            separable_setting: rows (channels, stride), one for each pair of convolutions; by
+                default table 1.
+            width_mult: scales every width; that of the last convolution only upwards.
+            last_features: channels of a 1x1 convolution after the pairs; None leaves it out.
+            activation: name of the activation after the stem and the 1x1 convolutions.
+            depthwise_activation: that after the depthwise convolutions; by default `activation`.
+            padding: of the 3x3 convolutions: None is 1 on each side, "SAME" is TensorFlow's.
+            norm_layer: the norm after each convolution: a name, a callable that builds it, or None.
+            norm_eps: added to the variance; only for `norm_layer="batch_norm"`.
+            norm_momentum: weight of a new batch in the running statistics, in [0, 1]; likewise.
+            dropout: dropout rate before the head, in [0, 1].
+            dtype: dtype of the computation; None promotes input and parameters to a common dtype.
+            param_dtype: dtype of the parameters and running statistics.
+            rngs: random streams: `params`, and `dropout` if the rate is above 0.
 
-        Raises: ValueError for a setting that is empty or has a wrong row, a number out of range, or
-            an unknown activation.
+        Raises: ValueError for an empty setting, a wrong row, a number out of range, or an unknown
+            activation.
         """
         check_common(num_classes, in_channels, dropout=dropout)
         pairs = check_table("separable_setting", separable_setting, Pair)
@@ -216,7 +216,7 @@ class MobileNetV1(StagedModel):
 
 
 def _depths(setting: Sequence[tuple[int, int]]) -> tuple[int, ...]:
-    """Pairs in each stage: one begins where the image shrinks."""
+    """The number of pairs in each stage; a stage begins where the image shrinks."""
     depths: list[int] = []
     for _, stride in setting:
         if stride > 1 or not depths:

@@ -54,7 +54,7 @@ SETTING = (
 )
 STEM_FEATURES = 32
 LAST_FEATURES = 1280
-# Who draws the kernels of blocks and of the head how.
+# How each library draws the kernels: those of the blocks, that of the head.
 INITIALIZERS = {
     "torchvision": (kaiming_normal_fan_out, normal),
     "timm": (kaiming_normal_fan_out_depthwise, uniform_fan_out),
@@ -94,31 +94,31 @@ class MobileNetV2(StagedModel):
         """Build the network.
 
         Args:
-            num_classes: logits; 0 leaves out the head, and the model gives pooled features.
-            in_channels: channels of the image.
+            num_classes: number of logits; 0 builds no head, and the model returns pooled features.
+            in_channels: number of image channels.
             width_mult: scales every width; the last one only upwards.
-            inverted_residual_setting: rows (expansion, channels, repeats, first stride); table 2
-                unless given.
-            round_nearest: widths are multiples of this.
-            block: builds a block as `block(in_features, out_features, stride=, expansion=, norm=,
-                dtype=, param_dtype=, kernel_init=, rngs=)`, with `stochastic_depth=` where that is
-                above 0 and `padding=` where it is given; MobileNetV2's own unless given.
-            padding: of the 3x3 convolutions: None is 1 on each side, "SAME" TensorFlow's.
-            norm_layer: after each convolution; a name, what builds a norm, or None.
-            norm_eps: added to the variance, where `norm_layer` is "batch_norm".
-            norm_momentum: weight of a new batch in the running statistics, in [0, 1], likewise.
-            dropout: rate before the head, in [0, 1].
+            inverted_residual_setting: rows (expansion, channels, repeats, stride of the first); by
+                default table 2.
+            round_nearest: widths are rounded to multiples of this.
+            block: a callable that builds a block, by default MobileNetV2's; called as
+                `block(in_features, out_features, stride=, expansion=, norm=, dtype=, param_dtype=,
+                kernel_init=, rngs=)`, with `stochastic_depth=` if that is above 0 and `padding=` if
+                that is not None.
+            padding: of the 3x3 convolutions: None is 1 on each side, "SAME" is TensorFlow's.
+            norm_layer: the norm after each convolution: a name, a callable that builds it, or None.
+            norm_eps: added to the variance; only for `norm_layer="batch_norm"`.
+            norm_momentum: weight of a new batch in the running statistics, in [0, 1]; likewise.
+            dropout: dropout rate before the head, in [0, 1].
             depth_mult: scales the repeats of each stage, rounded up (timm's `110d` and `120d`).
-            fix_stem_head: leave stem, last width and the depth of the first and last stage unscaled
-                (the same).
-            stochastic_depth: rate that the blocks' grow towards, linearly from 0, in [0, 1].
-            initialization: whose.
-            dtype: of the computation; None takes the widest of input and parameters.
-            param_dtype: of the parameters and running statistics.
-            rngs: `params` is drawn from; `dropout` too if a rate is above 0.
+            fix_stem_head: do not scale the stem, the last convolution, and the depths of the first
+                and last stage (the same).
+            stochastic_depth: in [0, 1]; block i of n (from 0) is dropped at i / n of this rate.
+            initialization: whose initial weights, "torchvision" or "timm".
+            dtype: dtype of the computation; None promotes input and parameters to a common dtype.
+            param_dtype: dtype of the parameters and running statistics.
+            rngs: random streams: `params`, and `dropout` if a rate is above 0.
 
-        Raises: ValueError for a setting that is empty or has a row that is not four numbers, a
-            stride that is not 1 or 2, or a number out of range.
+        Raises: ValueError for an empty setting, a wrong row, or a number out of range.
         """
         setting = SETTING if inverted_residual_setting is None else inverted_residual_setting
         rows = check_table("inverted_residual_setting", setting, Stage)
@@ -161,7 +161,7 @@ class MobileNetV2(StagedModel):
 
     @property
     def layouts(self) -> Mapping[str, Callable[..., Iterator[tuple[str, ...]]]]:
-        """Of the libraries' namings those that can name each layer of this network."""
+        """The layouts that name every layer of this network, by library."""
         return mobilenetv2_layouts(self)
 
 

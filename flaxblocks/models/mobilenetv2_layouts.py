@@ -52,13 +52,13 @@ def _children(model: Any) -> Pairs:
 
 
 def _fastai(model: Any) -> Pairs:
-    """fastai's `Sequential(body, head)`; its head is none of ours, and lies under `1`."""
+    """fastai's `Sequential(body, head)`; its own head, which is not linear, lies under `1`."""
     for native, foreign, *kind in _children(model):
         yield native, "1" if native == "head" else f"0.{foreign}", *kind
 
 
 def _flat(model: Any) -> Pairs:
-    """The stem, and blocks that are one Sequential, in which activations count too."""
+    """The stem, and blocks as one Sequential each, whose activations are numbered too."""
     yield from _sequential("stem", "features.0")
     for i, block in enumerate(model.blocks):
         native, foreign = f"blocks.{i}", f"features.{i + 1}"
@@ -76,7 +76,7 @@ def _tonylins(model: Any) -> Pairs:
 
 
 def _d_li14(model: Any) -> Pairs:
-    """d-li14's mobilenetv2.pytorch: the same, but for the last convolution."""
+    """d-li14's mobilenetv2.pytorch, which differs from tonylins' in the last convolution."""
     yield from _flat(model)
     yield from _sequential("head_conv", "conv")
     yield "head", "classifier"
@@ -100,7 +100,7 @@ def _conv_module(native: str, foreign: str) -> Pairs:
 
 
 def _transformers(model: Any) -> Pairs:
-    """Hugging Face's `MobileNetV2ForImageClassification`, whose stem has the first block."""
+    """Hugging Face's `MobileNetV2ForImageClassification`, whose stem includes the first block."""
     yield from transformers_names("stem", "mobilenet_v2.conv_stem.first_conv")
     names = {"expand": "expand_1x1", "conv": "conv_3x3", "project": "reduce_1x1"}
     for i in range(len(model.blocks)):
@@ -113,8 +113,8 @@ def _transformers(model: Any) -> Pairs:
 
 
 def mobilenetv2_layouts(model: Any) -> dict[str, Callable[[Any], Pairs]]:
-    """The layouts that can name each layer of `model`, by library; torchvision's first. Blocks of
-    another class have names in torchvision and timm at most.
+    """The layouts that name every layer of `model`, by library; torchvision's first. Only
+    torchvision's and timm's name blocks of another class.
     """
     names = {"torchvision": _torchvision, "timm": _timm}
     if not all(isinstance(b, MBConv) and b.squeeze_excite is None for b in model.blocks):

@@ -50,7 +50,7 @@ from flaxblocks.nn.pool import global_avg_pool
 __all__ = ["MobileNetV3"]
 
 HEAD_EXPANSION = 6  # the last convolution is this many times as wide as the last bottleneck
-# Who draws which kernel how: convolutions, the layer before the head, the head.
+# How each library draws the kernels: convolutions, the layer before the head, the head.
 INITIALIZERS = {
     "torchvision": (kaiming_normal_fan_out, normal, normal),
     "timm": (kaiming_normal_fan_out_depthwise, kaiming_normal_fan_out, uniform_fan_out),
@@ -72,7 +72,7 @@ def _torchvision(model: "MobileNetV3") -> Iterator[tuple[str, ...]]:
 
 
 def _timm(model: "MobileNetV3") -> Iterator[tuple[str, ...]]:
-    """The last convolution is one more stage, and what follows pooling stays a convolution."""
+    """The last convolution is one more stage, and the layer after pooling is a 1x1 convolution."""
     yield from stage_names(model)
     for k, path in enumerate(model.head_conv_paths()):
         foreign = f"blocks.{len(model.depths)}.{k}"
@@ -82,8 +82,8 @@ def _timm(model: "MobileNetV3") -> Iterator[tuple[str, ...]]:
 
 
 def _d_li14(model: "MobileNetV3") -> Iterator[tuple[str, ...]]:
-    """d-li14's mobilenetv3.pytorch: blocks are one Sequential, in which activations, gates and what
-    stands for a missing gate count too.
+    """d-li14's mobilenetv3.pytorch: blocks are one Sequential each, in which activations, gates and
+    the placeholder of a missing gate are numbered too.
     """
     yield from layer_names("stem", "features.0.0", "features.0.1")
     for i, block in enumerate(model.blocks):
@@ -139,38 +139,40 @@ class MobileNetV3(StagedModel):
         """Build the network.
 
         Args:
-            num_classes: logits; 0 leaves out the head, and the model gives `last_features`
-                features.
-            in_channels: channels of the image.
-            inverted_residual_setting: rows (kernel, hidden channels, channels, with
-                squeeze-excite or not, activation, stride); table 1 unless given.
-            last_features: channels between pooling and the head.
+            num_classes: number of logits; 0 builds no head, and the model returns
+                `last_features` features.
+            in_channels: number of image channels.
+            inverted_residual_setting: rows (kernel, hidden channels, output channels, whether there
+                is a squeeze-excite, activation, stride); by default table 1.
+            last_features: output channels of the layer between pooling and the head.
             width_mult: scales every width.
-            head_depth: 1x1 convolutions after the blocks.
-            keep_ratios: scale the hidden channels with the channels they widen, and leave
-                `last_features` alone, as timm does; else by themselves, as torchvision does.
-            fix_stem: leave the stem's width unscaled (timm, below width 0.75).
-            reduced_tail: halve the last stage's channels and what follows (for detection and
-                segmentation).
+            head_depth: number of 1x1 convolutions after the blocks.
+            keep_ratios: keep the ratio of hidden to input channels when scaling, and do not scale
+                `last_features`, as timm does; else scale each by itself, as torchvision does.
+            fix_stem: do not scale the stem's width (timm, below width 0.75).
+            reduced_tail: halve the channels of the last stage and of what follows (for detection
+                and segmentation).
             minimal: no squeeze-excite, no hard swish, no 5x5 kernel.
-            gates: a quarter of their channels wide, rounded to eights and with a ReLU, as
-                published; or exactly, and with their block's activation, as timm's `rw` has them.
-            gates_first: in blocks that widen, put them before the activation, as d-li14's
-                mobilenetv3.pytorch does.
-            first_skip: let the first bottleneck, if it keeps its shape, skip as the others do.
-            embedding_bias: learn one in the layer between pooling and the head.
-            padding: of the convolutions; "SAME" is TensorFlow's.
-            norm_layer: after each convolution; a name, what builds a norm, or None.
-            norm_eps: of the norm "batch_norm".
-            norm_momentum: of the norm "batch_norm", PyTorch's way round.
-            dropout: rate before the head, in [0, 1].
-            stochastic_depth: rate that the blocks' grow towards, linearly from 0, in [0, 1].
-            initialization: whose.
-            dtype: of the computation; None takes the widest of input and parameters.
-            param_dtype: of the parameters and running statistics.
-            rngs: `params` is drawn from; `dropout` too if a rate is above 0.
+            gates: the inner width of the squeeze-excites is a quarter of their channels: "eights"
+                rounds it to a multiple of 8 and uses ReLU, as published; "quarters" is exact and
+                uses the block's activation, as timm's `rw`.
+            gates_first: in blocks that expand, apply the squeeze-excite before the activation, as
+                d-li14's mobilenetv3.pytorch does.
+            first_skip: add the input of the first bottleneck too, if it keeps its shape.
+            embedding_bias: learn a bias in the layer between pooling and the head.
+            padding: of the convolutions: None is `kernel // 2` on each side, "SAME" is
+                TensorFlow's.
+            norm_layer: the norm after each convolution: a name, a callable that builds it, or None.
+            norm_eps: added to the variance; only for `norm_layer="batch_norm"`.
+            norm_momentum: weight of a new batch in the running statistics, in [0, 1]; likewise.
+            dropout: dropout rate before the head, in [0, 1].
+            stochastic_depth: in [0, 1]; block i of n (from 0) is dropped at i / n of this rate.
+            initialization: whose initial weights, "torchvision" or "timm".
+            dtype: dtype of the computation; None promotes input and parameters to a common dtype.
+            param_dtype: dtype of the parameters and running statistics.
+            rngs: random streams: `params`, and `dropout` if a rate is above 0.
 
-        Raises: ValueError for a setting that is empty or has a wrong row, or a number out of range.
+        Raises: ValueError for an empty setting, a wrong row, or a number out of range.
         """
         table = check_table("inverted_residual_setting", inverted_residual_setting, Bottleneck)
         check_common(num_classes, in_channels, dropout=dropout, stochastic_depth=stochastic_depth)
@@ -251,14 +253,14 @@ class MobileNetV3(StagedModel):
 
     @property
     def layouts(self) -> Mapping[str, Callable[..., Iterator[tuple[str, ...]]]]:
-        """Of the libraries' namings those that can be of this network."""
+        """The layouts that name every layer of this network, by library."""
         names = {"torchvision": _torchvision, "timm": _timm}
         one = not isinstance(self.head_conv, nnx.Sequential)
         return {**names, "d-li14": _d_li14} if self.gates_first and one else names
 
     @property
     def head_features(self) -> int:
-        """Channels that the head sees: those of the layer before it."""
+        """Input channels of the head: the outputs of the layer before it."""
         return self.last_features
 
     def embed(self, x: Float[Array, "N h w F"]) -> Float[Array, "N E"]:
@@ -269,7 +271,7 @@ class MobileNetV3(StagedModel):
         return x if self.embedding is None else self.activation(self.embedding(x))
 
     def drop_after(self, index: int) -> None:
-        """Remove what runs after feature map `index`, the layer before the head included."""
+        """Remove what runs after feature map `index`, including the layer before the head."""
         super().drop_after(index)
         self.embedding = None
 
@@ -281,7 +283,7 @@ class MobileNetV3(StagedModel):
 
 
 def _gate(activation: Activation, features: int, **options: Any) -> SqueezeExcite:
-    """A quarter of the channels wide (section 5.3) unless told; it starts without biases."""
+    """By default a quarter of the channels wide (section 5.3); its biases start at 0."""
     form = {"activation": activation, "gate": "hard_sigmoid", "bias_init": zeros}
     return SqueezeExcite(features, **{**form, **options})
 

@@ -63,13 +63,13 @@ SMALL = (  # table 2
     Bottleneck(5, 576, 96, True, HS, 1),
     Bottleneck(5, 576, 96, True, HS, 1),
 )
-# timm's 150d: table 1 a fifth deeper; how often each row stands there.
+# timm's 150d is table 1, a fifth deeper: how often each row is repeated.
 REPEATS = (2, 1, 2, 1, 1, 2, 1, 2, 1, 1, 1, 2, 1, 1, 2)
 LARGE_DEEP = tuple(row for row, n in zip(LARGE, REPEATS, strict=True) for _ in range(n))
 
 
 def in_stages(table: Sequence[Bottleneck]) -> list[list[Bottleneck]]:
-    """The rows in stages, which begin where the width changes or the image shrinks."""
+    """The rows by stage; a stage begins where the width changes or the image shrinks."""
     stages: list[list[Bottleneck]] = []
     for row in table:
         if not stages or row.out != stages[-1][-1].out or row.stride > 1:
@@ -79,7 +79,7 @@ def in_stages(table: Sequence[Bottleneck]) -> list[list[Bottleneck]]:
 
 
 def halve_tail(table: Sequence[Bottleneck]) -> list[Bottleneck]:
-    """The last stage at half its width; its first block widens the stage before it as ever."""
+    """The table with half the channels in its last stage, whose first block expands as before."""
     *body, (first, *rest) = in_stages(table)
     halved = [row._replace(hidden=row.hidden // 2) for row in rest]
     tail = [row._replace(out=row.out // 2) for row in (first, *halved)]

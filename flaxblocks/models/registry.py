@@ -1,4 +1,4 @@
-"""The models by name: data and look-up, no code of any model."""
+"""The registry of models: a row of data for each name, and how names are found."""
 
 import difflib
 import fnmatch
@@ -29,19 +29,19 @@ class ModelEntry:
 
     Attributes:
         name: torchvision's name where torchvision has the model, else timm's.
-        build: the model's class; takes `config`, `num_classes`, `in_channels`, `dtype`,
-            `param_dtype`, `rngs`.
-        source: who published the model; that layout is `to_torch`'s default.
+        build: the model's class, called with `config`, `num_classes`, `in_channels`, `dtype`,
+            `param_dtype` and `rngs`.
+        source: who published the model, and thereby the layout that `to_torch` writes by default.
         config: the arguments of `build` that make it this model.
         aliases: other names of the same row, such as timm's for a network of torchvision's.
-        in_layout: layout -> the row to build for a checkpoint in that layout, where the library
-            whose layout it is publishes the network with other settings, such as another epsilon.
-        library_name: what the library calls it, if not `name`.
+        in_layout: layout -> the row to build for a checkpoint in that layout, if the library of
+            that layout publishes the network with other settings, such as another epsilon.
+        library_name: the library's name of the model, if that is not `name`.
         oracle: "module:callable" that builds the PyTorch original from `num_classes`, `in_channels`
-            and the model's own arguments; None for the model of that name in torchvision or timm.
+            and the model's own arguments; None if torchvision or timm have the model.
         parameters: published count of trainable parameters at 1000 classes, or None.
         multiply_adds: published count for one image of `input_size`, or None.
-        input_size: (height, width) that the counts hold for.
+        input_size: (height, width) of that image.
     """
 
     name: str
@@ -58,7 +58,7 @@ class ModelEntry:
 
     @property
     def layout(self) -> str:
-        """Whose naming its checkpoints are in, as `layouts` of the model's class call it."""
+        """The layout of its published checkpoints, one of its class's `layouts`."""
         return self.source
 
     @property
@@ -68,13 +68,15 @@ class ModelEntry:
 
     @property
     def arguments(self) -> list[str]:
-        """What can be said of the model beside its `rngs`."""
+        """The names of the arguments of the model's class, without `rngs`."""
         parameters = inspect.signature(self.build.__init__).parameters
         return [name for name in parameters if name not in ("self", "rngs")]
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What changes a model's results and no checkpoint shows: the arguments in `UNSEEN`."""
+        """The values of the arguments in `UNSEEN`, which change results but leave no trace in a
+        checkpoint.
+        """
         parameters = inspect.signature(self.build.__init__).parameters
         own = {name: parameters[name].default for name in UNSEEN if name in parameters}
         return {name: self.config.get(name, default) for name, default in own.items()}
@@ -94,14 +96,12 @@ def register(entry: ModelEntry) -> None:
 
 
 def model_entries() -> list[ModelEntry]:
-    """Every row, by name."""
+    """Every row, sorted by name."""
     return [_entries[name] for name in sorted(_entries)]
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Names that match an `fnmatch` pattern, aliases among them, sorted:
-    `list_models("mobilenet*")`.
-    """
+    """The names, aliases included, that match an `fnmatch` pattern such as "mobilenet*"; sorted."""
     return sorted(fnmatch.filter(_names, pattern))
 
 
@@ -118,8 +118,9 @@ def find_model(name: str) -> ModelEntry:
 
 
 def suggest(word: str, known: Mapping[str, object] | list[str]) -> str:
-    """`: did you mean 'x' or 'y'?`: what begins with `word`, then what is spelt like it, or a
-    pointer to the list where nothing is near.
+    """`: did you mean 'x' or 'y'?`, with names that begin with `word` or are spelt like it.
+
+    If there are none, it lists the known ones.
     """
     word = str(word)
     longer = sorted(name for name in known if word and name.startswith(word))

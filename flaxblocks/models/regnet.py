@@ -54,17 +54,17 @@ def quantized_linear_stages(
 ) -> tuple[Stage, ...]:
     """The stages of a RegNet, from the parameters of its width.
 
-    u_j = w_0 + w_a j is what block j would be wide (equation 2). It becomes the power of w_m that
-    is nearest in the exponent, w_0 w_m^round(s_j) with u_j = w_0 w_m^s_j (3, 4), in eights; and
-    last a width that the groups divide.
+    Block j has the linear width u_j = w_0 + w_a j (equation 2). With u_j = w_0 w_m^s_j (3), it is
+    quantised to w_0 w_m^round(s_j) (4), rounded to a multiple of 8, and last to a multiple of the
+    group width.
 
     Args:
-        depth: blocks.
+        depth: number of blocks.
         w_0: width of the first block, a multiple of 8.
-        w_a: channels that each block is wider than the one before; at least 0.
+        w_a: slope of the widths, in channels per block; at least 0.
         w_m: ratio of the widths of neighbouring stages, above 1.
-        group_width: channels of each group; of a whole block where that has fewer.
-        bottleneck_multiplier: inner width of a block as a part of its output's.
+        group_width: channels of each group; at most those of the whole block.
+        bottleneck_multiplier: ratio of a block's inner width to its output channels.
 
     Raises: ValueError for a number out of range.
     """
@@ -119,24 +119,24 @@ class RegNet(StagedModel):
         """Build the network.
 
         Args:
-            depth: blocks, over all stages.
+            depth: number of blocks, over all stages.
             w_0: width of the first block, a multiple of 8.
-            w_a: slope of the widths, in channels a block; at least 0.
+            w_a: slope of the widths, in channels per block; at least 0.
             w_m: ratio of the widths of neighbouring stages, above 1.
             group_width: channels of each group of a 3x3 convolution.
-            se_ratio: width of a block's gate as a part of the block's *input*, in (0, 1]; None for
-                no gate.
-            bottleneck_multiplier: inner width of a block as a part of its output's.
-            stem_width: channels behind the stem.
-            num_classes: logits; 0 leaves out the head, and the model gives pooled features.
-            in_channels: channels of the image.
+            se_ratio: ratio of a gate's inner width to its block's *input* channels, in (0, 1]; None
+                for no gates.
+            bottleneck_multiplier: ratio of a block's inner width to its output channels.
+            stem_width: output channels of the stem.
+            num_classes: number of logits; 0 builds no head, and the model returns pooled features.
+            in_channels: number of image channels.
             activation: a name in `nn.ACTIVATIONS`, a function, or None.
-            norm_layer: after each convolution; a name, what builds a norm, or None.
-            dropout: rate before the head, in [0, 1].
-            stochastic_depth: rate of the last block, in [0, 1]; it grows linearly from 0.
-            dtype: of the computation; None takes the widest of input and parameters.
-            param_dtype: of the parameters and running statistics.
-            rngs: `params` is drawn from; `dropout` too if a rate is above 0.
+            norm_layer: the norm after each convolution: a name, a callable that builds it, or None.
+            dropout: dropout rate before the head, in [0, 1].
+            stochastic_depth: drop rate of the last block, in [0, 1]; rates rise linearly from 0.
+            dtype: dtype of the computation; None promotes input and parameters to a common dtype.
+            param_dtype: dtype of the parameters and running statistics.
+            rngs: random streams: `params`, and `dropout` if a rate is above 0.
 
         Raises: ValueError for a number out of range.
         """
@@ -178,12 +178,12 @@ class RegNet(StagedModel):
 
     @property
     def layouts(self) -> Mapping[str, Callable[..., Iterator[tuple[str, ...]]]]:
-        """Of the libraries' namings those that can name each layer of this network."""
+        """The layouts that name every layer of this network, by library."""
         return regnet_layouts(self)
 
 
 def _gate(se_ratio: float | None, in_features: int, activation: Activation):
-    """What builds the gate of a block that sees `in_features` channels; None for none."""
+    """A callable that builds the gate of a block with `in_features` input channels, or None."""
     if se_ratio is None:
         return None
     squeezed = max(1, round(se_ratio * in_features))
@@ -204,8 +204,8 @@ def _row(
     group_width: int,
     se_ratio: float | None = None,
 ) -> None:
-    """timm has each of torchvision's networks under a name of its own; where it has two of almost
-    one name, the one in `_tv` is this.
+    """Register one row. timm has each of torchvision's networks under a name of its own, which ends
+    in `_tv` where timm has another network of that name.
     """
     line: dict[str, Any] = {"depth": depth, "w_0": w_0, "w_a": w_a, "w_m": w_m}
     groups: dict[str, Any] = {"group_width": group_width, "se_ratio": se_ratio}

@@ -42,7 +42,7 @@ def _timm(model: Any) -> Pairs:
 
 
 def regnet_layouts(model: Any) -> dict[str, Callable[[Any], Pairs]]:
-    """The layouts that can name each layer of `model`, by library; torchvision's first."""
+    """The layouts that name every layer of `model`, by library; torchvision's first."""
     blocks = (block for block in model.blocks if block is not None)
     gated = any(block.squeeze_excite is not None for block in blocks)
     return {

@@ -42,13 +42,13 @@ STEMS = {"7x7": (7, 2), "3x3": (3, 1)}  # of one convolution: its size and strid
 def resnet_bottleneck(
     width: int, cardinality: int, in_features: int, out_features: int, **options: Any
 ) -> BottleNeck:
-    """`BottleNeck` in ResNet's form, of inner width `width`."""
+    """ResNet's form of `BottleNeck`, with inner width `width`."""
     form = {"shortcut_activation": None, "gate_output": True, "groups": cardinality}
     return BottleNeck(in_features, out_features, hidden_features=width, **form, **options)
 
 
 def _gate(ratio: float, features: int, **options: Any) -> SqueezeExcite:
-    """A gate whose inner width is `ratio` of its channels, in eights."""
+    """A gate whose inner width is `ratio` of its channels, rounded to a multiple of 8."""
     return SqueezeExcite(features, squeezed_features=make_divisible(features * ratio), **options)
 
 
@@ -56,7 +56,7 @@ class DeepStem(nnx.Module):
     """Three 3x3 convolutions, the first with stride 2, in place of ResNet's 7x7."""
 
     def __init__(self, widths: tuple[int, int, int, int], **options):
-        """`widths` are the channels of the image and of each convolution's output."""
+        """Build it; `widths` are the channels of the image and of each convolution's output."""
         pairs = enumerate(itertools.pairwise(widths))
         layers = [ConvNormAct(a, b, 3, stride=1 if i else 2, **options) for i, (a, b) in pairs]
         self.layers = nnx.List(layers)
@@ -70,7 +70,7 @@ class BlurredMaxPool(nnx.Module):
     """A 3x3 max pool at every pixel, then the blur that has the stride."""
 
     def __init__(self):
-        """Both have fixed windows."""
+        """Build the two, whose windows are fixed."""
         self.max = MaxPool(3, stride=1, padding=1)
         self.blur = make_antialias("blur", 2)
 
@@ -115,33 +115,34 @@ class ResNet(StagedModel):
         """Build the network.
 
         Args:
-            block: two 3x3 convolutions, or 1x1, 3x3, 1x1.
-            depths: blocks in each stage.
-            num_classes: logits; 0 leaves out the head, and the model gives pooled features.
-            in_channels: channels of the image.
-            cardinality: groups of the bottleneck's 3x3 convolution.
-            base_width: channels of each group in the first stage; 64 in one group is ResNet's.
-            stem: one 7x7 convolution; one 3x3 without stride, and no pool after it, for images as
-                small as CIFAR's; three 3x3 of widths w, w, 2w ("deep"), or of 3w/4, w, 2w
-                ("tiered").
-            stem_width: w of a stem of three.
+            block: "basic" has two 3x3 convolutions, "bottleneck" a 1x1, a 3x3 and a 1x1.
+            depths: number of blocks in each of the four stages.
+            num_classes: number of logits; 0 builds no head, and the model returns pooled features.
+            in_channels: number of image channels.
+            cardinality: number of groups of a bottleneck's 3x3 convolution.
+            base_width: channels of each group in the first stage; ResNet has 64 in one group.
+            stem: "7x7": one convolution with stride 2; "3x3": one without stride and without the
+                pool after it, for images as small as CIFAR's; "deep" and "tiered": three 3x3 of
+                widths w, w, 2w or 3w/4, w, 2w.
+            stem_width: w of a "deep" or "tiered" stem.
             stem_pool: what follows the stem: a 3x3 max pool, or a 3x3 convolution with stride 2.
-            stride_in: the convolution of a bottleneck that has its stride: the 3x3, or the first
-                1x1 as in the paper and in Caffe.
-            pool_shortcut: average-pool a shortcut in place of its stride.
-            antialias: "avg" or "blur" takes strides out of convolutions and puts such pools after
-                them.
-            squeeze_excite: width of each block's gate as a part of its output's; None for none.
-            norm_layer: after each convolution; a name, what builds a norm, or None.
-            zero_init_last: start each residual branch at 0.
-            dropout: rate before the head, in [0, 1].
-            stochastic_depth: rate of the last block, in [0, 1]; it grows linearly from 0.
-            dtype: of the computation; None takes the widest of input and parameters.
-            param_dtype: of the parameters and running statistics.
-            rngs: `params` is drawn from; `dropout` too if a rate is above 0.
+            stride_in: which convolution of a bottleneck has its stride: the 3x3, or the first 1x1
+                as in the paper and in Caffe.
+            pool_shortcut: average-pool in the shortcut instead of using a stride there.
+            antialias: "avg" or "blur" replaces each stride of a convolution by such a pool after
+                it.
+            squeeze_excite: ratio of a gate's inner width to its block's output channels; None for
+                no gates.
+            norm_layer: the norm after each convolution: a name, a callable that builds it, or None.
+            zero_init_last: initialise the scale of each residual branch's last norm to 0.
+            dropout: dropout rate before the head, in [0, 1].
+            stochastic_depth: drop rate of the last block, in [0, 1]; rates rise linearly from 0.
+            dtype: dtype of the computation; None promotes input and parameters to a common dtype.
+            param_dtype: dtype of the parameters and running statistics.
+            rngs: random streams: `params`, and `dropout` if a rate is above 0.
 
-        Raises: ValueError for a number out of range, groups or another `stride_in` in a basic
-            block, or settings that exclude each other.
+        Raises: ValueError for a number out of range, groups or another `stride_in` with basic
+            blocks, or settings that exclude each other.
         """
         check_common(num_classes, in_channels, dropout=dropout, stochastic_depth=stochastic_depth)
         check_choice("block", block, ("basic", "bottleneck"))
@@ -213,16 +214,16 @@ class ResNet(StagedModel):
 
     @property
     def layouts(self) -> Mapping[str, Callable[..., Iterator[tuple[str, ...]]]]:
-        """Of the libraries' namings those that can name each layer of this network."""
+        """The layouts that name every layer of this network, by library."""
         return resnet_layouts(self)
 
     @property
     def first_conv(self) -> str:
-        """The first of the stem."""
+        """The path of the stem's first convolution."""
         return "stem.layers.0.conv" if isinstance(self.stem, DeepStem) else "stem.conv"
 
 
-# What the letters behind a name stand for.
+# What the letters at the end of a name stand for.
 C = {"stem": "deep"}
 D = {"stem": "deep", "pool_shortcut": True}
 S = {"stem": "deep", "stem_width": 64}

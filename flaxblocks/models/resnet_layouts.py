@@ -11,13 +11,13 @@ __all__ = ["mmpretrain_names", "resnet_layouts", "torchvision_names"]
 
 Pairs = Iterator[tuple[str, ...]]
 
-# torchvision's modules as `Sequential(*model.children())` calls them: by their place.
+# torchvision's modules in `Sequential(*model.children())`, which numbers them.
 CHILDREN = {"conv1": "0", "bn1": "1", "maxpool": "3", "fc": "9"}
 CHILDREN.update({f"layer{k}": str(k + 3) for k in (1, 2, 3, 4)})
 
 
 def torchvision_names(model: Any) -> Pairs:
-    """torchvision's names; timm has taken them over."""
+    """torchvision's names, which timm uses too."""
     if _has_deep_stem(model):
         last = len(model.stem.layers) - 1
         for i in range(last + 1):
@@ -37,7 +37,7 @@ def torchvision_names(model: Any) -> Pairs:
 
 
 def _block_names(native: str, foreign: str, block: Any, first: int) -> Pairs:
-    """One block, whose shortcut has its convolution at place `first`."""
+    """One block; `first` is the index of the convolution in its shortcut."""
     yield native, foreign
     for k, name in enumerate(convolutions(block), start=1):
         yield f"{native}.{name}.conv", f"{foreign}.conv{k}"
@@ -62,14 +62,14 @@ def _children(model: Any) -> Pairs:
 
 
 def _fastai(model: Any) -> Pairs:
-    """fastai's `Sequential(body, head)`; its head is none of ours, and lies under `1`."""
+    """fastai's `Sequential(body, head)`; its own head, which is not linear, lies under `1`."""
     for native, foreign, *kind in _children(model):
         yield native, "1" if native == "head" else f"0.{foreign}", *kind
 
 
 def mmpretrain_names(model: Any) -> Pairs:
-    """torchvision's names in `backbone` and `head`; a deep stem is one Sequential, and a shortcut
-    has a pool only where it has a stride.
+    """torchvision's names in `backbone` and `head`; but a deep stem is one Sequential, and a
+    shortcut has a pool only if it has a stride.
     """
     if _has_deep_stem(model):
         for i in range(len(model.stem.layers)):
@@ -85,15 +85,15 @@ def mmpretrain_names(model: Any) -> Pairs:
 
 
 def _kuangliu(model: Any) -> Pairs:
-    """torchvision's names but for the shortcut and the head."""
+    """torchvision's names, except those of the shortcuts and the head."""
     for native, foreign, *kind in torchvision_names(model):
         renamed = "linear" if native == "head" else foreign.replace(".downsample", ".shortcut")
         yield native, renamed, *kind
 
 
 def _detectron2(model: Any) -> Pairs:
-    """Each norm is a part of its convolution. The head lies where the converter from torchvision
-    leaves it.
+    """Each norm is a submodule of its convolution. The head has the name that it gets from
+    detectron2's converter of torchvision's weights.
     """
     yield from layer_names("stem", "stem.conv1", "stem.conv1.norm")
     for path, stage, k, block in model.placed_blocks:
@@ -107,7 +107,7 @@ def _detectron2(model: Any) -> Pairs:
     yield "head", "stem.fc"
 
 
-# Who has only ResNets of the original form.
+# Libraries that have the original ResNets only.
 OF_PLAIN_ONES: Mapping[str, Callable[[Any], Pairs]] = {
     "transformers": partial(transformers_layout, root="resnet"),
     "detectron2": _detectron2,
@@ -117,7 +117,7 @@ OF_PLAIN_ONES: Mapping[str, Callable[[Any], Pairs]] = {
 
 
 def resnet_layouts(model: Any) -> dict[str, Callable[[Any], Pairs]]:
-    """The layouts that can name each layer of `model`, by library; torchvision's first."""
+    """The layouts that name every layer of `model`, by library; torchvision's first."""
     blocks = [block for block in model.blocks if block is not None]
     extras = [layer for block in blocks for layer in (block.squeeze_excite, block.antialias)]
     original = not isinstance(model.pool, ConvNormAct) and all(layer is None for layer in extras)

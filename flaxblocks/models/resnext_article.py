@@ -1,5 +1,4 @@
-"""ResNeXt as an article on the paper builds it, in PyTorch: the paper's blocks, at half its
-resolution.
+"""ResNeXt as an article builds it in PyTorch: the paper's blocks at half the paper's resolution.
 
 Where the article departs from the paper, either its checkpoints need the departure (biases in the
 stem and in the shortcuts) or an argument chooses (strides, the start of the residual branches).
@@ -46,7 +45,7 @@ def _article(model: "ResNeXtArticle") -> Iterator[tuple[str, ...]]:
 
 
 class ResNeXtArticle(StagedModel):
-    """The article's ResNeXt, with its keys; 50 layers and 32 groups by default."""
+    """The article's ResNeXt; by default of 50 layers and 32 groups."""
 
     layouts = {"article": _article}
 
@@ -69,21 +68,21 @@ class ResNeXtArticle(StagedModel):
         """Build the network.
 
         Args:
-            block_repeats: rows (inner width of a block, repeats), one a stage.
-            num_classes: logits; 0 leaves out the head, and the model gives pooled features.
-            in_channels: channels of the image.
-            expansion: a block gives `expansion` times its inner width.
-            cardinality: groups of a block's 3x3 convolution.
-            paper_strides: leave the size of the image as it is in the first stage, which comes
-                behind a max pool. At 224 the stages are then 56, 28, 14, 7 pixels wide, as in the
-                paper; the article's are 28, 14, 7, 4.
-            zero_init_last: start each residual branch at 0. The article means to, but its next
-                loop sets the scales to 1 again.
-            norm_layer: after each convolution; a name, what builds a norm, or None.
-            dropout: rate before the head, in [0, 1].
-            dtype: of the computation; None takes the widest of input and parameters.
-            param_dtype: of the parameters and running statistics.
-            rngs: `params` is drawn from; `dropout` too if the rate is above 0.
+            block_repeats: rows (inner width of a block, repeats), one for each stage.
+            num_classes: number of logits; 0 builds no head, and the model returns pooled features.
+            in_channels: number of image channels.
+            expansion: ratio of a block's output channels to its inner width.
+            cardinality: number of groups of a block's 3x3 convolution.
+            paper_strides: keep the size of the feature map in the first stage, which follows a max
+                pool. The stages are then 56, 28, 14 and 7 pixels wide for an image of 224, as in
+                the paper; the article's are 28, 14, 7 and 4.
+            zero_init_last: initialise the scale of each residual branch's last norm to 0. The
+                article means to, but its next loop sets the scales to 1 again.
+            norm_layer: the norm after each convolution: a name, a callable that builds it, or None.
+            dropout: dropout rate before the head, in [0, 1].
+            dtype: dtype of the computation; None promotes input and parameters to a common dtype.
+            param_dtype: dtype of the parameters and running statistics.
+            rngs: random streams: `params`, and `dropout` if the rate is above 0.
 
         Raises: ValueError for rows that are not two positive integers, groups that do not divide
             a width, or a number out of range.
@@ -142,7 +141,7 @@ def _check_repeats(rows: Sequence[Sequence[int]], cardinality: int) -> Sequence[
 
 
 def _repeats(*repeats: int) -> tuple[tuple[int, int], ...]:
-    """Table 1's widths, repeated otherwise."""
+    """Table 1's widths with other repeats."""
     return tuple((width, n) for (width, _), n in zip(BLOCK_REPEATS, repeats, strict=True))
 
 

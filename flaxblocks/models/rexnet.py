@@ -38,7 +38,7 @@ EXPANSIONS = (1, 6, 6, 6, 6, 6)
 UNGATED_STAGES = 2  # the first ones have no squeeze-excite
 STEM_FEATURES = 32
 LAST_FEATURES = 1280
-# Who draws which kernel how: the stem and the last convolution, the blocks, the head.
+# How each draws the kernels: of stem and last convolution, of the blocks, of the head.
 INITIALIZERS = {
     "official": (uniform_fan_in, uniform_fan_in, uniform_fan_in),
     "timm": (kaiming_normal_fan_out, kaiming_normal_fan_out_depthwise, uniform_fan_out),
@@ -78,11 +78,12 @@ def linear_widths(
     """The widths of `count` blocks: `first`, and from then on `step` more each.
 
     Args:
-        first: unscaled; below `width_mult` 1 it stays what it is.
-        step: unscaled.
-        count: of blocks.
-        width_mult: scales every width but the first, and that only upwards.
-        round_nearest: widths are rounded, halves to even, then to a multiple of this.
+        first: unscaled width of the first block, which is only scaled upwards.
+        step: unscaled difference from block to block.
+        count: number of blocks.
+        width_mult: scales every width.
+        round_nearest: widths are rounded to integers, halves to even, and then to multiples of
+            this.
     """
     # Added up one by one, as the release does: a product may fall on the other side of a half.
     steps = itertools.repeat(step, count - 1)
@@ -100,16 +101,16 @@ def rex_trunk(
     stochastic_depth: float = 0.0,
     **options: Any,
 ) -> Trunk:
-    """The blocks: `widths` of them, in stages of `depths`.
+    """The blocks of given widths, in stages of given depths.
 
     Args:
-        stem_features: channels that the first block sees.
-        widths: channels that each block gives.
-        depths: blocks in each of the six stages.
-        kernel_sizes: of the depthwise convolutions in each stage.
-        squeeze_excite: from the third stage on, as `RexBottleneck` takes it.
-        stochastic_depth: rate of the last block; it grows linearly from 0.
-        **options: what else `RexBottleneck` takes.
+        stem_features: input channels of the first block.
+        widths: output channels of each block.
+        depths: number of blocks in each of the six stages.
+        kernel_sizes: sizes of the depthwise convolutions, one for each stage.
+        squeeze_excite: of the blocks from the third stage on, as `RexBottleneck` takes it.
+        stochastic_depth: drop rate of the last block; the rate rises linearly from 0.
+        **options: other arguments of `RexBottleneck`.
     """
     trunk = Trunk("stem", stem_features)
     stages = [(stage, k) for stage, depth in enumerate(depths) for k in range(depth)]
@@ -130,7 +131,7 @@ def rex_trunk(
 
 
 class ReXNet(StagedModel):
-    """ReXNet (V1) with the official release's arguments, and timm's rounding of the widths."""
+    """ReXNet (V1) with the official release's arguments, which timm rounds to multiples."""
 
     layouts = {"official": _official, "article": _official, "timm": _timm}
 
@@ -159,27 +160,28 @@ class ReXNet(StagedModel):
         """Build the network.
 
         Args:
-            num_classes: logits; 0 leaves out the head, and the model gives pooled features.
-            in_channels: channels of the image.
-            input_features: channels of the first block, the stem having 32.
+            num_classes: number of logits; 0 builds no head, and the model returns pooled features.
+            in_channels: number of image channels.
+            input_features: output channels of the first block; the stem has 32.
             final_features: channels that the blocks add in all; one block adds its share, so the
                 last ends one share below the sum.
             width_mult: scales every width; those of stem and first block only upwards.
             depth_mult: scales the blocks of each stage, rounded up.
-            round_nearest: widths are multiples of this.
-            use_se: squeeze-excite in the blocks from the third stage on.
-            se_ratio: the hidden width of a squeeze-excite is its channels divided by this.
-            norm_layer: after each convolution; a name, what builds a norm, or None.
-            norm_eps: of the norm "batch_norm".
-            norm_momentum: of the norm "batch_norm", PyTorch's way round.
-            dropout: rate before the head, in [0, 1].
-            stochastic_depth: rate of the last block, in [0, 1]; it grows linearly from 0.
-            initialization: whose; the official release leaves it to PyTorch.
-            dtype: of the computation; None takes the widest of input and parameters.
-            param_dtype: of the parameters and running statistics.
-            rngs: `params` is drawn from; `dropout` too if a rate is above 0.
+            round_nearest: widths are rounded to multiples of this.
+            use_se: whether blocks from the third stage on have a squeeze-excite.
+            se_ratio: the inner width of a squeeze-excite is its channels divided by this.
+            norm_layer: the norm after each convolution: a name, a callable that builds it, or None.
+            norm_eps: added to the variance; only for `norm_layer="batch_norm"`.
+            norm_momentum: weight of a new batch in the running statistics, in [0, 1]; likewise.
+            dropout: dropout rate before the head, in [0, 1].
+            stochastic_depth: drop rate of the last block, in [0, 1]; rates rise linearly from 0.
+            initialization: whose initial weights: "timm", or "official", which leaves them to
+                PyTorch.
+            dtype: dtype of the computation; None promotes input and parameters to a common dtype.
+            param_dtype: dtype of the parameters and running statistics.
+            rngs: random streams: `params`, and `dropout` if a rate is above 0.
 
-        Raises: ValueError for a number out of range, or a squeeze-excite left without channels.
+        Raises: ValueError for a number out of range, or a squeeze-excite without channels.
         """
         check_common(num_classes, in_channels, dropout=dropout, stochastic_depth=stochastic_depth)
         check_positive(input_features=input_features, round_nearest=round_nearest)
@@ -217,7 +219,7 @@ class ReXNet(StagedModel):
 
 
 def _gate(se_ratio: int, round_nearest: int, features: int, **options: Any) -> SqueezeExcite:
-    """A squeeze-excite of a width rounded as the blocks' are."""
+    """A squeeze-excite whose width is rounded as those of the blocks are."""
     if features < se_ratio:
         raise ValueError(
             f"`se_ratio` (={se_ratio}) leaves no channel of a block's {features}: it must be at "

@@ -1,4 +1,4 @@
-"""ReXNet-lite: ReXNet for devices that have neither squeeze-excite nor SiLU.
+"""ReXNet-lite: ReXNet for devices, without squeeze-excite and SiLU.
 
 Source: Han et al. 2021, https://arxiv.org/abs/2007.00992, appendix A, table A2.
 """
@@ -68,25 +68,25 @@ class ReXNetLite(StagedModel):
         """Build the network.
 
         Args:
-            num_classes: logits; 0 leaves out the head, and the model gives 1024 features.
-            in_channels: channels of the image.
-            input_features: channels of the first block, the stem having 32.
-            final_features: channels that the last block has more than the first, unscaled.
-            width_mult: scales every width; those of stem, first block and last convolution only
-                upwards.
-            kernel_sizes: of the depthwise convolutions in each of the six stages.
-            fix_head_stem: leave the stem and the last convolution unscaled.
-            round_nearest: widths are multiples of this, but for the last convolution's.
-            norm_layer: after each convolution; a name, what builds a norm, or None.
-            norm_eps: of the norm "batch_norm".
-            norm_momentum: of the norm "batch_norm", PyTorch's way round.
-            dropout: rate before the head, in [0, 1].
-            stochastic_depth: rate of the last block, in [0, 1]; it grows linearly from 0.
-            dtype: of the computation; None takes the widest of input and parameters.
-            param_dtype: of the parameters and running statistics.
-            rngs: `params` is drawn from; `dropout` too if a rate is above 0.
+            num_classes: number of logits; 0 builds no head, and the model returns 1024 features.
+            in_channels: number of image channels.
+            input_features: output channels of the first block; the stem has 32.
+            final_features: unscaled difference of the last block's channels and the first's.
+            width_mult: scales every width; those of the stem, the first block and the last
+                convolution only upwards.
+            kernel_sizes: sizes of the depthwise convolutions, one for each of the six stages.
+            fix_head_stem: do not scale the stem and the last convolution.
+            round_nearest: widths are rounded to multiples of this, except the last convolution's.
+            norm_layer: the norm after each convolution: a name, a callable that builds it, or None.
+            norm_eps: added to the variance; only for `norm_layer="batch_norm"`.
+            norm_momentum: weight of a new batch in the running statistics, in [0, 1]; likewise.
+            dropout: dropout rate before the head, in [0, 1].
+            stochastic_depth: drop rate of the last block, in [0, 1]; rates rise linearly from 0.
+            dtype: dtype of the computation; None promotes input and parameters to a common dtype.
+            param_dtype: dtype of the parameters and running statistics.
+            rngs: random streams: `params`, and `dropout` if a rate is above 0.
 
-        Raises: ValueError for a number out of range, or other than six kernel sizes.
+        Raises: ValueError for a number out of range, or if there are not six kernel sizes.
         """
         check_common(num_classes, in_channels, dropout=dropout, stochastic_depth=stochastic_depth)
         check_positive(input_features=input_features, round_nearest=round_nearest)
@@ -126,7 +126,7 @@ class ReXNetLite(StagedModel):
 
     @property
     def head_features(self) -> int:
-        """Channels that the head sees: those of the convolution before it."""
+        """Input channels of the head: the outputs of the convolution before it."""
         return EMBEDDING_FEATURES
 
     def embed(self, x: Float[Array, "N h w F"]) -> Float[Array, "N E"]:
@@ -137,7 +137,7 @@ class ReXNetLite(StagedModel):
         return x if self.embedding is None else self.embedding(x[:, None, None, :])[:, 0, 0, :]
 
     def drop_after(self, index: int) -> None:
-        """Remove what runs after feature map `index`, the layer before the head included."""
+        """Remove what runs after feature map `index`, including the layer before the head."""
         super().drop_after(index)
         self.embedding = None
 

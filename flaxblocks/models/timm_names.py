@@ -1,4 +1,6 @@
-"""What timm's EfficientNet builder calls its layers: MobileNet V1 to V3, MnasNet, EfficientNet."""
+"""The names that timm's EfficientNet builder gives the layers of MobileNet V1 to V3, MnasNet and
+EfficientNet.
+"""
 
 from collections.abc import Iterator
 
@@ -10,7 +12,7 @@ from flaxblocks.models.staged import StagedModel
 
 __all__ = ["head_conv_names", "inverted_names", "stage_names"]
 
-# A block's convolutions in timm, by whether it has `expand`, `project`.
+# The convolutions of a block in timm, by its kind.
 CONVOLUTIONS = {
     "inverted residual": ("conv_pw", "conv_dw", "conv_pwl"),
     "depthwise separable": ("conv_dw", "conv_pw"),
@@ -20,7 +22,7 @@ CONVOLUTIONS = {
 
 
 def inverted_names(native: str, foreign: str, block: InvertedResidual) -> Iterator[tuple[str, ...]]:
-    """The layers of one inverted residual, fused or not."""
+    """The layers of one inverted residual block, fused or not."""
     layers = [n for n in ("expand", "conv", "project") if getattr(block, n) is not None]
     kind = {
         ("expand", "conv", "project"): "inverted residual",
@@ -38,7 +40,7 @@ def inverted_names(native: str, foreign: str, block: InvertedResidual) -> Iterat
 
 
 def stage_names(model: StagedModel) -> Iterator[tuple[str, ...]]:
-    """The stem and the blocks of a model; a block of another class only by its output."""
+    """The stem and the blocks of a model; of a block of another class only the block itself."""
     yield from conv_names("stem", "conv_stem", "bn1")
     for path, stage, k, block in model.placed_blocks:
         foreign = f"blocks.{stage}.{k}"

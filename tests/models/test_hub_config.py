@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flaxblocks.create.build import abstract_model
-from flaxblocks.models.hub_config import TRANSFORMERS, row_of
+from flaxblocks.models.hub_config import row_of
 from flaxblocks.models.registry import find_model
+from flaxblocks.models.transformers_config import TRANSFORMERS
 
 LABELS = {"id2label": {str(k): f"LABEL_{k}" for k in range(11)}}
 
