@@ -1,4 +1,9 @@
-"""The models, one file a family. Importing this package fills the registry."""
+"""The models, one file for each family. Importing this package fills the registry: every file in
+this folder is imported, so a new family is one new file.
+"""
+
+import importlib
+import pkgutil
 
 from flaxblocks.models.efficientnet import EfficientNet
 from flaxblocks.models.image_model import Feature, FeatureExtractor, FeatureInfo, ImageModel
@@ -28,3 +33,6 @@ __all__ = [
     "ResNeXtArticle",
     "ResNet",
 ]
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")

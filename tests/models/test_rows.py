@@ -2,10 +2,13 @@
 
 import inspect
 import re
+import sys
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
+from flaxblocks import models
 from flaxblocks.models.argument_names import LIBRARY_NAMES, our_name
 from flaxblocks.models.registry import model_entries
 from flaxblocks.models.table import check_table
@@ -59,3 +62,10 @@ def test_a_name_of_another_model_is_no_hint():
 def test_every_row_is_of_arguments_that_its_class_takes():
     for entry in model_entries():
         assert set(entry.config) <= set(inspect.signature(entry.build.__init__).parameters)
+
+
+def test_a_family_is_one_file():
+    """Its rows are there once the file is: nothing lists the files."""
+    folder = Path(models.__file__).parent
+    for file in folder.glob("[!_]*.py"):
+        assert f"flaxblocks.models.{file.stem}" in sys.modules
