@@ -1,6 +1,7 @@
 """NumPy's `.npz` archives: one `.npy` record an array. An array of Python objects is refused."""
 
 import ast
+import re
 import zipfile
 from collections.abc import Mapping
 from typing import BinaryIO
@@ -19,6 +20,8 @@ __all__ = ["read_npz", "write_npz"]
 SUFFIX = ".npy"
 LONGEST_HEADER = 10_000  # NumPy's own limit
 MAGIC = b"\x93NUMPY"
+# No header holds an escape, or a number with letters behind it, and Python warns of either.
+_WARNED_OF = re.compile(r"\\|(?<!\w)\.?\d[\d.]*[^\W\d]")
 
 
 def read_npz(opened: Opened) -> Saved:
@@ -57,8 +60,9 @@ def _described(place: Place) -> NumpyArray:
 
 def _header(text: bytes) -> tuple[object, bool, tuple]:
     """`{"descr": "<f4", "fortran_order": False, "shape": (3, 4)}`."""
+    literal = text.decode("latin1").strip()
     try:
-        header = ast.literal_eval(text.decode("latin1").strip())
+        header = None if _WARNED_OF.search(literal) else ast.literal_eval(literal)
     except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
         header = None
     match header:

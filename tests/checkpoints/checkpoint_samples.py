@@ -147,6 +147,15 @@ def tar_file(members: bytes | None = None) -> bytes:
     return out.getvalue()
 
 
+def npy(header: str, content: bytes = bytes(16)) -> bytes:
+    """A .npz archive of one array, `w`, with any header."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        head = b"\x93NUMPY\x01\0" + len(header).to_bytes(2, "little") + header.encode("latin1")
+        archive.writestr("w.npy", head + content)
+    return out.getvalue()
+
+
 def cheap_refusal(content: bytes, path: Path, seconds: float = 5.0, megabytes: float = 4.0) -> str:
     """The message for a file, after seeing that refusing it took little memory and time.
 

@@ -15,6 +15,7 @@ import torch
 
 from tests.checkpoints.checkpoint_samples import (
     FakeTensor,
+    npy,
     pickled,
     tar_file,
     tar_members,
@@ -176,6 +177,10 @@ SEEDS: dict[str, Callable[[], Seed]] = {
         saved(torch.nn.Linear(2, 1), _use_new_zipfile_serialization=False)
     ),
     "npz": lambda: Seed(npz()),
+    "npz's header": lambda: Seed(
+        b"{'descr': '<f4', 'fortran_order': False, 'shape': (2, 2), }",
+        lambda header: npy(header.decode("latin1")),
+    ),
     "compressed npz": lambda: Seed(npz(np.savez_compressed)),
     "deflated zip": lambda: Seed(
         zip_file(pickled({"w": FakeTensor()}), compression=zipfile.ZIP_DEFLATED)

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from flaxblocks.checkpoints.contents import contents_of
 from flaxblocks.checkpoints.read import CheckpointError, read_checkpoint, write_checkpoint
-from tests.checkpoints.checkpoint_samples import cheap_refusal, tar_file, zip_file
+from tests.checkpoints.checkpoint_samples import cheap_refusal, npy, tar_file, zip_file
 
 STATE = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(3).half()}
 
@@ -209,14 +209,6 @@ def test_npz_is_written_as_numpy_reads_it(tmp_path):
     assert (tmp_path / "f.npz").read_bytes() == (tmp_path / "g.npz").read_bytes()
     with pytest.raises(ValueError, match=r"has dtype bfloat16, which \.npz cannot hold"):
         write_checkpoint({"w": np.ones(1, ml_dtypes.bfloat16)}, tmp_path / "h.npz")
-
-
-def npy(header: str, content: bytes = bytes(16)) -> bytes:
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w") as archive:
-        head = b"\x93NUMPY\x01\0" + len(header).to_bytes(2, "little") + header.encode()
-        archive.writestr("w.npy", head + content)
-    return out.getvalue()
 
 
 GOOD = "{'descr': '<f4', 'fortran_order': False, 'shape': (4,)}"

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from tests.checkpoints.checkpoint_samples import zip_file
+from tests.checkpoints.checkpoint_samples import npy, zip_file
 from tests.checkpoints.fuzz_programs import EXTREMES, RANDOM_CASES, calls, soups
 from tests.checkpoints.fuzz_seeds import SEEDS
 from tests.checkpoints.reader_promises import all_told, is_refused, memory_traced
@@ -77,3 +77,19 @@ def test_programs_at_random(programs, tmp_path):
     with memory_traced():
         refused = sum(is_refused(file, tmp_path / "f") for file in files)
     assert refused > RANDOM_CASES
+
+
+# Files that broke a promise once, as small as they could be made.
+FOUND = {
+    "a number with a word behind it": npy("1or 2"),
+    "another": npy("1.or 2"),
+    "an octal one": npy("0o7or 2"),
+    "an escape that is none": npy(r"{'descr': '\d'}"),
+    "an escape beyond Latin-1": npy(r"'\477'"),
+}
+
+
+@pytest.mark.parametrize("what", FOUND)
+def test_what_was_found(what, tmp_path):
+    with memory_traced():
+        assert is_refused(FOUND[what], tmp_path / "f")
