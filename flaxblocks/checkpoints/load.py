@@ -4,7 +4,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from flaxblocks.checkpoints.error import CheckpointError
+from flaxblocks.checkpoints.error import CheckpointError, quoted
 from flaxblocks.checkpoints.formats import FORMATS
 from flaxblocks.checkpoints.hub_folder import settings_beside, weights_in
 from flaxblocks.checkpoints.opened import Opened, Saved, check_possible, opened
@@ -40,12 +40,26 @@ def _read(found: Opened) -> Saved:
 
 
 def _shard(path: Path) -> Saved:
-    """One of the files that an index lists; not itself an index, which could list itself."""
-    with opened(path) as found:
-        for row in FORMATS:
-            if row.is_file is not None and row.read is not None and row.is_file(found):
-                return row.read(found)
-        raise refuse_file(found.data, found.path)
+    """One of the files that an index lists.
+
+    Raises: CheckpointError naming it.
+    """
+    try:
+        with opened(path) as found:
+            return _read_shard(found)
+    except CheckpointError as error:
+        raise CheckpointError(f"lists {quoted(path.name)}, which {error}") from None
+    except OSError as error:
+        shown = f"{quoted(path.name)}, which cannot be read"
+        raise CheckpointError(f"lists {shown}: {reason(error)}") from None
+
+
+def _read_shard(found: Opened) -> Saved:
+    """A file that is not itself an index, which could list itself."""
+    for row in FORMATS:
+        if row.is_file is not None and row.read is not None and row.is_file(found):
+            return row.read(found)
+    raise refuse_file(found.data, found.path)
 
 
 def _load_folder(path: Path) -> Saved:

@@ -111,9 +111,15 @@ def test_shards_of_pytorch(tmp_path):
         ({"a": ""}, "which is no name of one beside it"),
         ({"a": ".."}, "which is no name of one beside it"),
         ({"a": "x\0"}, "which is no name of one beside it"),
-        ({"a": "model-3.safetensors"}, "No such file"),
+        (
+            {"a": "model-3.safetensors"},
+            "lists 'model-3.safetensors', which cannot be read",
+        ),
         ({"a": "model-2.safetensors"}, "lists 'a' in 'model-2.safetensors', which lacks it"),
-        ({"a": "model.safetensors.index.json"}, "is JSON text"),
+        (
+            {"a": "model.safetensors.index.json"},
+            "lists 'model.safetensors.index.json', which is JSON",
+        ),
         ({}, "an index of shards that is damaged"),
         ([], "an index of shards that is damaged"),
     ],
@@ -122,6 +128,12 @@ def test_indices_that_lie(places, said, sharded):
     index(sharded, places)
     content = (sharded / "model.safetensors.index.json").read_bytes()
     assert said in cheap_refusal(content, sharded)
+
+
+def test_a_damaged_shard_is_named(sharded):
+    (sharded / "model-2.safetensors").write_bytes(b"PK\x03\x04")
+    with pytest.raises(CheckpointError, match=r"lists 'model-2.safetensors', which is a zip archi"):
+        read_checkpoint(sharded)
 
 
 def test_damaged_indices(sharded):
