@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from flaxblocks.checkpoints import torch_pickle
+from flaxblocks.checkpoints import pickle_bytes
 from flaxblocks.checkpoints.contents import contents_of
 from flaxblocks.checkpoints.read import CheckpointError, read_checkpoint
 from tests.checkpoints.checkpoint_samples import cheap_refusal, pickled, zip_file
@@ -78,7 +78,7 @@ def test_python_2(tmp_path):
 
 def test_memory_and_bound(monkeypatch, tmp_path):
     """Arrays' bytes stay in the file and do not count towards the longest pickle."""
-    monkeypatch.setattr(torch_pickle, "MOST_BYTES", 5000)
+    monkeypatch.setattr(pickle_bytes, "MOST_BYTES", 5000)
     arrays = {f"w{i}": np.full(1 << 20, i, np.float32) for i in range(4)}
     (tmp_path / "f").write_bytes(pickle.dumps(arrays, 4))
     read_checkpoint(tmp_path / "f")
