@@ -11,9 +11,16 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from flaxblocks.checkpoints import hub_folder
 from flaxblocks.checkpoints.contents import contents_of
 from flaxblocks.checkpoints.read import CheckpointError, read_checkpoint, write_checkpoint
-from tests.checkpoints.checkpoint_samples import cheap_refusal, npy, tar_file, zip_file
+from tests.checkpoints.checkpoint_samples import (
+    cheap_refusal,
+    npy,
+    tar_file,
+    tar_members,
+    zip_file,
+)
 
 STATE = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(3).half()}
 
@@ -46,6 +53,15 @@ def test_settings_that_are_none(text, tmp_path):
     assert contents_of(tmp_path).settings is None
 
 
+def test_settings_beyond_any_use(tmp_path, monkeypatch):
+    save_file(STATE, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text('{"x": 1}')
+    monkeypatch.setattr(hub_folder, "LARGEST_SETTINGS", 8)
+    assert contents_of(tmp_path).settings == {"x": 1}
+    monkeypatch.setattr(hub_folder, "LARGEST_SETTINGS", 7)
+    assert contents_of(tmp_path).settings is None
+
+
 def test_settings_beside_a_file_of_another_name(tmp_path):
     save_file(STATE, tmp_path / "mine.safetensors")
     (tmp_path / "config.json").write_text("{}")
@@ -55,7 +71,11 @@ def test_settings_beside_a_file_of_another_name(tmp_path):
 def test_the_only_checkpoint_of_a_folder(tmp_path):
     torch.save(STATE, tmp_path / "best.ckpt")
     (tmp_path / "log.txt").write_text("")
+    (tmp_path / "more.ckpt").mkdir()
     assert_state(read_checkpoint(tmp_path))
+    (tmp_path / "best.ckpt").rename(tmp_path / "best.CKPT")
+    assert_state(read_checkpoint(tmp_path))
+    (tmp_path / "best.CKPT").rename(tmp_path / "best.ckpt")
     torch.save(STATE, tmp_path / "last.ckpt")
     with pytest.raises(
         CheckpointError, match=r"several checkpoints, 'best.ckpt', 'last.ckpt': name"
@@ -94,12 +114,32 @@ def test_shards(sharded):
         assert contents_of(source).settings == {"x": 1}
 
 
-def test_shards_of_pytorch(tmp_path):
-    torch.save({"a": STATE["a"]}, tmp_path / "one.bin")
-    torch.save({"b": STATE["b"]}, tmp_path / "two.bin")
+def shards_of_pytorch(path, first: object) -> None:
+    torch.save({"a": first}, path / "one.bin")
+    torch.save({"b": STATE["b"]}, path / "two.bin")
     text = json.dumps({"weight_map": {"a": "one.bin", "b": "two.bin"}})
-    (tmp_path / "pytorch_model.bin.index.json").write_text(text)
+    (path / "pytorch_model.bin.index.json").write_text(text)
+
+
+def test_shards_of_pytorch(tmp_path):
+    shards_of_pytorch(tmp_path, STATE["a"])
     assert_state(read_checkpoint(tmp_path))
+
+
+def test_a_shard_with_something_else_under_the_name(tmp_path):
+    shards_of_pytorch(tmp_path, 3)
+    with pytest.raises(CheckpointError, match=r"lists 'a' in 'one.bin', which lacks it"):
+        read_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("times", [20, 26])  # of 4 MiB; 64 and 8 times the files' may come of it
+def test_shards_expand_as_one_file_may(times, tmp_path):
+    shards_of_pytorch(tmp_path, torch.zeros(2**20).expand(times, -1))
+    if times == 20:
+        assert read_checkpoint(tmp_path)["a"].shape == (20, 2**20)
+        return
+    with pytest.raises(CheckpointError, match="expands to far more than the file holds"):
+        read_checkpoint(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -154,6 +194,12 @@ def test_an_unpacked_archive(tmp_path):
         archive.extractall(tmp_path / "out")
     for folder in (tmp_path / "out", tmp_path / "out" / "f"):
         assert_state(read_checkpoint(folder))
+    (tmp_path / "out" / "again").mkdir()
+    assert_state(read_checkpoint(tmp_path / "out"))
+    (tmp_path / "out" / "again" / "data.pkl").write_bytes(b"\x80\x02}.")
+    with pytest.raises(CheckpointError, match="a folder, and none that Orbax wrote"):
+        read_checkpoint(tmp_path / "out")
+    (tmp_path / "out" / "again" / "data.pkl").unlink()
     (tmp_path / "out" / "f" / "data" / "0").unlink()
     with pytest.raises(CheckpointError, match="the storage '0', which the file does not hold"):
         read_checkpoint(tmp_path / "out")
@@ -166,7 +212,8 @@ def test_an_archive_packed_again(root, tmp_path):
         zipfile.ZipFile(tmp_path / "f.pth") as old,
         zipfile.ZipFile(tmp_path / "new.zip", "w", zipfile.ZIP_DEFLATED) as new,
     ):
-        new.writestr("__MACOSX/data.pkl", b"")
+        for name in ("__MACOSX/data.pkl", "deep/er/and/deeper/data.pkl", "mydata.pkl"):
+            new.writestr(name, b"")
         for name in ("", "data/"):
             new.writestr(root + name, b"") if root + name else None
         for name in old.namelist():
@@ -186,6 +233,10 @@ def test_tar(tmp_path):
     (tmp_path / "f.pth").write_bytes(tar_file())
     found = {name: array.tolist() for name, array in read_checkpoint(tmp_path / "f.pth").items()}
     assert found == {"w": [[1, 3], [2, 4]], "n": [6], "part": [2, 3]}
+    dotted = tar_members().split(b"\0MEMBER\0")
+    dotted[::2] = [b"./" + name for name in dotted[::2]]
+    (tmp_path / "f.pth").write_bytes(tar_file(b"\0MEMBER\0".join(dotted)))
+    assert list(read_checkpoint(tmp_path / "f.pth")) == list(found)
 
 
 # NumPy's.
@@ -216,6 +267,9 @@ def test_npz_is_written_as_numpy_reads_it(tmp_path):
         assert list(found) == list(ARRAYS)
         for name, array in ARRAYS.items():
             np.testing.assert_array_equal(found[name], array)
+            assert found[name].dtype.isnative
+    with zipfile.ZipFile(tmp_path / "f.npz") as archive:
+        assert {record.date_time[0] for record in archive.infolist()} == {1980}
     assert list(read_checkpoint(tmp_path / "f.npz")) == list(ARRAYS)
     write_checkpoint(ARRAYS, tmp_path / "g.npz")
     assert (tmp_path / "f.npz").read_bytes() == (tmp_path / "g.npz").read_bytes()

@@ -94,6 +94,15 @@ def test_a_module_that_is_not_there_is_not_looked_for(tmp_path):
     assert set(sys.modules) == before
 
 
+def test_a_module_that_is_there_is_not_imported(tmp_path, monkeypatch):
+    (tmp_path / "never_imported.py").write_text("raise SystemExit('it was imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    odd = b"cnever_imported\nThing\n)\x81}X\x01\0\0\0aK\x01sb"
+    program = b"\x80\x02}(X\x01\0\0\0c" + odd + b"X\x01\0\0\0w"
+    (tmp_path / "f").write_bytes(zip_file(program + pickled(FakeTensor())[2:-1] + b"u."))
+    assert list(read_checkpoint(tmp_path / "f")) == ["w"]
+
+
 def test_python_2_objects(tmp_path):
     odd = b"(cutil\nArgs\nK\x01o}X\x01\0\0\0aK\x01sb"
     program = (

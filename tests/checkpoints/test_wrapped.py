@@ -144,9 +144,10 @@ def test_values_beside_tensors_are_left_out(tmp_path):
 def test_an_optimiser_of_no_use_is_not_checked(tmp_path):
     """Only what is returned has to fit; a broken optimiser state harms no one."""
     broken = FakeTensor(offset=99)
-    program = pickled({"optimizer": {"m": broken}, "state_dict": {"w": FakeTensor()}})
-    (tmp_path / "f").write_bytes(zip_file(program))
-    assert list(read_checkpoint(tmp_path / "f")) == ["w"]
+    for key in ("optimizer", "other"):
+        program = pickled({key: {"m": broken}, "state_dict": {"w": FakeTensor()}})
+        (tmp_path / "f").write_bytes(zip_file(program))
+        assert list(read_checkpoint(tmp_path / "f")) == ["w"]
 
 
 @pytest.mark.parametrize(
