@@ -1,7 +1,10 @@
-"""Orbax folders to and from arrays by dotted native name. Orbax is imported when it is needed."""
+"""Orbax folders to and from arrays by dotted native name, and from a state of Flax's. Orbax is
+imported when it is needed, Flax never.
+"""
 
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -13,7 +16,7 @@ from flaxblocks.checkpoints.error import CheckpointError
 from flaxblocks.checkpoints.opened import Saved
 from flaxblocks.checkpoints.ranks import is_of_training
 
-__all__ = ["is_orbax", "orbax_saved", "read_orbax", "write_orbax"]
+__all__ = ["is_orbax", "is_state", "orbax_saved", "read_orbax", "write_orbax"]
 
 MARK = "_CHECKPOINT_METADATA"  # a file that lies in every folder of Orbax's
 TREE = "_METADATA"  # and in one of a tree of arrays
@@ -24,25 +27,31 @@ STEP = re.compile(r"(?:[a-z_]+_)?(\d+)")
 Keys = tuple[str, ...]
 
 
-def write_orbax(arrays: Mapping[str, np.ndarray], target: str | os.PathLike[str]) -> None:
-    """Write arrays, by dotted native name, as an Orbax folder of nested dicts; it appears whole or
-    not at all.
+def is_state(value: object) -> bool:
+    """Whether it is an `nnx.State`, which nobody has without having imported Flax."""
+    nnx = sys.modules.get("flax.nnx")
+    return nnx is not None and isinstance(value, nnx.State)
+
+
+def write_orbax(arrays: Mapping[str, Any], target: str | os.PathLike[str]) -> None:
+    """Write an Orbax folder; it appears whole or not at all.
+
+    Args:
+        arrays: an `nnx.State`, which becomes what `ocp.StandardCheckpointer().save` makes of it,
+            for `restore(path, nnx.state(model))`; or arrays by dotted native name, which become
+            nested dicts.
+        target: the folder.
 
     Raises: CheckpointError if the folder cannot be written, or if something else than an Orbax
-        folder lies there.
+        folder lies there. ValueError for a state without numbers, and for a name that is another
+        one's beginning.
     """
     import orbax.checkpoint as ocp
 
     target = Path(target).absolute()
     if target.exists() and not (target / MARK).is_file():
         raise CheckpointError(f"{target} is there and no Orbax folder: it will not be replaced")
-    tree: dict = {}
-    for name, array in arrays.items():
-        *parents, leaf = name.split(".")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[leaf] = array
+    tree = _checked(arrays) if is_state(arrays) else _nested(arrays)
     try:
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as scratch:
             # Weights hardly compress, and compressing takes memory and time.
@@ -52,6 +61,33 @@ def write_orbax(arrays: Mapping[str, np.ndarray], target: str | os.PathLike[str]
             _swap(Path(scratch) / "checkpoint", target, Path(scratch) / "old")
     except OSError as error:
         raise CheckpointError(f"{target} cannot be written: {error.strerror or error}") from error
+
+
+def _checked(state: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A state, if each of its variables holds numbers."""
+    import jax  # which is there, as a state is
+
+    for path, variable in _leaves(state):
+        value = variable.get_value() if hasattr(variable, "get_value") else variable
+        if not isinstance(value, jax.Array | np.ndarray):
+            kind = type(value).__name__
+            raise ValueError(f"arrays[{'.'.join(path)!r}] (a {kind}) must hold an array's numbers")
+    return state
+
+
+def _nested(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Dicts in dicts, by the names' parts."""
+    tree: dict[str, Any] = {}
+    for name, array in sorted(arrays.items()):
+        *parents, leaf = name.split(".")
+        node = tree
+        for depth, parent in enumerate(parents, 1):
+            node = node.setdefault(parent, {})
+            if not isinstance(node, dict):
+                outer = ".".join(parents[:depth])
+                raise ValueError(f"arrays has {outer!r} and {name!r}: no folder can hold both")
+        node[leaf] = array
+    return tree
 
 
 def _swap(new: Path, target: Path, aside: Path) -> None:

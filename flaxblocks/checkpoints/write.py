@@ -6,6 +6,7 @@ write_checkpoint(arrays, "weights.safetensors")
 import os
 from collections.abc import Mapping
 from pathlib import PurePath
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from flaxblocks.checkpoints.error import CheckpointError, quoted
 from flaxblocks.checkpoints.formats import FORMATS, Format
 from flaxblocks.checkpoints.load import reason
 from flaxblocks.checkpoints.opened import check_possible
+from flaxblocks.checkpoints.orbax_folder import is_state, write_orbax
 from flaxblocks.checkpoints.torch_dtypes import row_of
 
 __all__ = ["write_checkpoint"]
@@ -22,14 +24,16 @@ ROWS = {suffix: row for row in FORMATS if row.write is not None for suffix in ro
 ORDER = (".safetensors", ".pth", ".pt", ".npz", ".orbax")
 
 
-def write_checkpoint(arrays: Mapping[str, np.ndarray], path: str | os.PathLike[str]) -> None:
+def write_checkpoint(arrays: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
     """Write arrays as a checkpoint, whole or not at all.
 
     Args:
-        arrays: by name. The names' order is kept in every format but Orbax's.
+        arrays: NumPy's, by name; the names' order is kept in every format but Orbax's. For
+            `.orbax` also an `nnx.State`, written as `ocp.StandardCheckpointer().save` does, so that
+            `restore(path, nnx.state(model))` takes it back.
         path: ends in `.safetensors`, in `.pth` or `.pt` for a file that
             `torch.load(weights_only=True)` reads as an `OrderedDict` of tensors, in `.npz`, or in
-            `.orbax` for a folder that Orbax restores as nested dicts.
+            `.orbax` for a folder that Orbax restores, arrays by name as nested dicts.
 
     Raises: ValueError, before anything is written, if the suffix is another, if `arrays` is empty,
         or if a name or an array cannot be in such a file. CheckpointError if the file system
@@ -39,7 +43,9 @@ def write_checkpoint(arrays: Mapping[str, np.ndarray], path: str | os.PathLike[s
     if suffix not in ROWS:
         raise ValueError(f"path (={os.fspath(path)}) must end in {', '.join(ORDER)}")
     row = ROWS[suffix]
-    _check_arrays(arrays, suffix, row)
+    _check_mapping(arrays, suffix, row)
+    if not is_state(arrays):
+        _check_arrays(arrays, suffix, row)
     assert row.write is not None, "only such rows are among `ROWS`"
     try:
         check_possible(path)
@@ -54,9 +60,22 @@ def write_checkpoint(arrays: Mapping[str, np.ndarray], path: str | os.PathLike[s
         row.write(arrays, path)
 
 
-def _check_arrays(arrays: Mapping[str, np.ndarray], suffix: str, format: Format) -> None:
+def _check_mapping(arrays: object, suffix: str, format: Format) -> None:
+    kind = type(arrays).__name__
+    if is_state(arrays) and format.write is not write_orbax:
+        raise ValueError(
+            f"arrays (a {kind}) can be in an .orbax folder only: for {suffix} give "
+            "`fb.to_torch(model)`, the model's arrays by PyTorch's names"
+        )
+    if not isinstance(arrays, Mapping):
+        raise ValueError(
+            f"arrays (a {kind}) must be NumPy arrays by name, such as `fb.to_torch(model)` gives"
+        )
     if not arrays:
         raise ValueError("arrays (={}) must hold at least one array")
+
+
+def _check_arrays(arrays: Mapping[str, Any], suffix: str, format: Format) -> None:
     for name, array in arrays.items():
         if not isinstance(name, str):
             raise ValueError(f"arrays has the key {name!r}, which must be a str")

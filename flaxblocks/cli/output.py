@@ -1,6 +1,7 @@
 """What commands print beside their result, and the exit statuses that are no bare success."""
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -27,8 +28,11 @@ def note(text: str) -> None:
 
 
 def note_what_was_taken(report: "LoadReport", choice: "Choice") -> None:
-    """Say what of a checkpoint was taken and what was left; nothing for a plain state dict."""
-    for phrase in report.said:
+    """Say what of a checkpoint was taken and what was left; nothing for a plain state dict, nor of
+    random streams, which every folder of Flax's has.
+    """
+    left = tuple(name for name in report.left if not name.startswith("random streams "))
+    for phrase in replace(report, left=left).said:
         note(phrase)
     if report.others and not choice.is_made:
         note("--ema/--no-ema, --key or --prefix chooses another network of the checkpoint")

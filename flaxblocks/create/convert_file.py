@@ -6,11 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flax import nnx
+
 from flaxblocks.checkpoints.orbax_folder import write_orbax
 from flaxblocks.checkpoints.write import ROWS, write_checkpoint
 from flaxblocks.convert.fill import translated
 from flaxblocks.convert.fit import AUTO
-from flaxblocks.convert.keymap import NATIVE, key_map
+from flaxblocks.convert.keymap import NATIVE, key_map, variables_of
+from flaxblocks.create.build import ANY_KEYS, Keys
 from flaxblocks.create.create import recognise
 from flaxblocks.create.match import Match
 from flaxblocks.create.places import Choice
@@ -72,7 +75,8 @@ def convert_file(
         choice: which of several networks in the source.
         format: one of `FORMATS`; by the suffix of `target` unless given (none is an Orbax folder).
         layout: the naming to write. "auto" turns PyTorch's into Flax's and Flax's into PyTorch's,
-            but a `.pth` is always PyTorch's and an Orbax folder always Flax's.
+            but a `.pth` is always PyTorch's and an Orbax folder always Flax's: the whole
+            `nnx.state` of the model, with the random streams of a new one.
         overwrite: replace `target` if it is there.
 
     Raises:
@@ -84,7 +88,8 @@ def convert_file(
     format = _format(target, format)
     _check_target(source, target, overwrite)
     contents = read_source(source)
-    found = recognise(entry, config or {}, contents, choice, features=True)
+    keys = _new_keys() if format == FOLDER else ANY_KEYS
+    found = recognise(entry, config or {}, contents, choice, keys, features=True)
     if found.draws_head:
         whole = f"the checkpoint's {found.head.num_classes} or " * bool(found.head.num_classes)
         raise ValueError(
@@ -97,14 +102,27 @@ def convert_file(
     names = key_map(found.model, layout)
     converted = translated(found.model, found.found.keys, names, found.arrays)
     report = report_of(found, contents, len(found.arrays))
-    source_layout, row = found.layout, found.entry
+    source_layout, row, model = found.layout, found.entry, found.model
     del contents, found  # unmaps the source: writing needs memory of its own
     if format == FOLDER:  # it needs no suffix
-        write_orbax(converted, target)
+        write_orbax(_state(model, converted), target)
     else:
         write_checkpoint(converted, target)
     size = sum(array.nbytes for array in converted.values())
     return Conversion(row, source_layout, layout, format, len(converted), size, report)
+
+
+def _new_keys() -> Keys:
+    """Those of the random streams that `create_model` gives a model unless told otherwise."""
+    rngs = nnx.Rngs(0)
+    return {"params": rngs.params(), "dropout": rngs.dropout()}
+
+
+def _state(model: nnx.Module, arrays: Mapping[str, Any]) -> nnx.State:
+    """The state of a model with these arrays, its random streams as they are."""
+    for path, variable in variables_of(model).items():
+        variable.set_value(arrays[path])
+    return nnx.state(model)
 
 
 def _check_target(source: str | os.PathLike[str], target: Path, overwrite: bool) -> None:

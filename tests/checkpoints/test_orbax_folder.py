@@ -1,5 +1,6 @@
 """Orbax folders, ours in Flax's hands and Flax's in ours."""
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
@@ -9,6 +10,9 @@ import flaxblocks as fb
 from flaxblocks.checkpoints.contents import contents_of
 from flaxblocks.checkpoints.orbax_folder import read_orbax, write_orbax
 from flaxblocks.checkpoints.read import read_checkpoint
+from flaxblocks.create.build import abstract_model
+from flaxblocks.create.convert_file import convert_file
+from flaxblocks.models.registry import find_model
 from tests.convert.conftest import CONFIG
 from tests.support import equal_arrays
 from train.saving.checkpoints import Checkpoints
@@ -22,6 +26,70 @@ def test_flax_restores_what_convert_wrote(model, state, tmp_path):
     other = fb.create_model("mobilenet_v2", **CONFIG)
     nnx.update(other, nnx.restore_int_paths(restored))
     assert equal_arrays(fb.to_torch(other), state)
+
+
+def bits(state: nnx.State) -> dict[str, tuple[str, bytes]]:
+    """Of each array, a random key too, the dtype and the bytes."""
+    leaves = jax.tree.leaves_with_path(state)
+    return {jax.tree_util.keystr(path): (str(leaf.dtype), words(leaf)) for path, leaf in leaves}
+
+
+def words(leaf) -> bytes:
+    is_key = jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return np.asarray(jax.random.key_data(leaf) if is_key else leaf).tobytes()
+
+
+STATES = [{}, {"dropout": 0.0}, {"num_classes": 0}, {"stochastic_depth": 0.2}]
+
+
+@pytest.mark.parametrize("config", STATES, ids=str)
+@pytest.mark.parametrize("writer", ["convert", "write_checkpoint"])
+def test_flax_restores_a_state_as_its_users_do(writer, config, tmp_path):
+    model = fb.create_model("mobilenet_v2", width_mult=0.25, **config)
+    if writer == "convert":
+        fb.write_checkpoint(fb.to_torch(model), tmp_path / "mine.pth")
+        row, settings = find_model("mobilenet_v2"), {"width_mult": 0.25, **config}
+        convert_file(tmp_path / "mine.pth", tmp_path / "f.orbax", row, settings)
+    else:
+        fb.write_checkpoint(nnx.state(model), tmp_path / "f.orbax")
+    other = fb.create_model("mobilenet_v2", width_mult=0.25, **config, rngs=1)
+    assert bits(nnx.state(other)) != bits(nnx.state(model))
+    restored = ocp.StandardCheckpointer().restore(tmp_path / "f.orbax", nnx.state(other))
+    nnx.update(other, restored)
+    assert bits(nnx.state(other)) == bits(nnx.state(model))
+    again = fb.create_model("mobilenet_v2", weights=tmp_path / "f.orbax", width_mult=0.25, **config)
+    assert equal_arrays(fb.to_torch(again, "flax"), fb.to_torch(model, "flax"))
+
+
+def test_a_state_is_written_as_flax_writes_it(model, tmp_path):
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(tmp_path / "theirs", nnx.state(model))
+    fb.write_checkpoint(nnx.state(model), tmp_path / "ours.orbax")
+    ours, theirs = ((tmp_path / name / "_METADATA") for name in ("ours.orbax", "theirs"))
+    assert ours.read_text() == theirs.read_text()
+    with ocp.StandardCheckpointer() as checkpointer:
+        assert bits(checkpointer.restore(tmp_path / "ours.orbax")) == bits(
+            checkpointer.restore(tmp_path / "theirs")
+        )
+
+
+def test_a_state_has_numbers_and_goes_into_a_folder(model, tmp_path):
+    abstract = nnx.state(abstract_model("mobilenet_v2"))
+    with pytest.raises(ValueError, match=r"^arrays\['blocks\S+'\] \(a ShapeDtypeStruct\) must"):
+        fb.write_checkpoint(abstract, tmp_path / "f.orbax")
+    for suffix in (".safetensors", ".pth", ".npz"):
+        with pytest.raises(ValueError, match=r"\(a State\) can be in an .orbax .*`fb.to_torch"):
+            fb.write_checkpoint(nnx.state(model), tmp_path / f"f{suffix}")
+    with pytest.raises(ValueError, match=r"arrays \(a MobileNetV2\) must be NumPy arrays by name"):
+        fb.write_checkpoint(model, tmp_path / "f.orbax")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_name_that_is_anothers_beginning_is_refused(tmp_path):
+    arrays = {"a.b": np.ones(3), "a": np.ones(2)}
+    with pytest.raises(ValueError, match=r"^arrays has 'a' and 'a\.b': no folder can hold"):
+        fb.write_checkpoint(arrays, tmp_path / "f.orbax")
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_flax_saved_is_read(model, state, tmp_path):
