@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import flaxblocks as fb
-from flaxblocks.inspect.installation.moved import MOVED
+from flaxblocks.inspect.installation.moved import MOVED, NAMES
 
 HOUSE = Path(fb.__file__).parent
 # Room -> the rooms that it may import, each of which stands above it in this table.
@@ -215,3 +215,33 @@ def test_an_old_name_is_the_module_itself(old: str) -> None:
 def test_an_old_name_works_first() -> None:
     script = "from flaxblocks.oracle import import_torchvision as f; print(f.__module__)"
     assert in_a_new_process(script) == "flaxblocks.parity.oracle\n"
+
+
+@pytest.mark.parametrize("old", NAMES)
+def test_an_old_name_in_a_module_is_the_one_of_today(old: str) -> None:
+    module, _, name = old.rpartition(".")
+    home, _, today = NAMES[old].rpartition(".")
+    assert home in FILES
+    assert module not in MOVED
+    scope: dict[str, object] = {}
+    exec(f"from {module} import {name}", scope)
+    assert scope[name] is getattr(import_module(home), today)
+    with pytest.raises(AttributeError, match=f"module '{module}' has no attribute 'wieghts'"):
+        import_module(module).wieghts  # noqa: B018
+
+
+def test_old_names_in_modules_work_first_and_all_together() -> None:
+    scripts = {
+        "import flaxblocks.convert.convert as m; print(m.to_torch.__module__)": "create.save",
+        "from flaxblocks.convert.convert import *; print(to_torch.__module__)": "create.save",
+        "from flaxblocks.convert import *; print(load_torch.__module__)": "create.load",
+        "from flaxblocks.convert import convert as m; print(m.to_torch.__module__)": "create.save",
+        "from flaxblocks.doctor.finding import Finding as F; print(F.__module__)": (
+            "inspect.installation.finding"
+        ),
+        "import flaxblocks.convert.keymap as k, inspect; inspect.getsource(k); print(k.__name__)": (
+            "convert.keymap"
+        ),
+    }
+    for script, printed in scripts.items():
+        assert in_a_new_process(script) == f"flaxblocks.{printed}\n", script

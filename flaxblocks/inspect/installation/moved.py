@@ -1,56 +1,134 @@
-"""Modules under the names that they once had, for scripts that still say so.
+"""Modules and names where they once were, for scripts that still say so.
 
-`import flaxblocks.oracle` gives `flaxblocks.parity.oracle` itself, not a copy of it.
+`import flaxblocks.oracle` gives `flaxblocks.parity.oracle` itself, not a copy of it, and
+`from flaxblocks.convert import to_torch` the one of today.
 """
 
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from importlib.machinery import ModuleSpec
+from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
+from typing import Any
 
-__all__ = ["MOVED", "forward_old_names"]
+__all__ = ["MOVED", "NAMES", "forward_old_names"]
 
 MOVED = {  # old -> new
     "flaxblocks.build": "flaxblocks.create.build",
     "flaxblocks.calibration": "flaxblocks.parity.calibration",
     "flaxblocks.cli_options": "flaxblocks.cli.options",
+    "flaxblocks.convert.array_bytes": "flaxblocks.checkpoints.array_bytes",
     "flaxblocks.convert.atomic_file": "flaxblocks.checkpoints.atomic_file",
     "flaxblocks.convert.checkpoint": "flaxblocks.checkpoints.read",
     "flaxblocks.convert.checkpoint_error": "flaxblocks.checkpoints.error",
     "flaxblocks.convert.files": "flaxblocks.create.convert_file",
+    "flaxblocks.convert.module_versions": "flaxblocks.checkpoints.module_versions",
     "flaxblocks.convert.orbax_folder": "flaxblocks.checkpoints.orbax_folder",
     "flaxblocks.convert.origin": "flaxblocks.create.origin",
-    "flaxblocks.doctor": "flaxblocks.inspect.installation.probes",
+    "flaxblocks.convert.other_settings": "flaxblocks.create.other_settings",
+    "flaxblocks.convert.safetensors_file": "flaxblocks.checkpoints.safetensors_file",
+    "flaxblocks.convert.torch_dtypes": "flaxblocks.checkpoints.torch_dtypes",
+    "flaxblocks.convert.torch_legacy": "flaxblocks.checkpoints.torch_legacy",
+    "flaxblocks.convert.torch_names": "flaxblocks.checkpoints.torch_names",
+    "flaxblocks.convert.torch_pickle": "flaxblocks.checkpoints.torch_pickle",
+    "flaxblocks.convert.torch_save": "flaxblocks.checkpoints.torch_save",
+    "flaxblocks.convert.torch_tensor": "flaxblocks.checkpoints.torch_tensor",
+    "flaxblocks.convert.torch_zip": "flaxblocks.checkpoints.zip_file",
+    "flaxblocks.doctor.finding": "flaxblocks.inspect.installation.finding",
+    "flaxblocks.doctor.jax_state": "flaxblocks.inspect.installation.jax_state",
+    "flaxblocks.doctor.machine": "flaxblocks.inspect.installation.machine",
+    "flaxblocks.doctor.packages": "flaxblocks.inspect.installation.packages",
+    "flaxblocks.doctor.probes": "flaxblocks.inspect.installation.probes",
     "flaxblocks.draw": "flaxblocks.inspect.draw",
+    "flaxblocks.host": "flaxblocks.create.host",
     "flaxblocks.known_bad": "flaxblocks.inspect.installation.known_bad",
+    "flaxblocks.layer_titles": "flaxblocks.inspect.layer_titles",
+    "flaxblocks.lookalike": "flaxblocks.create.lookalike",
+    "flaxblocks.nn.depthwise": "flaxblocks.nn.forms.depthwise",
+    "flaxblocks.nn.grouped": "flaxblocks.nn.forms.grouped",
+    "flaxblocks.nn.windows": "flaxblocks.nn.forms.windows",
     "flaxblocks.oracle": "flaxblocks.parity.oracle",
     "flaxblocks.predict": "flaxblocks.cli.classify",
     "flaxblocks.parity.record": "flaxblocks.inspect.record",
     "flaxblocks.preprocess": "flaxblocks.weights.preprocess",
+    "flaxblocks.progress": "flaxblocks.cli.progress",
     "flaxblocks.registry": "flaxblocks.models.registry",
+    "flaxblocks.reproductions": "flaxblocks.inspect.installation.reproductions",
     "flaxblocks.settings": "flaxblocks.cli.settings",
     "flaxblocks.summary": "flaxblocks.inspect.summary",
+    "flaxblocks.svg": "flaxblocks.inspect.svg",
 }
+NAMES = {  # in a module that was split, or in one that is there still: old -> new
+    "flaxblocks.convert.CheckpointError": "flaxblocks.checkpoints.error.CheckpointError",
+    "flaxblocks.convert.ConversionError": "flaxblocks.convert.fit.ConversionError",
+    "flaxblocks.convert.LoadReport": "flaxblocks.create.report.LoadReport",
+    "flaxblocks.convert.load_torch": "flaxblocks.create.load.load_torch",
+    "flaxblocks.convert.read_checkpoint": "flaxblocks.checkpoints.read.read_checkpoint",
+    "flaxblocks.convert.to_torch": "flaxblocks.create.save.to_torch",
+    "flaxblocks.convert.write_checkpoint": "flaxblocks.checkpoints.write.write_checkpoint",
+    "flaxblocks.convert.convert.ConversionError": "flaxblocks.convert.fit.ConversionError",
+    "flaxblocks.convert.convert.LoadReport": "flaxblocks.create.report.LoadReport",
+    "flaxblocks.convert.convert.load_torch": "flaxblocks.create.load.load_torch",
+    "flaxblocks.convert.convert.own_dialect": "flaxblocks.create.save.own_layout",
+    "flaxblocks.convert.convert.to_torch": "flaxblocks.create.save.to_torch",
+    "flaxblocks.convert.keymap.dialects_of": "flaxblocks.convert.keymap.layouts_of",
+    "flaxblocks.costs.multiply_adds": "flaxblocks.nn.layer.multiply_adds_of",
+    "flaxblocks.costs.own_parameters": "flaxblocks.nn.parameters.own_parameters",
+    "flaxblocks.create.published_weights": "flaxblocks.weights.resolve.published_weights",
+    "flaxblocks.create.resolve_weights": "flaxblocks.weights.resolve.resolve_weights",
+    "flaxblocks.doctor.Finding": "flaxblocks.inspect.installation.finding.Finding",
+    "flaxblocks.doctor.diagnose": "flaxblocks.inspect.installation.probes.diagnose",
+}
+OWNERS = {old.rpartition(".")[0] for old in NAMES}
 
 
 class Forwarder:
-    """Finds and loads the modules of `MOVED`."""
+    """Finds and loads the modules of `MOVED`, and those that names of `NAMES` were in."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Say that this is the loader of a module that has moved."""
-        return ModuleSpec(name, self) if name in MOVED else None  # pyright: ignore
+        """Say that this is the loader of a module that has moved or is no more; let one that is
+        there still be loaded as ever, and then know its old names.
+        """
+        if name in MOVED:
+            return ModuleSpec(name, self)  # pyright: ignore
+        spec = PathFinder.find_spec(name, path) if name in OWNERS else None
+        if spec is not None and spec.loader is not None:
+            load = spec.loader.exec_module
+            spec.loader.exec_module = lambda module: (load(module), _know_old_names(module))[1]
+            return spec
+        return ModuleSpec(name, self, is_package=True) if name in OWNERS else None  # pyright: ignore
 
     def create_module(self, spec: ModuleSpec) -> None:
-        """Leave it to Python to make the empty module, which is thrown away at once."""
+        """Leave it to Python to make the empty module."""
 
     def exec_module(self, module: ModuleType) -> None:
-        """Put the module that has moved in the place of the empty one."""
-        sys.modules[module.__name__] = import_module(MOVED[module.__name__])
+        """Put the module that has moved in the place of the empty one, or fill that with names."""
+        if module.__name__ in MOVED:
+            sys.modules[module.__name__] = import_module(MOVED[module.__name__])
+        else:
+            _know_old_names(module)
+
+
+def _know_old_names(module: ModuleType) -> None:
+    """Have a module look the names of `NAMES` up where they are, when they are asked for."""
+    known: dict[str, Any] = vars(module)
+    own, start = known.get("__getattr__"), f"{module.__name__}."
+
+    def find(name: str) -> Any:
+        home, _, today = NAMES.get(start + name, "").rpartition(".")
+        if home:
+            return getattr(import_module(home), today)
+        if own is not None:
+            return own(name)
+        raise AttributeError(f"module {module.__name__!r} has no attribute {name!r}")
+
+    known["__getattr__"] = find
+    old = [name.removeprefix(start) for name in NAMES if name.rpartition(".")[0] + "." == start]
+    known.setdefault("__all__", old)
 
 
 def forward_old_names() -> None:
-    """Have Python find the modules of `MOVED`. Called once, when flaxblocks is imported."""
+    """Have Python find what has moved. Called once, when flaxblocks is imported."""
     sys.meta_path.insert(0, Forwarder())
