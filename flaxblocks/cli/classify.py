@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flaxblocks.cli.class_names import ClassNames, class_names
+from flaxblocks.cli.output import left_of
 from flaxblocks.create.create import recognise
 from flaxblocks.create.places import Choice
 from flaxblocks.create.pour import pour
@@ -15,9 +17,8 @@ from flaxblocks.create.report import LoadReport
 from flaxblocks.create.source import read_source
 from flaxblocks.inference import compile_inference
 from flaxblocks.models.registry import ModelEntry
-from flaxblocks.weights import WeightEntry, list_weights
 from flaxblocks.weights.preprocess import Transforms, preprocess_batch
-from flaxblocks.weights.resolve import published_weights, resolve_weights
+from flaxblocks.weights.resolve import default_weights, published_weights, resolve_weights
 
 __all__ = ["predict"]
 
@@ -34,13 +35,13 @@ def predict(
     in_channels: int = 3,
     config: dict[str, Any] | None = None,
     choice: Choice | None = None,
-    tell: Callable[[LoadReport], None] | None = None,
+    classes: Path | None = None,
+    tell: Callable[[LoadReport, ClassNames], None] | None = None,
 ) -> list[dict[str, Any]]:
     """Classify image files.
 
     Published weights bring their own preprocessing. A file's is that of the default weights of the
-    library whose layout it is in. Classes have names if they are as many as a published data set's,
-    else indices.
+    library whose layout it is in. Classes have names where `class_names` finds them, else indices.
 
     Args:
         entry: the model's registry row.
@@ -51,7 +52,8 @@ def predict(
         in_channels: must be 3: images are read as RGB.
         config: further arguments of the model.
         choice: which of several networks in the checkpoint.
-        tell: is given what was taken of the checkpoint.
+        classes: a file with the name of a class on each line.
+        tell: is given what was taken of the checkpoint, and the classes' names.
 
     Returns: for each image `{"image": path, "top": [{"class", "index", "probability"}, ...]}`,
         likeliest first.
@@ -69,17 +71,26 @@ def predict(
             f"`num_classes` (={num_classes}) must be {found.config['num_classes']}, "
             "what the weights have"
         )
-    published = published_weights(entry.name, weights) or _default(entry, found.layout)
-    transforms = Transforms() if published is None else published.transforms
+    published = published_weights(entry.name, weights)
+    alike = published or default_weights(entry.name, found.layout)
+    transforms = Transforms() if alike is None else alike.transforms
     batches = [images[i : i + BATCH] for i in range(0, len(images), BATCH)]
     inputs = [
         preprocess_batch(batch, transforms) for batch in batches
     ]  # a bad image fails before the model is built
     model, report = pour(found, contents)
+    known = class_names(
+        model.num_classes,
+        weights,
+        file=classes,
+        published=published,
+        settings=contents.settings,
+        is_bare=not (report.taken or report.head or left_of(report)),
+    )
     if tell is not None:
-        tell(report)
+        tell(report, known)
     run = compile_inference(model)
-    names = _class_names(published, model.num_classes)
+    names = known.names or [str(i) for i in range(model.num_classes)]
     results = []
     for batch, pixels in zip(batches, inputs, strict=True):
         probabilities, indices = jax.lax.top_k(
@@ -94,19 +105,3 @@ def predict(
             ]
             results.append({"image": str(path), "top": guesses})
     return results
-
-
-def _class_names(published: WeightEntry | None, count: int) -> Sequence[str]:
-    """The names of the published data set with that many classes, else their indices."""
-    entries = [*([] if published is None else [published]), *list_weights()]
-    named = (entry.categories for entry in entries if len(entry.categories) == count)
-    return next(named, [str(i) for i in range(count)])
-
-
-def _default(entry: ModelEntry, layout: str) -> WeightEntry | None:
-    """The default weights of the network, from the library in whose layout a checkpoint is if it
-    has any; None if nobody has.
-    """
-    defaults = [weights for weights in list_weights(entry.name) if weights.default]
-    known = (weights for weights in defaults if weights.source == layout)
-    return next(known, next(iter(defaults), None))

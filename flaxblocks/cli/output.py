@@ -10,7 +10,15 @@ if TYPE_CHECKING:
     from flaxblocks.create.places import Choice
     from flaxblocks.create.report import LoadReport
 
-__all__ = ["DEPARTS", "INTERRUPTED", "REFUSED", "note", "note_what_was_taken", "print_json"]
+__all__ = [
+    "DEPARTS",
+    "INTERRUPTED",
+    "REFUSED",
+    "left_of",
+    "note",
+    "note_what_was_taken",
+    "print_json",
+]
 
 DEPARTS = 1  # exit status of `verify` and `selftest` if a bound is broken, of `doctor` if JAX is
 REFUSED = 2  # of every command for a wrong argument, file or setting
@@ -27,12 +35,16 @@ def note(text: str) -> None:
     click.echo(f"note: {text}", err=True)
 
 
+def left_of(report: "LoadReport") -> tuple[str, ...]:
+    """What was left of a checkpoint but random streams, which no prediction uses."""
+    return tuple(name for name in report.left if not name.startswith("random streams "))
+
+
 def note_what_was_taken(report: "LoadReport", choice: "Choice") -> None:
     """Say what of a checkpoint was taken and what was left; nothing for a plain state dict, nor of
     random streams, which every folder of Flax's has.
     """
-    left = tuple(name for name in report.left if not name.startswith("random streams "))
-    for phrase in replace(report, left=left).said:
+    for phrase in replace(report, left=left_of(report)).said:
         note(phrase)
     if report.others and not choice.is_made:
         note("--ema/--no-ema, --key or --prefix chooses another network of the checkpoint")

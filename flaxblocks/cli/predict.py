@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flaxblocks.cli.options import Example, model_options, network_options
-from flaxblocks.cli.output import note_what_was_taken, print_json
+from flaxblocks.cli.output import note, note_what_was_taken, print_json
 from flaxblocks.cli.progress import working
 
 if TYPE_CHECKING:
+    from flaxblocks.cli.class_names import ClassNames
     from flaxblocks.create.places import Choice
     from flaxblocks.create.report import LoadReport
     from flaxblocks.models.registry import ModelEntry
@@ -32,6 +33,12 @@ __all__ = ["predict_command"]
 @click.option(
     "--top", type=click.IntRange(min=1), default=5, show_default=True, help="Classes to show."
 )
+@click.option(
+    "--classes",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Names of the classes, one a line; by default classes.txt beside the weights.",
+)
 @network_options
 @model_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -47,16 +54,23 @@ def predict_command(
     """Classify images: the most likely classes of each, with their probabilities."""
     from flaxblocks.cli.classify import predict
 
-    loaded: list[LoadReport] = []
-    options |= {"top": top, "choice": choice, "tell": loaded.append}
+    loaded: list[tuple[LoadReport, ClassNames]] = []
+
+    def tell(report: "LoadReport", names: "ClassNames") -> None:
+        loaded.append((report, names))
+
+    options |= {"top": top, "choice": choice, "tell": tell}
     with working(f"classifying {len(images)} images"):
         results = predict(entry, weights, images, **options)
-    for report in loaded:
-        note_what_was_taken(report, choice)
+    ((report, names),) = loaded
+    note_what_was_taken(report, choice)
+    if names.said and (names.names or not as_json):  # how to name them is a word for people
+        note(names.said)
     if as_json:
         print_json(results)
         return
     for result in results:
         click.echo(result["image"])
         for guess in result["top"]:
-            click.echo(f"  {guess['probability']:7.2%}  {guess['class']}")
+            name = guess["class"] if names.names else f"class {guess['index']}"
+            click.echo(f"  {guess['probability']:7.2%}  {name}")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Any
 
-__all__ = ["Weights", "published_weights", "resolve_weights"]
+__all__ = ["Weights", "default_weights", "published_weights", "resolve_weights"]
 
 Weights = str | os.PathLike[str] | Mapping[str, Any] | Enum | None
 
@@ -35,6 +35,17 @@ def published_weights(name: str, weights: Any) -> Any:
         raise ValueError(
             f"`weights` (={weights!r}) is neither a file nor published weights: {error}"
         ) from None
+
+
+def default_weights(name: str, layout: str | None) -> Any:
+    """The default `WeightEntry` of model `name`, of the library in whose layout its checkpoint is
+    if that has any; None if nobody has.
+    """
+    from flaxblocks.weights.entry import list_weights
+
+    defaults = [weights for weights in list_weights(name) if weights.default]
+    known = (weights for weights in defaults if weights.source == layout)
+    return next(known, next(iter(defaults), None))
 
 
 def resolve_weights(name: str, weights: Any) -> Any:

@@ -2,16 +2,19 @@
 
 import json
 import math
+import re
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import flaxblocks as fb
 from flaxblocks.cli import classify as predict_module
+from flaxblocks.cli.class_names import ClassNames, class_names
 from flaxblocks.weights import find_weights, list_weights
 from flaxblocks.weights.preprocess import Transforms, preprocess_batch
 from tests.cli.conftest import SMALL, TINY, Refuse, Run
@@ -88,6 +91,65 @@ def test_a_thousand_classes_have_names(model: str, run: Run, images: list[Path])
     names = find_weights("mobilenet_v2", "DEFAULT").categories
     assert len(result["top"]) == 5
     assert all(guess["class"] == names[guess["index"]] for guess in result["top"])
+
+
+def test_a_thousand_classes_of_a_plain_file_are_assumed_to_be_imagenets_and_said_to_be(
+    run: Run, images: list[Path]
+) -> None:
+    state = fb.to_torch(fb.create_model("mobilenet_v2", **TINY))
+    fb.write_checkpoint(state, "in.pth")
+    tensors = {name: torch.from_numpy(array) for name, array in state.items()}
+    torch.save({"model": tensors, "epoch": 3}, "run.pth")
+    names = find_weights("mobilenet_v2", "DEFAULT").categories
+    plain = run("predict", images[0], "--weights", "in.pth", *SMALL)
+    assert plain.err.startswith(
+        "note: the 1000 classes are assumed to be ImageNet's; --classes FILE"
+    )
+    assert all(line.split("%  ")[1] in names for line in plain.out.splitlines()[1:])
+    own = run("predict", images[0], "--weights", "run.pth", *SMALL)
+    assert "note: the classes are numbered; --classes FILE, or classes.txt beside the" in own.err
+    assert all(re.fullmatch(r" +\S+%  class \d+", line) for line in own.out.splitlines()[1:])
+
+
+def test_classes_beside_the_weights_or_in_a_file_are_the_names(
+    run: Run, refuse: Refuse, checkpoint: Path, images: list[Path]
+) -> None:
+    def shown(*options: object) -> dict[int, str]:
+        ran = run("predict", images[0], "--top", "99", "--json", *options, *SMALL)
+        assert ran[::2] == (0, "")
+        (result,) = json.loads(ran.out)
+        return {guess["index"]: guess["class"] for guess in result["top"]}
+
+    names, others = ([f"{word} {i}" for i in range(10)] for word in ("beside", "given"))
+    weights = ("--weights", checkpoint)
+    Path("others.txt").write_text("\n".join(others))
+    Path("classes.txt").write_text("\ufeff" + "\r\n".join(names) + "\n\n")
+    assert shown(*weights) == dict(enumerate(names))
+    assert shown(*weights, "--classes", "others.txt") == dict(enumerate(others))
+    run("convert", checkpoint, "folder", *SMALL)
+    assert shown("--weights", "folder") == dict(enumerate(names))  # beside the folder
+    Path("classes.txt").rename("folder/classes.txt")
+    assert shown("--weights", "folder") == dict(enumerate(names))  # or in it
+    Path("few.txt").write_text("cat\ndog\n")
+    named = "few.txt names 2 classes, and the weights have 10"
+    refuse("predict", images[0], *weights, "--classes", "few.txt", *SMALL, named=named)
+    named = "the classes of missing.txt cannot be read: No such file"
+    refuse("predict", images[0], *weights, "--classes", "missing.txt", *SMALL, named=named)
+    Path("few.txt").rename("classes.txt")
+    err = run("predict", images[0], *weights, *SMALL).err
+    assert (
+        "classes.txt names 2 classes, and the weights have 10, and is left; the classes are" in err
+    )
+
+
+def test_a_config_beside_the_weights_and_published_ones_name_the_classes() -> None:
+    published = find_weights("mobilenet_v2", "DEFAULT")
+    labels = {"id2label": {str(i): f"label {i}" for i in range(3)}}
+    assert class_names(1000, "DEFAULT", published=published) == ClassNames(published.categories)
+    assert class_names(3, "no.pth", settings=labels).names == ("label 0", "label 1", "label 2")
+    assert class_names(3, "no.pth", settings={"label_names": ["a", "b", "c"]}).names == tuple("abc")
+    for settings in (labels, {"id2label": {"7": "x"}}, {"label_names": None}, None):
+        assert class_names(4, "no.pth", settings=settings).names is None
 
 
 @pytest.mark.parametrize("tag", ["ra_in1k", "mobilenetv2_100.ra_in1k", "IMAGENET1K_V1", "DEFAULT"])
