@@ -1,4 +1,4 @@
-"""`flaxblocks predict`: image files to the most likely classes."""
+"""The work of `flaxblocks predict`: the most likely classes of image files."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -40,23 +40,24 @@ def predict(
 ) -> list[dict[str, Any]]:
     """Classify image files.
 
-    Published weights bring their own preprocessing. A file's is that of the default weights of the
-    library whose layout it is in. Classes have names where `class_names` finds them, else indices.
+    Published weights define their own preprocessing. For a checkpoint file, the preprocessing is
+    that of the model's default weights in the library whose layout the file uses. Classes are given
+    by name if `class_names` finds names for them, else by index.
 
     Args:
         entry: the model's registry row.
         weights: a checkpoint file or the name of published weights.
         images: image files.
-        top: classes to give for each.
-        num_classes: as many as the weights have, which None asks them for.
+        top: how many classes to return per image.
+        num_classes: must equal the number of classes in the weights; None means that number.
         in_channels: must be 3: images are read as RGB.
         config: further arguments of the model.
-        choice: which of several networks in the checkpoint.
-        classes: a file with the name of a class on each line.
-        tell: is given what was taken of the checkpoint, and the classes' names.
+        choice: which network to load if the checkpoint holds several.
+        classes: a file with the name of one class on each line.
+        tell: called with the report of what was loaded from the checkpoint, and with the names.
 
     Returns: for each image `{"image": path, "top": [{"class", "index", "probability"}, ...]}`,
-        likeliest first.
+        most likely class first.
 
     Raises: ValueError for an unreadable image, unknown weights, another number of classes, or
         logits that are not finite; CheckpointError and ConversionError as `create_model`.
@@ -69,7 +70,7 @@ def predict(
     if num_classes not in (None, found.config["num_classes"]):
         raise ValueError(
             f"`num_classes` (={num_classes}) must be {found.config['num_classes']}, "
-            "what the weights have"
+            "the number that the weights have"
         )
     published = published_weights(entry.name, weights)
     alike = published or default_weights(entry.name, found.layout)

@@ -1,4 +1,4 @@
-"""`flaxblocks convert`: checkpoint files from one layout and format to another."""
+"""`flaxblocks convert`: convert a checkpoint file between layouts and formats."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,12 +23,12 @@ __all__ = ["convert_command"]
 )
 @click.argument("source", metavar="IN", type=click.Path(path_type=Path))
 @click.argument("target", metavar="OUT", type=click.Path(path_type=Path))
-@click.option("--model", "name", required=True, help="Whose checkpoint IN is.")
+@click.option("--model", "name", required=True, help="Name of the model that IN belongs to.")
 @click.option(
     "--to",
     "format",
     metavar="FORMAT",
-    help="Format, such as safetensors, pth or orbax; by default that of OUT's suffix.",
+    help="File format of OUT, such as safetensors, pth or orbax; by default given by OUT's suffix.",
 )
 @click.option(
     "--layout",
@@ -36,10 +36,11 @@ __all__ = ["convert_command"]
     "layout",
     default="auto",
     show_default=True,
-    help="Layout to write: torchvision, timm, flax, or what else the model has (official, article);"
-    " auto turns PyTorch's into Flax's and back.",
+    help="Library whose parameter names OUT uses: torchvision, timm, flax, or another that the"
+    " model supports (official, article). auto converts PyTorch names to Flax's and Flax names to"
+    " PyTorch's.",
 )
-@click.option("--overwrite", is_flag=True, help="Replace OUT if it is there.")
+@click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
 @network_options
 @model_options
 def convert_command(
@@ -54,8 +55,9 @@ def convert_command(
     config: dict[str, Any],
     choice: "Choice",
 ) -> None:
-    """Turn checkpoint IN into OUT: PyTorch's layout into Flax's, or Flax's into PyTorch's, without
-    torch.
+    """Convert checkpoint IN to OUT, from PyTorch to Flax or back.
+
+    Reads and writes PyTorch files without PyTorch.
     """
     from flaxblocks.create.convert_file import convert_file
     from flaxblocks.create.other_settings import other_settings

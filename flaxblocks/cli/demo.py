@@ -1,4 +1,4 @@
-"""`flaxblocks demo`: PyTorch's answers without PyTorch."""
+"""`flaxblocks demo`: reproduce PyTorch's predictions without PyTorch."""
 
 from pathlib import Path
 
@@ -17,12 +17,14 @@ __all__ = ["demo_command"]
     type=click.Path(path_type=Path),
     default=Path("flaxblocks-demo.png"),
     show_default=True,
-    help="Where to draw some of the digits; replaced if it is there. Needs matplotlib.",
+    help="Image file to draw some of the digits to, overwritten if it exists. Needs matplotlib.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def demo_command(picture: Path, as_json: bool) -> None:
-    """Classify 360 handwritten digits by a PyTorch checkpoint that comes with the package, without
-    PyTorch.
+    """Classify handwritten digits with a bundled PyTorch checkpoint.
+
+    Converts a network trained in PyTorch, runs it on 360 digits that it was not trained on, and
+    prints how its predictions compare with PyTorch's stored ones. Does not need PyTorch.
     """
     from flaxblocks.demo.run import draw_digits, run_demo
 

@@ -1,4 +1,4 @@
-"""`flaxblocks doctor`: what is installed, and what is wrong with it."""
+"""`flaxblocks doctor`: check the installation."""
 
 import click
 
@@ -11,10 +11,11 @@ __all__ = ["doctor_command"]
 @click.command("doctor", cls=Example, example="flaxblocks doctor")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def doctor_command(as_json: bool) -> int:
-    """Show versions, devices and settings, what is wrong or missing, and the remedies.
+    """Check the installation: versions, devices, settings, faults.
 
-    A known fault of the installed jaxlib is tried out. Exit status 1 where JAX computes wrongly
-    here, or not at all; whatever else is missing is a note.
+    Tells how to fix whatever is wrong or missing. If the installed jaxlib has a known fault, a
+    small program tests whether it occurs on this machine. The exit status is 1 if JAX computes
+    wrong results here or does not work at all; anything else missing is only noted.
     """
     from dataclasses import asdict
 

@@ -1,4 +1,4 @@
-"""`flaxblocks info`: the stages of a model, and a picture of them."""
+"""`flaxblocks info`: the stages of a model, as a table and as a diagram."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,7 @@ __all__ = ["info_command"]
     "--draw",
     "picture",
     type=click.Path(path_type=Path, dir_okay=False, writable=True),
-    help="Also draw the stages and the kinds of blocks as this SVG file; replaced if it is there.",
+    help="Also draw the stages and each kind of block to this SVG file, overwritten if it exists.",
 )
 @model_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -39,7 +39,7 @@ def info_command(
     config: dict[str, Any],
     as_json: bool,
 ) -> None:
-    """Show the stages of model NAME: output shapes, parameters, multiply-adds."""
+    """Show model NAME's stages: shapes, parameters, multiply-adds."""
     from dataclasses import asdict
 
     from flaxblocks.cli.settings import read_size

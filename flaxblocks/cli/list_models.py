@@ -1,4 +1,4 @@
-"""`flaxblocks list`: the models by name."""
+"""`flaxblocks list`: the registered models."""
 
 import click
 
@@ -12,7 +12,11 @@ __all__ = ["list_command"]
 @click.argument("pattern", default="*")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_command(pattern: str, as_json: bool) -> None:
-    """List the models whose name matches PATTERN, with their published sizes and weights."""
+    """List the models whose names match PATTERN, by default all.
+
+    Each line gives the name, the number of parameters, the library that the model comes from and
+    the published weights. PATTERN may hold the wildcards * and ?.
+    """
     from flaxblocks.models.registry import find_model, list_models
     from flaxblocks.weights import list_weights
 
@@ -24,7 +28,7 @@ def list_command(pattern: str, as_json: bool) -> None:
         )
     if not rows:
         raise click.UsageError(
-            f"PATTERN {pattern!r} matches no model; `flaxblocks list` shows them all"
+            f"PATTERN {pattern!r} matches no model; `flaxblocks list` shows all models"
         )
     if as_json:
         print_json(rows)

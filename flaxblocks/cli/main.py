@@ -1,7 +1,7 @@
-"""The `flaxblocks` command: the group, and how each of its commands ends.
+"""The `flaxblocks` command: the group of its subcommands, and their exit statuses.
 
-Each command is a file: it reads its arguments, calls the library and prints; nothing else. What it
-needs of the library it imports when it runs, so that help comes before JAX is loaded.
+Each subcommand is one file that only reads its arguments, calls the library and prints. It imports
+the library when it runs, so that `--help` does not wait for JAX to load.
 """
 
 import sys
@@ -24,8 +24,10 @@ __all__ = ["commands", "main"]
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line and exit: 0, 1 where numbers are wrong, 2 with one sentence on stderr
-    for a mistake.
+    """Run the command line and exit with a status.
+
+    The status is 0 on success, 1 if the computed numbers are wrong, 2 with one sentence on stderr
+    for a wrong argument, file or setting, and 130 if interrupted.
     """
     try:
         status = commands(arguments, prog_name="flaxblocks", standalone_mode=False)

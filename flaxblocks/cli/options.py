@@ -1,5 +1,5 @@
-"""What commands share: help with an example, the options that say which model is meant, and what
-is said of a mistake.
+"""What the commands share: an example in the help, the options that select a model and a network
+in a checkpoint, and the text of an error message.
 """
 
 import functools
@@ -12,24 +12,24 @@ __all__ = ["MISTAKES", "Example", "model_options", "network_options", "sentence_
 
 
 class Example(click.Command):
-    """A command whose help ends in an example, printed as it stands."""
+    """A command whose help ends with an example."""
 
     def __init__(self, *args: Any, example: str, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.example = example
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the example."""
+        """Write the example after the options."""
         with formatter.section("Example"):
             formatter.write_text(f"$ {self.example}")
 
 
-# What becomes one sentence and exit status 2; anything else is a bug and shows its traceback.
+# Errors that become one sentence and exit status 2; any other is a bug and shows its traceback.
 MISTAKES = (click.ClickException, OSError, ValueError, MemoryError)
 
 
 def sentence_of(mistake: Exception) -> str:
-    """One of `MISTAKES` as one line for a person."""
+    """An error of one of the types in `MISTAKES` as one readable line."""
     if isinstance(mistake, click.ClickException):
         text = mistake.format_message()
     elif isinstance(mistake, MemoryError):
@@ -43,29 +43,32 @@ def sentence_of(mistake: Exception) -> str:
 
 
 def model_options(command: Callable) -> Callable:
-    """The options that say which model is meant: its registry row as `entry`, the rest as dict
-    `config`.
+    """Add the options that configure a model.
+
+    The command receives the registry row of `name` as `entry`, and the values of `--width-mult` and
+    `--set` as the dict `config`.
     """
 
     @click.option(
         "--num-classes",
         type=click.IntRange(min=0),
-        help="Logits; by default what the weights have, or 1000.",
+        help="Number of classes, 0 for a model without a head; by default that of the weights, or"
+        " 1000 without weights.",
     )
     @click.option(
         "--in-channels",
         type=click.IntRange(min=1),
         default=3,
         show_default=True,
-        help="Image channels.",
+        help="Number of input channels.",
     )
-    @click.option("--width-mult", metavar="NUMBER", help="Scales every width.")
+    @click.option("--width-mult", metavar="NUMBER", help="Multiplier of the width of every layer.")
     @click.option(
         "--set",
         "settings",
         multiple=True,
         metavar="NAME=VALUE",
-        help="Any further argument of the model; VALUE is JSON or a word.",
+        help="Any other argument of the model; VALUE is JSON or a bare word. May be repeated.",
     )
     @functools.wraps(command)
     def wrapper(
@@ -83,30 +86,33 @@ def model_options(command: Callable) -> Callable:
 
 
 def network_options(command: Callable) -> Callable:
-    """The options that say which network of a checkpoint is meant, as `choice`, a `Choice`."""
+    """Add the options that select a network in a checkpoint, which the command receives as the
+    `Choice` `choice`.
+    """
 
     @click.option(
         "--key",
         metavar="KEY",
-        help="The state dict to take, such as model_ema; dotted where it lies deeper.",
+        help="Key of the state dict in the checkpoint, such as model_ema; a dotted path if nested.",
     )
     @click.option(
         "--prefix",
         metavar="PREFIX",
-        help="What the network's names begin with, such as backbone.; found by itself where only"
-        " one network has the model's names.",
+        help="Prefix of the network's parameter names, such as backbone; found automatically if"
+        " only one network in the checkpoint has the model's names.",
     )
     @click.option(
         "--ema/--no-ema",
         default=None,
-        help="Take averaged weights, or the raw ones; averaged ones by default, if there are any.",
+        help="Load the averaged (EMA) weights or the raw ones; by default the averaged ones if the"
+        " checkpoint has them.",
     )
     @click.option(
         "--drop",
         multiple=True,
         metavar="NAME",
-        help="Leave out this name and all below it, or what a pattern such as '*.num_updates'"
-        " matches. May be given more than once.",
+        help="Ignore the parameter or module of this name with all below it, or all names that"
+        " match a pattern such as '*.num_updates'. May be repeated.",
     )
     @functools.wraps(command)
     def wrapper(

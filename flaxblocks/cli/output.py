@@ -1,4 +1,4 @@
-"""What commands print beside their result, and the exit statuses that are no bare success."""
+"""How commands print JSON and notes, and the exit statuses other than success."""
 
 import json
 from dataclasses import replace
@@ -20,18 +20,18 @@ __all__ = [
     "print_json",
 ]
 
-DEPARTS = 1  # exit status of `verify` and `selftest` if a bound is broken, of `doctor` if JAX is
-REFUSED = 2  # of every command for a wrong argument, file or setting
-INTERRUPTED = 130
+DEPARTS = 1  # `verify` and `selftest`: an error exceeds its bound; `doctor`: JAX is broken
+REFUSED = 2  # any command: a wrong argument, file or setting
+INTERRUPTED = 130  # any command: Ctrl-C
 
 
 def print_json(data: Any) -> None:
-    """Print data as JSON, and NaN not at all: it is none of JSON's numbers."""
+    """Print data as JSON. Raises: ValueError for NaN and infinity, which JSON does not have."""
     click.echo(json.dumps(data, indent=2, allow_nan=False))
 
 
 def note(text: str) -> None:
-    """Print one line to stderr, where it is in nobody's way."""
+    """Print one line to stderr, which keeps stdout clean for the result."""
     click.echo(f"note: {text}", err=True)
 
 
@@ -41,10 +41,10 @@ def left_of(report: "LoadReport") -> tuple[str, ...]:
 
 
 def note_what_was_taken(report: "LoadReport", choice: "Choice") -> None:
-    """Say what of a checkpoint was taken and what was left; nothing for a plain state dict, nor of
-    random streams, which every folder of Flax's has.
+    """Note what was loaded from a checkpoint and what was not; nothing for a plain state dict, and
+    nothing about random streams, which every folder of Flax's has.
     """
     for phrase in replace(report, left=left_of(report)).said:
         note(phrase)
     if report.others and not choice.is_made:
-        note("--ema/--no-ema, --key or --prefix chooses another network of the checkpoint")
+        note("--ema/--no-ema, --key or --prefix selects another network in the checkpoint")

@@ -1,4 +1,4 @@
-"""`flaxblocks predict`: image files to the most likely classes."""
+"""`flaxblocks predict`: classify image files."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,12 +26,18 @@ __all__ = ["predict_command"]
 @click.argument(
     "images", nargs=-1, required=True, metavar="IMAGE...", type=click.Path(path_type=Path)
 )
-@click.option("--model", "name", required=True, help="The model.")
+@click.option("--model", "name", required=True, help="Name of the model.")
 @click.option(
-    "--weights", required=True, help="Checkpoint file, or published weights such as IMAGENET1K_V2."
+    "--weights",
+    required=True,
+    help="Checkpoint file, or the name of published weights such as IMAGENET1K_V2.",
 )
 @click.option(
-    "--top", type=click.IntRange(min=1), default=5, show_default=True, help="Classes to show."
+    "--top",
+    type=click.IntRange(min=1),
+    default=5,
+    show_default=True,
+    help="Number of classes to show.",
 )
 @click.option(
     "--classes",
@@ -51,7 +57,10 @@ def predict_command(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Classify images: the most likely classes of each, with their probabilities."""
+    """Classify images: show the most likely classes of each.
+
+    Each class is shown with its probability. Images are preprocessed as the weights require.
+    """
     from flaxblocks.cli.classify import predict
 
     loaded: list[tuple[LoadReport, ClassNames]] = []

@@ -1,4 +1,4 @@
-"""`flaxblocks selftest`: this machine against what PyTorch computed elsewhere."""
+"""`flaxblocks selftest`: compare this machine's results with PyTorch's stored ones."""
 
 import click
 
@@ -10,15 +10,21 @@ __all__ = ["selftest_command"]
 
 @click.command("selftest", cls=Example, example="flaxblocks selftest 'mobilenet*'")
 @click.argument("pattern", default="*")
-@click.option("--all", "everything", is_flag=True, help="Every network in every way and precision.")
+@click.option(
+    "--all",
+    "everything",
+    is_flag=True,
+    help="Test every network in every mode of execution and every precision.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def selftest_command(pattern: str, everything: bool, as_json: bool) -> int:
-    """Hold this device and this jaxlib against what PyTorch computed. Exit status 1 if a bound is
-    broken.
+    """Compare this machine's results with stored results of PyTorch.
 
-    Runs models and blocks whose name matches PATTERN with weights and images that arithmetic alone
-    makes; PyTorch's answers to them come with the package, and PyTorch is not needed. In float64
-    the bound is 1e-12 (gradients 1e-10), in float32 and bfloat16 twice PyTorch's own error.
+    Runs the models and blocks whose names match PATTERN on this device with this jaxlib. Their
+    weights and images are computed by a formula, and PyTorch's outputs for them come with the
+    package, so PyTorch is not needed. The relative error may be 1e-12 in float64 (1e-10 for
+    gradients), and twice PyTorch's own error in float32 and bfloat16. The exit status is 1 if an
+    error exceeds its bound.
     """
     from flaxblocks.parity.selftest import selftest
 

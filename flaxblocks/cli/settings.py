@@ -1,7 +1,7 @@
-"""What the command line says of a model, held against the types of the model's arguments.
+"""Model settings given on the command line, checked against the types of the model's arguments.
 
-The values come from outside Python, where no type checker sees them: without this a number in the
-place of a list would fail somewhere inside the model.
+The values come from outside Python, where no type checker sees them: unchecked, a number in place
+of a list would fail somewhere inside the model.
 """
 
 import json
@@ -23,17 +23,19 @@ WORDS = {
     type(None): "null",
 }
 
-NO_TEXT = ("", WORDS[type(None)])  # functions and rows of a table, which no text can be
+# Descriptions of arguments that no text can set: those that take a function or a table of rows.
+NO_TEXT = ("", WORDS[type(None)])
 
 
 def read_settings(entry: ModelEntry, settings: Sequence[str]) -> dict[str, Any]:
-    """Turn `["dropout=0.1", "norm_layer=group_norm"]` into arguments of a model's class.
+    """Parse settings such as `["dropout=0.1", "norm_layer=group_norm"]` into model arguments.
 
     Args:
         entry: the model's registry row.
-        settings: each `NAME=VALUE`; VALUE is JSON, or a bare word.
+        settings: each `NAME=VALUE`; VALUE is JSON or a bare word.
 
-    Raises: ValueError for a setting without `=`, given twice, unknown, or of another type.
+    Raises: ValueError for a setting that has no `=`, is given twice, is unknown, or has the wrong
+        type.
     """
     hints = get_type_hints(entry.build.__init__)
     known = [
@@ -60,10 +62,10 @@ def read_settings(entry: ModelEntry, settings: Sequence[str]) -> dict[str, Any]:
 
 
 def read_size(text: str) -> tuple[int, int]:
-    """`"224"` or `"160x224"` as (height, width). Raises: ValueError for anything else."""
+    """Parse `"224"` or `"160x224"` as (height, width). Raises: ValueError for anything else."""
     sides = text.split("x")
     if len(sides) > 2 or not all(side.isdecimal() and int(side) for side in sides):
-        raise ValueError(f"--size {text!r} must be pixels, as 224 or 160x224")
+        raise ValueError(f"--size {text!r} must be a size in pixels, such as 224 or 160x224")
     return int(sides[0]), int(sides[-1])
 
 
@@ -92,7 +94,7 @@ def _fits(value: Any, hint: Any) -> bool:
 
 
 def _items(hint: Any, value: Any) -> list[Any]:
-    """What each item of a list must be: `Sequence[int]` and `tuple[int, ...]` have any number."""
+    """The type of each item of a list; `Sequence[int]` and `tuple[int, ...]` allow any length."""
     first, *rest = get_args(hint)
     if rest and rest != [...]:
         return [first, *rest]
@@ -104,7 +106,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _describe(hint: Any) -> str:
-    """The rule in words; what no text can be, such as a function, is left out."""
+    """The rule in words, without alternatives that no text can express, such as a function."""
     if get_origin(hint) in (Union, types.UnionType):
         return " or ".join(filter(None, map(_describe, get_args(hint))))
     if get_origin(hint) is Literal:

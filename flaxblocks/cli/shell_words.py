@@ -1,7 +1,6 @@
-"""What the library says of its arguments, in the words of the shell.
+"""Rewrite the Python arguments in the library's error messages as command-line options.
 
-The library proposes `width_mult=0.25` to whoever calls it from Python; who reads it in a shell has
-to type `--width-mult 0.25`.
+Where the library suggests `width_mult=0.25`, a shell user has to type `--width-mult 0.25`.
 """
 
 import ast
@@ -11,21 +10,21 @@ from typing import Any
 
 __all__ = ["in_shell_words"]
 
-# Where the library proposes arguments: `num_classes=0`, or "a model built with stem='3x3'".
+# Where a message suggests arguments: `num_classes=0`, or "a model built with stem='3x3'".
 PROPOSED = re.compile(r"(?<=built with )\w+=.+?(?= would fit)|(?<=`)\w+=[^`]+(?=`)")
-# Where it names the arguments that choose a network.
+# Where a message names the arguments that select a network.
 NAMED = re.compile(r"(?<=`)(key|prefix|ema|drop)(?=`)")
 OPTIONS = ("num_classes", "in_channels", "width_mult", "key", "prefix", "drop")
 
 
 def in_shell_words(sentence: str) -> str:
-    """A sentence with the arguments that it proposes as options of the command line."""
+    """The sentence with each suggested argument written as a command-line option."""
     return NAMED.sub(r"--\1", PROPOSED.sub(lambda found: _options(found[0]), sentence))
 
 
 def _options(arguments: str) -> str:
-    """`--width-mult 0.25 --set stem=3x3` of `width_mult=0.25, stem='3x3'`; unchanged if it cannot
-    be read.
+    """`--width-mult 0.25 --set stem=3x3` for `width_mult=0.25, stem='3x3'`; unchanged if it cannot
+    be parsed.
     """
     try:
         call = ast.parse(f"f({arguments})", mode="eval").body

@@ -1,4 +1,4 @@
-"""`flaxblocks verify`: a model against its PyTorch original."""
+"""`flaxblocks verify`: compare a model with its PyTorch original."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -21,28 +21,36 @@ __all__ = ["verify_command"]
 )
 @click.argument("name")
 @click.option(
-    "--weights", help="Checkpoint file or published weights; random calibrated ones unless given."
+    "--weights",
+    help="Checkpoint file or the name of published weights; by default random weights with"
+    " calibrated batch-norm statistics.",
 )
 @click.option(
     "--size", default="96", show_default=True, metavar="H[xW]", help="Image size in pixels."
 )
-@click.option("--batch", type=click.IntRange(min=1), default=2, show_default=True, help="Images.")
-@click.option("--train", is_flag=True, help="Normalise by the batch; compare the updated buffers.")
-@click.option("--grad", is_flag=True, help="Compare the gradient of every parameter.")
-@click.option("--bfloat16", is_flag=True, help="Run in bfloat16 too.")
+@click.option(
+    "--batch", type=click.IntRange(min=1), default=2, show_default=True, help="Number of images."
+)
+@click.option(
+    "--train",
+    is_flag=True,
+    help="Run in training mode, with batch statistics, and compare the updated buffers.",
+)
+@click.option("--grad", is_flag=True, help="Also compare the gradient of every parameter.")
+@click.option("--bfloat16", is_flag=True, help="Also compare in bfloat16.")
 @click.option(
     "--whole",
     is_flag=True,
-    help="Run the program that users run: the whole model under one jax.jit with XLA's default"
-    " options, which gives the output, buffers and gradients alone. Without it ours runs as a"
-    " program that gives every module's output too, which XLA compiles otherwise.",
+    help="Compile the model as users do, as a whole under one jax.jit with XLA's default options,"
+    " and compare only output, buffers and gradients. Without this flag the compiled program also"
+    " returns the output of every module, and XLA optimises it differently.",
 )
 @click.option(
     "--seed",
     type=click.IntRange(0, 2**32 - 1),
     default=0,
     show_default=True,
-    help="Of the random weights and images.",
+    help="Seed of the random weights and images.",
 )
 @click.option("--quiet", is_flag=True, help="Print the verdict without the table.")
 @network_options
@@ -56,17 +64,20 @@ def verify_command(
     quiet: bool,
     **options: Any,
 ) -> int:
-    """Hold model NAME against its PyTorch original, module by module. Exit status 1 if a bound is
-    broken.
+    """Compare model NAME with its PyTorch original, module by module.
 
-    Needs torch, and torchvision or timm: pip install 'flaxblocks[torch]'.
+    Runs both on the same images in float64 and float32, and prints the relative errors. The exit
+    status is 1 if an error exceeds its bound. Needs torch and either torchvision or timm:
+    pip install 'flaxblocks[torch]'.
     """
     from flaxblocks.cli.settings import read_size
     from flaxblocks.parity.verify import verify
 
     options["size"] = read_size(options["size"])
     if weights is None and (choice.is_made or choice.drop):
-        raise click.UsageError("--key, --prefix, --ema and --drop choose in a file: give --weights")
+        raise click.UsageError(
+            "--key, --prefix, --ema and --drop select from a checkpoint: give --weights"
+        )
     loaded: list[LoadReport] = []
     with working(f"comparing {entry.name} with {entry.source}'s"):
         report = verify(entry, weights=weights, choice=choice, tell=loaded.append, **options)
@@ -76,5 +87,5 @@ def verify_command(
         print_json(report.as_dict())
     else:
         click.echo(report.summary() if quiet else str(report))
-        click.echo(f"{entry.name}: {'every bound holds' if report.ok else 'a bound is broken'}")
+        click.echo(f"{entry.name}: {'every bound holds' if report.ok else 'a bound is exceeded'}")
     return 0 if report.ok else DEPARTS

@@ -16,7 +16,7 @@ from tests.cli.conftest import SMALL, Refuse, Run
 
 State = dict[str, np.ndarray]
 CONVERT = ("convert", "in.pth", "out.npz", "--layout", "torchvision", *SMALL)
-CHOOSE = "note: --ema/--no-ema, --key or --prefix chooses another network of the checkpoint\n"
+CHOOSE = "note: --ema/--no-ema, --key or --prefix selects another network in the checkpoint\n"
 
 
 def save(tree: object) -> None:

@@ -115,7 +115,7 @@ def test_a_wrong_epsilon_breaks_a_bound(
     assert (status, err) == (1, "")
     assert f"the first module to depart is {departs}" in out
     assert "amplifies" not in out
-    assert out.splitlines()[-1] == "mobilenet_v2: a bound is broken"
+    assert out.splitlines()[-1] == "mobilenet_v2: a bound is exceeded"
 
 
 def test_rounding_that_the_input_amplifies_is_told_from_a_mistake(
