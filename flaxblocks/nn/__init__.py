@@ -1,12 +1,13 @@
-"""Layers with PyTorch's semantics, in NHWC. Nothing above this package calls `jax.lax`.
+"""Layers with PyTorch's semantics, in NHWC. Only this package calls `jax.lax`.
 
-`Conv`, `Linear` and `BatchNorm` are none of Flax's classes, and `isinstance(module, nnx.Conv)` is
-False: their arguments and attributes mean what they mean in PyTorch (a momentum of 0.1 is Flax's
-0.9, and the running variance is unbiased), and what rebuilds a Flax layer from its attributes would
-build another one. To find them in a model, ask for `flaxblocks.nn.Conv` and so on.
+`Conv`, `Linear` and `BatchNorm` do not derive from Flax's classes, so `isinstance(module,
+nnx.Conv)` is False. Their arguments and attributes have PyTorch's meaning (a momentum of 0.1 is
+Flax's 0.9, and the running variance is unbiased), so code that rebuilds a Flax layer from its
+attributes would build a different layer. To find them in a model, look for `flaxblocks.nn.Conv` and
+so on.
 
-What a layer tells the converter, the summary and the pictures, and how a new one does:
-`flaxblocks.nn.layer`.
+`flaxblocks.nn.layer` describes what a layer tells the converter, the summary and the diagrams, and
+how to write a new layer.
 """
 
 from flaxblocks.nn.activation import ACTIVATIONS, Activation, get_activation

@@ -1,12 +1,13 @@
 """Activations by name, each as PyTorch computes it.
 
-Where a piecewise function bends, JAX and PyTorch pick different slopes: `jnp.clip(x, 0, 6)` has 1/2
-at exactly 0 and 6, PyTorch's relu6 0; `jax.nn.leaky_relu` has 1 at 0, PyTorch's 0.01. Dead channels
-sit exactly there, so those functions are written out here. They agree at NaN and infinity too,
-where a `where` left to JAX's derivative gives 0 times infinity.
+At the kinks of a piecewise function, JAX and PyTorch choose different derivatives: that of
+`jnp.clip(x, 0, 6)` is 1/2 at exactly 0 and 6, that of PyTorch's relu6 is 0; that of
+`jax.nn.leaky_relu` is 1 at 0, PyTorch's is 0.01. Dead channels lie exactly at a kink, so these
+functions are written out here. They also agree at NaN and infinity, where JAX's derivative of a
+`where` would give 0 times infinity.
 
-Every one is a plain function of this module, so that a model pickles, and a deep copy of it is to
-JAX the same model.
+Each is a module-level function, so that a model can be pickled, and JAX treats a deep copy of a
+model as the same model.
 """
 
 from collections.abc import Callable
@@ -27,14 +28,14 @@ def identity(x: jax.Array) -> jax.Array:
 
 
 def exact_gelu(x: jax.Array) -> jax.Array:
-    """x Phi(x) by the error function, PyTorch's default; JAX's default is the tanh
-    approximation.
+    """x Phi(x), computed with the error function as in PyTorch by default; JAX's default is the
+    tanh approximation.
     """
     return nn.gelu(x, approximate=False)
 
 
 def elu(x: jax.Array) -> jax.Array:
-    """x for x > 0, else e^x - 1."""
+    """x if x > 0, else e^x - 1."""
     return _elu(x)
 
 
@@ -43,24 +44,24 @@ def _elu(x: jax.Array) -> jax.Array:
     return nn.elu(x)
 
 
-# The slope JAX derives, (e^x - 1) + 1, is 0 in float32 from x = -17 down.
+# JAX would derive (e^x - 1) + 1, which is 0 in float32 for x below -17.
 _elu.defjvps(lambda tangent, _, x: jnp.exp(jnp.where(x <= 0, x, 0)) * tangent)
 
 
 def relu(x: jax.Array) -> jax.Array:
-    """max(x, 0), with slope 0 at 0; at NaN the slope is 1, where that of `jax.nn.relu` is 0 and
-    hides it.
+    """max(x, 0), with slope 0 at 0 and slope 1 at NaN; `jax.nn.relu` has slope 0 there, which hides
+    the NaN.
     """
     return jnp.where(x <= 0, 0, x).astype(x.dtype)
 
 
 def relu6(x: jax.Array) -> jax.Array:
-    """min(max(x, 0), 6), with slope 0 at both bends."""
+    """min(max(x, 0), 6), with slope 0 at both kinks."""
     return jnp.where(x <= 0, 0, jnp.where(x >= 6, 6, x)).astype(x.dtype)
 
 
 def hard_sigmoid(x: jax.Array) -> jax.Array:
-    """min(max(x + 3, 0), 6) / 6, with slope 0 at both bends."""
+    """min(max(x + 3, 0), 6) / 6, with slope 0 at both kinks."""
     return _hard_sigmoid(x)
 
 
@@ -71,14 +72,14 @@ def _hard_sigmoid(x: jax.Array) -> jax.Array:
 
 @_hard_sigmoid.defjvp
 def _hard_sigmoid_jvp(primals, tangents):
-    """PyTorch's slope is 1/6 rounded to float32 in every precision; so is this one."""
+    """The slope is 1/6 rounded to float32 in every precision, as in PyTorch."""
     (x,), (tangent,) = primals, tangents
     sixth = float(np.float32(1) / np.float32(6))
     return _hard_sigmoid(x), jnp.where(jnp.abs(x) < 3, sixth * tangent, 0).astype(x.dtype)
 
 
 def hard_swish(x: jax.Array) -> jax.Array:
-    """x min(max(x + 3, 0), 6) / 6, with slope 0 at -3 and 1 at 3, as PyTorch has it from 2.8 on."""
+    """x min(max(x + 3, 0), 6) / 6, with slope 0 at -3 and 1 at 3, as in PyTorch 2.8 and later."""
     return _hard_swish(x)
 
 
@@ -138,7 +139,8 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 def get_activation(
     activation: Activation, argument: str = "activation"
 ) -> Callable[[jax.Array], jax.Array]:
-    """The function of that name (`ACTIVATIONS`); a callable passes through, None is the identity.
+    """Look up an activation by its name in `ACTIVATIONS`; a callable is returned unchanged, and
+    None gives the identity.
 
     Raises: ValueError for an unknown name, listing the known ones and naming `argument`.
     """

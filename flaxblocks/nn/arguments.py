@@ -1,6 +1,4 @@
-"""Checks that every layer shares, of its arguments and of what it is called with: what is wrong,
-which value it had, and the rule.
-"""
+"""Checks of the arguments and inputs of layers, with errors that name argument, value and rule."""
 
 import math
 from collections.abc import Callable, Collection
@@ -27,7 +25,9 @@ __all__ = [
 
 
 def pair(name: str, value: int | tuple[int, int], minimum: int = 1) -> tuple[int, int]:
-    """An `int` or `(height, width)` as `(height, width)`; ValueError below `minimum`."""
+    """An `int` or `(height, width)` as `(height, width)`. Raises: ValueError for anything else, or
+    a value below `minimum`.
+    """
     both: Any = (value, value) if is_integer(value) else value
     if not isinstance(both, (tuple, list)) or len(both) != 2 or not all(map(is_integer, both)):
         raise ValueError(f"`{name}` (={value}) must be an int or a pair of ints (height, width)")
@@ -37,12 +37,12 @@ def pair(name: str, value: int | tuple[int, int], minimum: int = 1) -> tuple[int
 
 
 def with_defaults(init: Callable[..., None], **defaults: Any) -> Any:
-    """The `__init__` of a subclass that differs from its base in the defaults of some arguments."""
+    """The `__init__` of a subclass that differs from its base only in some default arguments."""
     return partialmethod(init, **defaults)
 
 
 def is_integer(value: object) -> TypeGuard[int]:
-    """Python's integers and NumPy's; True and False are none."""
+    """Whether `value` is an integer of Python or NumPy; booleans are not."""
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
@@ -75,7 +75,9 @@ def check_choice(name: str, value: object, choices: Collection[object]) -> None:
 
 
 def check_divisible(divisor: str, by: int, **values: int) -> None:
-    """Raise ValueError for the first value that `by`, the value of `divisor`, does not divide."""
+    """Raise ValueError for the first value not divisible by `by`, the value of argument
+    `divisor`.
+    """
     for name, value in values.items():
         if value % by:
             raise ValueError(f"`{name}` (={value}) must be divisible by `{divisor}` (={by})")
@@ -88,31 +90,29 @@ def check_rate(name: str, value: Any) -> None:
 
 
 def as_array(x: Any) -> jax.Array:
-    """An array, of NumPy too, as one of JAX. Raises: ValueError for anything else, such as a
-    list.
-    """
+    """Convert a NumPy or JAX array to JAX. Raises: ValueError for anything else, such as a list."""
     if isinstance(x, jax.Array):
         return x
     if not hasattr(x, "dtype"):
         raise ValueError(
-            f"`x` (of type {type(x).__name__}) must be an array, such as `jnp.asarray(x)` gives"
+            f"`x` (of type {type(x).__name__}) must be an array, such as that of `jnp.asarray(x)`"
         )
     return jnp.asarray(x)
 
 
 def as_floating(x: Any) -> jax.Array:
-    """`as_array` of a floating type.
+    """`as_array`, restricted to floating types.
 
-    PyTorch's layers refuse integers. JAX would promote them, and a network that was trained on
-    normalised images answers pixels of 0 to 255 too, wrongly.
+    PyTorch's layers reject integers. JAX would promote them, and a network trained on normalised
+    images would silently give wrong results for pixels of 0 to 255.
 
     Raises: ValueError as `as_array`, and for integers, booleans and complex numbers.
     """
     array = as_array(x)
     if not jnp.issubdtype(array.dtype, jnp.floating):
         raise ValueError(
-            f"`x` (dtype {x.dtype}) must be of a floating type; pixels of 0 to 255 are normalised "
-            "by `(x.astype(np.float32) / 255 - mean) / std`, with the mean and std of the weights, "
-            "or by `flaxblocks.weights.preprocess.preprocess`"
+            f"`x` (dtype {x.dtype}) must be of a floating type; normalise pixels of 0 to 255 by "
+            "`(x.astype(np.float32) / 255 - mean) / std`, with the mean and std of the weights, or "
+            "by `flaxblocks.weights.preprocess.preprocess`"
         )
     return array

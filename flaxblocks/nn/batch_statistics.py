@@ -1,12 +1,12 @@
-"""Normalisation by the statistics of the batch, with the derivative that PyTorch's kernels use.
+"""Normalisation with batch statistics, with the derivative that PyTorch's kernels use.
 
-Differentiated as it stands, the formula would pass over the image some ten times: through the mean,
-the variance and the normalised value each. Written out, its derivative needs two sums over the
-batch, of the cotangent and of its product with the centred image, and one pass more. On CPU, where
-a training step is bound by memory, that is a third of the step.
+JAX's own derivative of the formula would read the image about ten times, through the mean, the
+variance and the normalised value. Written out, the derivative needs two sums over the batch (of the
+cotangent, and of its product with the centred image) and one further pass. On CPU, where memory
+bounds a training step, the difference is a third of the step.
 
-A batch may lie in parts on several devices, under `jax.shard_map` or `jax.pmap`: then each mean is
-that of the parts' means, which are equally long. The derivative is made of the same means.
+Under `jax.shard_map` or `jax.pmap`, where a batch is split over several devices, each mean is the
+mean of the means of the parts, which are equal in size. The derivative uses the same means.
 """
 
 from functools import partial
@@ -26,32 +26,33 @@ AxisName = str | tuple[str, ...] | None
 def normalise_by_batch(
     x: jax.Array, scale: jax.Array, eps: float, axis_name: AxisName = None
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Normalise each channel by the mean and the biased variance of the batch, and scale it.
+    """Normalise each channel with the mean and the biased variance of the batch, and scale it.
 
     Args:
         x: `(..., C)`.
         scale: `(C,)`.
-        eps: added to the variance.
-        axis_name: of the mesh's or map's axes that the batch is split over.
+        eps: constant added to the variance.
+        axis_name: name of the mapped axis or axes that the batch is split over.
 
-    Returns: the normalised image `(..., C)`, mean and variance `(C,)`.
+    Returns: the normalised and scaled image `(..., C)`, the mean `(C,)` and the biased variance
+        `(C,)`.
     """
     mean, centred, var = _moments(x, axis_name)
     return centred * (inverse_root(var + eps) * scale), mean, var
 
 
 def inverse_root(x: jax.Array) -> jax.Array:
-    """1 / sqrt(x), which XLA would make `lax.rsqrt` of if it stood there as such.
+    """1 / sqrt(x), written as sqrt(1 / x) so that XLA does not replace it by `lax.rsqrt`.
 
-    The CPU backend's own misses by up to three units in the last place, of one spread of values
-    more often below than above: the norms of a deep network then all shrink the image a little,
-    which adds up, where roundings of one channel up and of another down do not.
+    `lax.rsqrt` on CPU errs by up to three units in the last place, and for some ranges of values
+    more often downwards than upwards. All norms of a deep network then shrink the image slightly,
+    which adds up, unlike errors that are upwards in one channel and downwards in another.
     """
     return jnp.sqrt(1 / x)
 
 
 def _moments(x: jax.Array, axis_name: AxisName) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Mean, `x` about the mean, and the variance about the mean."""
+    """The mean, `x - mean`, and the mean of `(x - mean)^2`."""
     mean = _batch_mean(x, axis_name)
     centred = x - mean
     return mean, centred, _batch_mean(jnp.square(centred), axis_name)
@@ -72,8 +73,8 @@ def _normalise_by_batch_jvp(eps: float, axis_name: AxisName, primals: Any, tange
     y_tangent = jnp.zeros_like(x)
     mean_tangent, var_tangent = jnp.zeros_like(mean), jnp.zeros_like(var)
     if not isinstance(x_tangent, SymbolicZero):
-        # No product of a whole image with a channel's number stands inside a mean, here or in the
-        # transpose: XLA would write it out before adding it up.
+        # Neither here nor in the transpose is a product of the image with a per-channel value
+        # inside a mean: XLA would write the product to memory before summing it.
         mean_tangent = _batch_mean(x_tangent, axis_name)
         var_tangent = 2 * _batch_mean(centred * x_tangent, axis_name)
         through_var = jnp.square(root) * var_tangent / -2

@@ -1,15 +1,16 @@
-"""Two-dimensional convolution with PyTorch's semantics: the one place that talks to XLA.
+"""Two-dimensional convolution with PyTorch's semantics, in the formulation fastest on each device.
 
-Padding is symmetric and explicit, as in PyTorch. "SAME" is TensorFlow's (and JAX's): as many zeros
-as give `ceil(size / stride)` pixels, the odd one after the image, so at stride 2 it is asymmetric
-and depends on the image's size. Networks that were trained in TensorFlow need it. `conv2d` also
-owns the choice of formulation. XLA's CPU backend runs a depthwise convolution 20 to 90 times slower
-than the arithmetic needs, one in groups 2 to 6 times, and a 1x1 convolution slower than a matrix
-product, so on CPU those are written as what they are. On GPU and TPU every shape goes to XLA's
-convolution, but for a 1x1 convolution of a single pixel, as in a squeeze-and-excite gate. That is a
-matrix product everywhere: XLA hands the constant that follows a convolution (1/HW, where the
-gradient leaves the gate) to cuDNN, which rounds it to float32, also between float64 numbers
-(NVIDIA/cudnn-frontend#423).
+Padding is explicit and symmetric, as in PyTorch. "SAME" is the padding of TensorFlow and JAX: it
+adds the zeros that give `ceil(size / stride)` output pixels, an odd one after the image, so at
+stride 2 it is asymmetric and depends on the image size. Networks trained in TensorFlow need it.
+
+`conv2d` also chooses the formulation. XLA's CPU backend runs a depthwise convolution 20 to 90 times
+slower than its arithmetic requires, a grouped one 2 to 6 times slower, and a 1x1 convolution slower
+than a matrix product, so on CPU they are computed as sums of products and as matrix products. On
+GPU and TPU every shape uses XLA's convolution, except a 1x1 convolution of a single pixel, as in a
+squeeze-and-excite gate. That one is a matrix product on every device: XLA passes the constant that
+follows a convolution (1/HW in the gradient of the gate's pooling) to cuDNN, which rounds it to
+float32 even if the data are float64 (NVIDIA/cudnn-frontend#423).
 """
 
 import math
@@ -40,14 +41,16 @@ __all__ = ["Conv", "Padding", "conv2d"]
 Pair = tuple[int, int]
 Padding = int | Pair | Literal["SAME"]
 
-# On CPU: a grouped convolution is a sum of products up to so many of them to a value (8 channels
-# under 3x3 taps); beyond, separate convolutions, up to so many. More of either compile slowly.
+# On CPU a grouped convolution becomes a sum of products if each output value needs at most
+# `MOST_PRODUCTS` of them (8 channels with 3x3 taps), else at most `MOST_CONVOLUTIONS` separate
+# convolutions. More of either compile slowly.
 MOST_PRODUCTS = 72
 MOST_CONVOLUTIONS = 16
 
 
-# Not `inline`: outside of `jit` the gradient of a function that was inlined is transposed, and
-# compiled, anew at each call; that of a call is kept. XLA makes one program of both.
+# Not `inline`: outside of `jit`, the gradient of an inlined function would be transposed and
+# compiled again at each call, while that of a called function is cached. Within `jit`, XLA compiles
+# both into one program.
 @partial(jax.jit, static_argnames=("stride", "padding", "dilation", "groups"))
 def conv2d(
     x: Float[Array, "N H W C"],
@@ -58,18 +61,18 @@ def conv2d(
     dilation: int | Pair = 1,
     groups: int = 1,
 ) -> Float[Array, "N Ho Wo O"]:
-    """Cross-correlation of `x` with `kernel`, as `torch.nn.functional.conv2d`, without the bias.
+    """Cross-correlate `x` with `kernel`, as `torch.nn.functional.conv2d` without a bias.
 
     Args:
         x: `(N, H, W, C)`.
         kernel: `(kh, kw, C // groups, O)`; output channel `o` belongs to group `o // (O //
             groups)`.
         stride: pixels between windows, an int or (height, width).
-        padding: zeros added on each side, likewise, or TensorFlow's "SAME".
-        dilation: pixels between taps, likewise.
-        groups: channel groups that do not see one another.
+        padding: zeros added on each side, an int or (height, width), or TensorFlow's "SAME".
+        dilation: pixels between taps, an int or (height, width).
+        groups: number of channel groups that are convolved separately.
 
-    Returns: `(N, Ho, Wo, O)` with `Ho`, `Wo` by `conv_output_size`.
+    Returns: `(N, Ho, Wo, O)`, where `conv_output_size` gives `Ho` and `Wo`.
     """
     strides, dilations = pair("stride", stride), pair("dilation", dilation)
     sides = _sides(padding, x.shape[1:3], kernel.shape[:2], strides, dilations)
@@ -87,7 +90,7 @@ def conv2d(
 def _sides(
     padding: Padding, size: Sequence[int], kernel: Sequence[int], stride: Pair, dilation: Pair
 ) -> tuple[Pair, Pair]:
-    """The zeros (before, after) the image, for height and width."""
+    """The number of zeros (before, after) the image, for height and width."""
     if padding != "SAME":
         height, width = pair("padding", padding, minimum=0)
         return (height, height), (width, width)
@@ -96,21 +99,21 @@ def _sides(
 
 
 def _same_sides(size: int, kernel: int, stride: int, dilation: int) -> Pair:
-    """TensorFlow's padding along one axis."""
+    """TensorFlow's "SAME" padding along one axis, as (before, after)."""
     windows = -(-size // stride)
     total = max((windows - 1) * stride + dilation * (kernel - 1) + 1 - size, 0)
     return total // 2, total - total // 2
 
 
 def _is_pointwise(kernel_shape: tuple[int, ...], geometry: Geometry, groups: int) -> bool:
-    """Each pixel by itself is multiplied by a matrix."""
+    """Whether the convolution multiplies each pixel separately by a matrix."""
     return groups == 1 and kernel_shape[:2] == (1, 1) and geometry.padding == ((0, 0), (0, 0))
 
 
 def _cpu_formulation(
     kernel_shape: tuple[int, ...], in_features: int, geometry: Geometry, groups: int
 ) -> Callable[..., jax.Array] | None:
-    """What beats XLA's own convolution on CPU for this shape, or None."""
+    """The formulation that is faster than XLA's convolution on CPU for this shape, or None."""
     *taps, width, _ = kernel_shape
     if _is_pointwise(kernel_shape, geometry, groups):
         return _as_matrix_product
@@ -126,10 +129,10 @@ def _cpu_formulation(
 def _as_matrix_product(
     x: jax.Array, kernel: jax.Array, geometry: Geometry, groups: int
 ) -> jax.Array:
-    """A 1x1 convolution: a strided view of the pixels times the (C, O) matrix.
+    """A 1x1 convolution as the strided pixels times the (C, O) matrix.
 
-    The pixels stand in one row: contracted over three axes, as the kernel's gradient would be, XLA
-    transposes the image first, which takes ten times longer than the product.
+    The pixels are flattened to one axis. The kernel's gradient would otherwise contract three axes,
+    for which XLA first transposes the image, and that takes ten times longer than the product.
     """
     x = x[:, :: geometry.stride[0], :: geometry.stride[1], :]
     y = x.reshape(-1, x.shape[-1]) @ kernel[0, 0]
@@ -139,7 +142,7 @@ def _as_matrix_product(
 def _as_shifted_products(
     x: jax.Array, kernel: jax.Array, geometry: Geometry, groups: int
 ) -> jax.Array:
-    """A depthwise convolution; narrow types are added up in float32, as cuDNN does."""
+    """A depthwise convolution, with float16 and bfloat16 summed in float32, as in cuDNN."""
     wide = jnp.promote_types(x.dtype, jnp.float32)
     taps = kernel.astype(wide).reshape(*kernel.shape[:2], groups, -1)
     y = depthwise(x.astype(wide), taps, geometry)
@@ -149,7 +152,7 @@ def _as_shifted_products(
 def _as_grouped_products(
     x: jax.Array, kernel: jax.Array, geometry: Geometry, groups: int
 ) -> jax.Array:
-    """A convolution in narrow groups; narrow types are added up in float32 too."""
+    """A convolution with few channels per group, with float16 and bfloat16 summed in float32."""
     wide = jnp.promote_types(x.dtype, jnp.float32)
     return grouped(x.astype(wide), kernel.astype(wide), geometry, groups).astype(x.dtype)
 
@@ -189,16 +192,17 @@ class Conv(nnx.Module):
             stride: pixels between windows.
             padding: zeros added on each side, or TensorFlow's "SAME".
             dilation: pixels between taps.
-            groups: channel groups; `in_features` makes it depthwise.
-            bias: add a learnt constant to each channel.
-            dtype: of the computation; None takes the widest of input and parameters.
-            param_dtype: of the parameters.
-            kernel_init: draws the kernel; PyTorch's default unless given.
-            bias_init: draws the bias; PyTorch's default, U(-b, b) with b = fan_in^-1/2, unless
-                given.
-            rngs: `params` is drawn from.
+            groups: number of channel groups; `in_features` groups make it depthwise.
+            bias: whether to add a learnt constant to each channel.
+            dtype: dtype of the computation; None promotes input and parameters to a common dtype.
+            param_dtype: dtype of the parameters.
+            kernel_init: initialiser of the kernel; by default PyTorch's.
+            bias_init: initialiser of the bias; by default PyTorch's, U(-b, b) with
+                b = fan_in^-1/2.
+            rngs: random streams; parameters are drawn from the stream `params`.
 
-        Raises: ValueError if a number is out of range or `groups` does not divide both widths.
+        Raises: ValueError if a number is out of range or `groups` does not divide both
+            `in_features` and `out_features`.
         """
         check_positive(in_features=in_features, out_features=out_features, groups=groups)
         check_divisible("groups", groups, in_features=in_features, out_features=out_features)
@@ -218,10 +222,10 @@ class Conv(nnx.Module):
         )
 
     def __call__(self, x: Float[Array, "N H W C"]) -> Float[Array, "N Ho Wo O"]:
-        """`(N, H, W, in_features)` to `(N, Ho, Wo, out_features)`.
+        """Convolve `x` `(N, H, W, in_features)` to `(N, Ho, Wo, out_features)`.
 
-        Raises: ValueError if the input is not NHWC with `in_features` channels, not of a floating
-            type, or smaller than the kernel.
+        Raises: ValueError if the input is not NHWC with `in_features` channels, is not of a
+            floating type, or is smaller than the kernel.
         """
         x = as_floating(x)
         self._check(x)
@@ -239,11 +243,13 @@ class Conv(nnx.Module):
 
     @property
     def title(self) -> str:
-        """Such as `3x3 depthwise, stride 2`."""
+        """A short description, such as `3x3 depthwise, stride 2`."""
         return convolution_title(self.kernel_size, self.groups, self.in_features, self.stride)
 
     def multiply_adds(self, shape: tuple[int, ...]) -> int:
-        """The taps of a group, and the bias, at each number of the output `(Ho, Wo, O)`."""
+        """`kh * kw * in_features // groups`, plus 1 for a bias, per value of the output
+        `(Ho, Wo, O)`.
+        """
         return count_convolution(self.kernel, self.bias, shape)
 
     def _check(self, x: jax.Array) -> None:

@@ -12,30 +12,30 @@ __all__ = ["Dropout", "StochasticDepth"]
 
 
 class Dropout(nnx.Dropout):
-    """`torch.nn.Dropout`: in training mode zero each value with probability `rate`, scale the rest
-    by 1 / (1 - rate).
+    """`torch.nn.Dropout`: in training mode, zero each value with probability `rate` and scale the
+    others by 1 / (1 - rate).
     """
 
     torch_names = ()
 
     def __init__(self, rate: float, *, rngs: nnx.Rngs):
-        """Take the stream `dropout` of `rngs`, at rate 0 none. Raises: ValueError unless `rate` is
-        in [0, 1].
+        """Fork the stream `dropout` of `rngs`, which rate 0 leaves untouched. Raises: ValueError if
+        `rate` is outside [0, 1].
         """
         check_rate("rate", rate)
         super().__init__(rate, rngs=rngs if rate > 0 else None)
 
     def multiply_adds(self, shape: tuple[int, ...]) -> int:
-        """None."""
+        """0, as in the published counts."""
         return 0
 
 
 class StochasticDepth(nnx.Module):
-    """`torchvision.ops.StochasticDepth`: in training mode zero a residual branch with probability
+    """`torchvision.ops.StochasticDepth`: in training mode, zero a residual branch with probability
     `rate`.
 
-    Mode "row" decides for each image, "batch" once for all. What survives is scaled by 1 / (1 -
-    rate).
+    Mode "row" decides separately for each image, mode "batch" once for the whole batch. Branches
+    that are kept are scaled by 1 / (1 - rate).
 
     Source: Huang et al. 2016, https://arxiv.org/abs/1603.09382.
     """
@@ -43,8 +43,8 @@ class StochasticDepth(nnx.Module):
     torch_names = ()
 
     def __init__(self, rate: float, mode: Literal["row", "batch"] = "row", *, rngs: nnx.Rngs):
-        """Take the stream `dropout` of `rngs`. Raises: ValueError for a rate outside [0, 1] or
-        another mode.
+        """Fork the stream `dropout` of `rngs`, which rate 0 leaves untouched. Raises: ValueError if
+        `rate` is outside [0, 1] or `mode` is unknown.
         """
         check_rate("rate", rate)
         check_choice("mode", mode, ("row", "batch"))
@@ -54,7 +54,7 @@ class StochasticDepth(nnx.Module):
         self.rngs = rngs.dropout.fork() if rate > 0 else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """`(N, ...)` to the same shape, some of its rows (or all of it) zero in training mode."""
+        """`x` `(N, ...)`; in training mode with some of its rows, or all of them, set to zero."""
         if self.deterministic or self.rate == 0 or self.rngs is None:
             return x
         if self.rate == 1:
@@ -65,14 +65,15 @@ class StochasticDepth(nnx.Module):
         return jnp.where(survives, x / (1 - self.rate), 0)
 
     def multiply_adds(self, shape: tuple[int, ...]) -> int:
-        """None."""
+        """0, as in the published counts."""
         return 0
 
     def set_view(self, deterministic: bool | None = None) -> None:
-        """Let `nnx.view(model, deterministic=...)` give another mode over the same variables.
+        """Set the mode for `nnx.view(model, deterministic=...)`, which gives a model in another
+        mode over the same variables.
 
         Args:
-          deterministic: pass the input through, as `eval()` does; None leaves it.
+          deterministic: return the input unchanged, as after `eval()`; None changes nothing.
         """
         if deterministic is not None:
             self.deterministic = deterministic

@@ -1,7 +1,7 @@
-"""What Flax's own layers cannot say of themselves: one table.
+"""How Flax's own layers are converted, counted and drawn: one table.
 
-A layer of a class that stands here, or of one derived from it, is converted, counted and drawn by
-its row. A new layer of this package needs no row: it says all of it itself (`flaxblocks.nn.layer`).
+A row applies to its class and all classes derived from it. A new layer of this package needs no
+row, because it declares all of this itself (`flaxblocks.nn.layer`).
 """
 
 import math
@@ -25,9 +25,10 @@ class FlaxLayer:
     """A row of the table.
 
     Attributes:
-        multiply_adds: of a layer that gives one image of a shape; None where it cannot be told.
-        torch_names: of its variables; None where PyTorch has no such layer.
-        title: what it does; None for the name of its class.
+        multiply_adds: called with a layer and the shape of its output for one image; returns None
+            if the count does not follow from these.
+        torch_names: PyTorch's names of its variables; None if PyTorch has no such layer.
+        title: gives a layer's short description; None means the name of its class.
     """
 
     multiply_adds: Callable[[Any, Shape], int | None]
@@ -36,7 +37,7 @@ class FlaxLayer:
 
 
 def flax_layer(module: object) -> FlaxLayer | None:
-    """The row of a layer; None for what is none of Flax's."""
+    """The row of a layer; None if its class is not derived from one in the table."""
     kinds = type(module).__mro__
     return next((FLAX_LAYERS[kind] for kind in kinds if kind in FLAX_LAYERS), None)
 
@@ -52,8 +53,8 @@ def _conv_title(layer: nnx.Conv) -> str:
 
 
 def _conv_transpose(layer: nnx.ConvTranspose, shape: Shape) -> int | None:
-    """The whole kernel at each pixel of the input; None where that cannot be told from the output's
-    size.
+    """The size of the kernel per pixel of the input; None if the output's shape does not give the
+    input's.
     """
     if not isinstance(layer.padding, str):
         return None
@@ -69,7 +70,7 @@ def _conv_transpose(layer: nnx.ConvTranspose, shape: Shape) -> int | None:
 
 
 def _per_axis(number: int | Sequence[int] | None, axes: int) -> Sequence[int]:
-    """Flax takes one for all of the axes, and None for 1."""
+    """One number per axis; Flax takes a single number for all axes, and None for 1."""
     return tuple(number) if isinstance(number, Sequence) else (number or 1,) * axes
 
 
@@ -84,7 +85,7 @@ def _linear_general(layer: nnx.LinearGeneral, shape: Shape) -> int:
 
 
 def _einsum(layer: nnx.Einsum, shape: Shape) -> int | None:
-    """None where the input is summed by itself, or the axes have no names."""
+    """Products and biases; None if an input axis is summed alone or the axes have no names."""
     operands, result = (layer.einsum_str or ".,.->").split("->")
     image, kernel = operands.split(",")
     if "." in kernel or not set(image) <= set(kernel + result):
@@ -94,7 +95,7 @@ def _einsum(layer: nnx.Einsum, shape: Shape) -> int | None:
 
 
 def _low_rank(layer: nnx.LoRA, shape: Shape) -> int:
-    """The layer that it adapts is counted by itself."""
+    """The two low-rank factors only; the layer that they adapt is counted separately."""
     return math.prod(shape[:-1]) * (size(layer.lora_a) + size(layer.lora_b))
 
 
@@ -103,7 +104,7 @@ def _norm(layer: Any, _: Shape) -> int:
 
 
 def _unknown(_: nnx.Module, __: Shape) -> None:
-    """It has products of its own, though its parameters are all in the layers below it."""
+    """None: attention has products of its own, although all its parameters are in submodules."""
 
 
 FLAX_LAYERS: Mapping[type[nnx.Module], FlaxLayer] = {
@@ -114,7 +115,7 @@ FLAX_LAYERS: Mapping[type[nnx.Module], FlaxLayer] = {
     nnx.Einsum: FlaxLayer(_einsum),
     nnx.LoRA: FlaxLayer(_low_rank),
     nnx.MultiHeadAttention: FlaxLayer(_unknown),
-    nnx.BatchNorm: FlaxLayer(_norm),  # its statistics are none that PyTorch has
+    nnx.BatchNorm: FlaxLayer(_norm),  # its biased running variance has no equivalent in PyTorch
     nnx.GroupNorm: FlaxLayer(_norm, AFFINE),
     nnx.InstanceNorm: FlaxLayer(_norm, AFFINE),
     nnx.LayerNorm: FlaxLayer(_norm, AFFINE),

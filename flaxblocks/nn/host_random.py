@@ -1,8 +1,8 @@
-"""Random keys computed on the host: the same bits as `jax.random.key` and `fold_in`, without a
-program that XLA must compile first.
+"""Random keys computed on the host: the bits of `jax.random.key` and `jax.random.fold_in`, without
+compiling XLA programs.
 
-A model that a checkpoint fills draws nothing, but its dropout has a stream of its own. To seed it
-by JAX takes five small programs, as long as all the rest of loading MobileNetV2.
+A model that a checkpoint fills draws no parameters, but its dropout needs a random stream. Seeding
+it with JAX compiles five small programs, which takes as long as the rest of loading MobileNetV2.
 
 Source: Salmon et al. 2011, Threefry-2x32 with 20 rounds, https://doi.org/10.1145/2063384.2063405.
 """
@@ -42,7 +42,7 @@ def fold_in(key: Words, data: int) -> Words:
 
 
 def key_of(words: Words) -> jax.Array:
-    """The typed key of two words."""
+    """The typed JAX key that two words make up."""
     data: Any = np.array(words, np.uint32)
     return jax.random.wrap_key_data(data, impl="threefry2x32")
 
@@ -64,19 +64,19 @@ def words_of(key: object) -> Words | None:
 
 
 def stream_keys(seed: object, count: int) -> list[jax.Array] | None:
-    """The first keys of the stream `nnx.Rngs(seed)`; None where JAX itself must be asked."""
+    """The first `count` keys of a stream of `nnx.Rngs(seed)`; None if only JAX can compute them."""
     words = words_of(seed)
     return None if words is None else [key_of(fold_in(words, n)) for n in range(count)]
 
 
 class HostStream(nnx.RngStream):
-    """A stream that layers take theirs from while a model is built without drawing.
+    """The stream from which layers fork their own while a model is built without drawing.
 
-    What they keep is Flax's own `nnx.RngStream`, seeded with the key that Flax would give.
+    The forked streams are Flax's `nnx.RngStream`, seeded with the same keys as in Flax.
     """
 
     def __init__(self, words: Words, *, tag: str):
-        """Begin at the first key."""
+        """Start at the first key."""
         self.tag = tag
         self.words = words
         self.given = 0
@@ -87,5 +87,5 @@ class HostStream(nnx.RngStream):
         return key_of(fold_in(self.words, self.given - 1))
 
     def fork(self, **_: object) -> nnx.RngStream:
-        """A stream of Flax's from the next key."""
+        """A Flax stream seeded with the next key."""
         return nnx.RngStream(self(), tag=self.tag)

@@ -1,11 +1,11 @@
-"""Initialisers, PyTorch's defaults among them, drawn in chunks of one size.
+"""Parameter initialisers, including PyTorch's defaults, drawn in chunks of a fixed size.
 
-A model has dozens of kernel shapes, and XLA compiles a program for each shape that is drawn: seven
-seconds for MobileNetV2 before it does anything. Here every draw is made of chunks of one size, so
-one program serves all of them. Under `jax.jit` the values are the same, to the last bit.
+A model has dozens of kernel shapes, and XLA compiles a program for each shape that is drawn, which
+takes seven seconds for MobileNetV2. Here every draw consists of chunks of one size, so a single
+program serves them all. The values under `jax.jit` are the same to the last bit.
 
-A model can also be built without drawing, or with some of its draws only (`undrawn`): one that a
-checkpoint fills has no use for them.
+With `undrawn`, a model can be built without drawing, or with only some of its draws: a model that a
+checkpoint fills does not need them.
 """
 
 import math
@@ -39,17 +39,17 @@ __all__ = [
     "zeros",
 ]
 
-if TYPE_CHECKING:  # as Flax has it, where an abstract model's values are arrays to the checker too
+if TYPE_CHECKING:  # as in Flax, whose abstract values count as arrays for the type checker too
     Value = jax.Array
 else:
-    Value = jax.Array | jax.ShapeDtypeStruct  # the latter within `undrawn`
+    Value = jax.Array | jax.ShapeDtypeStruct  # a shape and dtype only within `undrawn`
 Initializer = Callable[[jax.Array, tuple[int, ...], DTypeLike], Value]
 CHUNK = 1 << 14  # values
 
 
 @dataclass
 class _Undrawn:
-    """The draws of a build, in order, and which of them are made nevertheless."""
+    """The draws of a build, in order, and the numbers of those that are made anyway."""
 
     but: Collection[int]
     shapes: list[jax.ShapeDtypeStruct] = field(default_factory=list)
@@ -60,15 +60,17 @@ _undrawn: ContextVar[_Undrawn | None] = ContextVar("undrawn", default=None)
 
 @contextmanager
 def undrawn(but: Collection[int] = ()) -> Iterator[list[jax.ShapeDtypeStruct]]:
-    """Within it parameters and buffers are shapes and dtypes in place of arrays, as
-    `nnx.eval_shape` gives them in five times the time; random streams are real.
+    """Build models within this context with `jax.ShapeDtypeStruct`s in place of arrays.
+
+    The result is that of `nnx.eval_shape` in a fifth of the time, except that random streams are
+    real.
 
     Args:
-        but: the draws that are made nevertheless, by their numbers: a model makes its draws in the
-            same order each time that it is built.
+        but: numbers of the draws that are made anyway. A model makes its draws in the same order
+            each time that it is built.
 
-    Yields: a list that fills with the shape of each draw, in order. It is the same object that
-        stands in the place of the array.
+    Yields: a list to which each draw appends its `jax.ShapeDtypeStruct`, the same object that the
+        model holds in place of the array.
     """
     state = _Undrawn(but)
     token = _undrawn.set(state)
@@ -79,7 +81,7 @@ def undrawn(but: Collection[int] = ()) -> Iterator[list[jax.ShapeDtypeStruct]]:
 
 
 def _left_out(shape: tuple[int, ...], dtype: DTypeLike) -> Any:
-    """What stands for the next draw within `undrawn`; None if it is to be made."""
+    """The stand-in for the next draw within `undrawn`; None if the draw is to be made."""
     state = _undrawn.get()
     if state is None:
         return None
@@ -89,8 +91,8 @@ def _left_out(shape: tuple[int, ...], dtype: DTypeLike) -> Any:
 
 
 def make_rngs(keys: Mapping[str, int | jax.Array]) -> nnx.Rngs:
-    """Random streams from their keys. Where nothing at all is drawn, the stream `params` gives one
-    key for ever.
+    """Random streams from their keys or seeds. If no parameter is to be drawn, the stream `params`
+    returns the same key at each call.
     """
     state = _undrawn.get()
     rngs = nnx.Rngs(**keys)
@@ -108,20 +110,20 @@ def make_rngs(keys: Mapping[str, int | jax.Array]) -> nnx.Rngs:
 def uniform_fan_in(
     key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike, fan_in: int | None = None
 ) -> Value:
-    """PyTorch's default for convolution and linear layers, kernel and bias: U(-b, b), b =
-    fan_in^-1/2.
+    """PyTorch's default for kernels and biases of convolution and linear layers: U(-b, b) with
+    b = fan_in^-1/2.
 
     Args:
         key: a JAX random key.
-        shape: of the result; a kernel's is `(..., in_features, out_features)`.
-        dtype: of the result.
-        fan_in: inputs that each output sums; None takes it from a kernel's `shape`.
+        shape: shape of the result; for a kernel `(..., in_features, out_features)`.
+        dtype: dtype of the result.
+        fan_in: number of inputs that each output sums; by default that of a kernel of this `shape`.
     """
     return _draw("uniform", key, shape, dtype, (fan_in or math.prod(shape[:-1])) ** -0.5)
 
 
 def kaiming_normal_fan_out(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike) -> Value:
-    """Normal with variance 2 / fan_out, fan_out being the taps of a kernel times its out_features.
+    """N(0, 2 / fan_out), where fan_out is the number of taps of a kernel times its out_features.
 
     Source: He et al. 2015, https://arxiv.org/abs/1502.01852, section 2.2, the backward case.
     """
@@ -131,10 +133,10 @@ def kaiming_normal_fan_out(key: jax.Array, shape: tuple[int, ...], dtype: DTypeL
 def kaiming_normal_fan_out_depthwise(
     key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike
 ) -> Value:
-    """`kaiming_normal_fan_out`, where a depthwise kernel's fan_out is the taps of one channel.
+    """`kaiming_normal_fan_out`, but with the number of taps as the fan_out of a depthwise kernel.
 
-    TensorFlow's and timm's form; torchvision counts all channels. A kernel with one input channel
-    is taken for a depthwise one.
+    TensorFlow and timm use this form; torchvision counts all output channels. A kernel with one
+    input channel is assumed to be depthwise.
     """
     fan_out = math.prod(shape[:-2]) * (1 if shape[-2] == 1 else shape[-1])
     return normal(key, shape, dtype, std=(2.0 / fan_out) ** 0.5)
@@ -143,16 +145,16 @@ def kaiming_normal_fan_out_depthwise(
 def uniform_fan_out(
     key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike, gain: float = 1.0
 ) -> Value:
-    """U(-b, b), b = gain * out_features^-1/2, for the kernel of a linear layer.
+    """U(-b, b) with b = gain * out_features^-1/2, for the kernel of a linear layer.
 
-    timm's for the heads of mobile networks, and torchvision's for EfficientNet's; torchvision's
-    MnasNet has gain 3^1/2, which makes the variance 1 / out_features.
+    Used by timm for the heads of mobile networks and by torchvision for that of EfficientNet;
+    torchvision's MnasNet has gain 3^1/2, which gives the variance 1 / out_features.
     """
     return _draw("uniform", key, shape, dtype, gain * shape[-1] ** -0.5)
 
 
 def normal(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike, std: float = 0.01) -> Value:
-    """Normal about 0 with standard deviation `std`."""
+    """N(0, std^2)."""
     return _draw("normal", key, shape, dtype, std)
 
 
@@ -162,16 +164,15 @@ def zeros(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike) -> Value:
 
 
 def full(value: int, shape: tuple[int, ...], dtype: DTypeLike) -> Value:
-    """A constant that XLA need not compile a program for: models have hundreds, of dozens of
-    shapes.
-    """
+    """A constant array, made without an XLA program: models have hundreds, of dozens of shapes."""
     left_out = _left_out(shape, dtype)
     return _array(np.full(shape, value, dtype)) if left_out is None else left_out
 
 
 def _array(values: np.ndarray) -> jax.Array:
-    """As `jnp.asarray`, which however compiles a program for each shape."""
-    on_a_mesh = not jax.sharding.get_abstract_mesh().empty  # of `jax.set_mesh`, where it puts it
+    """As `jnp.asarray`, but without compiling a program for each shape."""
+    # Under `jax.set_mesh`, `jnp.asarray` places the array on the mesh.
+    on_a_mesh = not jax.sharding.get_abstract_mesh().empty
     return jnp.asarray(values) if on_a_mesh else jax.device_put(values)
 
 
@@ -205,9 +206,10 @@ def _draw(
     dtype = jnp.dtype(dtype)
     if isinstance(key, jax.core.Tracer):
         stream = jax.vmap(lambda index: _chunk(kind, key, index, dtype, scale))(indices)
-        # Or XLA computes only what is taken of a chunk, in a loop that rounds otherwise.
+        # Otherwise XLA computes only the part of a chunk that is used, in a loop that rounds
+        # differently.
         stream = lax.optimization_barrier(stream)
         return stream.reshape(-1)[:count].reshape(shape)
-    with jax.ensure_compile_time_eval():  # also within a `jax.jit` that closes over `key`
+    with jax.ensure_compile_time_eval():  # even within a `jax.jit` that closes over `key`
         chunks = [np.asarray(_chunk(kind, key, index, dtype, scale)) for index in indices]
     return _array(np.concatenate(chunks)[:count].reshape(shape))

@@ -1,19 +1,19 @@
-"""What a layer says of itself, so that nothing else need know it by its type.
+"""What a layer declares about itself, so that no other code needs to know its type.
 
 A layer of this package, or a user's own, is one class in one file:
 
     class Gain(nnx.Module):
         torch_names = (TorchName("gain", "weight"),)  # `load_torch` and `to_torch` convert it
-        title = "gain"  # its box in a picture; else the name of its class
+        title = "gain"  # label of its box in a diagram; by default the name of the class
 
-        def multiply_adds(self, shape: tuple[int, ...]) -> int | None:  # `flaxblocks info` has it
+        def multiply_adds(self, shape: tuple[int, ...]) -> int | None:  # for `flaxblocks info`
             return math.prod(shape)
 
-`torch_names` names every variable, in the order of PyTorch's state dict; those that a layer lacks,
-such as a bias, are passed over. `multiply_adds` takes the shape of the layer's output for one
-image, without the batch axis, and gives None where that does not tell; what lies below the layer
-counts by itself. Names and title may be properties, where they depend on the layer. What Flax's
-own layers cannot say stands in `flaxblocks.nn.flax_layers`.
+`torch_names` names every variable, in the order of PyTorch's state dict; a variable that is None,
+such as an absent bias, is skipped. `multiply_adds` takes the shape of the layer's output for one
+image, without the batch axis, and returns None if the count does not follow from that shape;
+submodules count their own. `torch_names` and `title` may be properties. For Flax's own layers,
+`flaxblocks.nn.flax_layers` holds the same information.
 """
 
 from collections.abc import Callable
@@ -29,7 +29,7 @@ __all__ = ["TorchName", "multiply_adds_of", "title_of", "torch_names_of"]
 
 
 def torch_names_of(module: Any) -> tuple[TorchName, ...] | None:
-    """What PyTorch calls the variables of a layer; None for a block, whose layers have names."""
+    """PyTorch's names of a layer's variables; None for a block, whose layers have their own."""
     if not isinstance(module, nnx.Module):
         return None
     names = getattr(module, "torch_names", None)
@@ -40,13 +40,13 @@ def torch_names_of(module: Any) -> tuple[TorchName, ...] | None:
 
 
 def multiply_adds_of(module: nnx.Module, shape: tuple[int, ...]) -> int | None:
-    """Of one layer, without what lies below it.
+    """Multiply-adds of one layer, without its submodules.
 
     Args:
-        module: any; concrete or abstract.
-        shape: of its output for one image, without the batch axis.
+        module: any module, concrete or abstract.
+        shape: shape of its output for one image, without the batch axis.
 
-    Returns: 0 for a module without parameters of its own; None where no rule is known.
+    Returns: 0 for a module without parameters of its own; None if no rule is known.
     """
     count: Callable[..., int | None] | None = getattr(module, "multiply_adds", None)
     if callable(count):
@@ -58,7 +58,7 @@ def multiply_adds_of(module: nnx.Module, shape: tuple[int, ...]) -> int | None:
 
 
 def title_of(module: nnx.Module) -> str | None:
-    """What a layer does, in a few words: `3x3 depthwise, stride 2`; None where it does not say."""
+    """A layer's short description, such as `3x3 depthwise, stride 2`; None if it has none."""
     title = getattr(module, "title", None)
     if isinstance(title, str):
         return title

@@ -18,13 +18,12 @@ from flaxblocks.nn.torch_names import LINEAR
 
 __all__ = ["Linear", "matrix_product"]
 
-# On CPU: inputs that are added up in one go, and for how few rows the number is smaller; of up to
-# so many inputs, as a gate's, it is smaller still.
+# On CPU a sum over inputs is computed in parts of this many inputs.
 PART = 256
-SMALL_PART = 32
+SMALL_PART = 32  # with at most `FEW_ROWS` rows
 FEW_ROWS = 16
 GATE = 512
-GATE_PART = 16
+GATE_PART = 16  # with few rows and at most `GATE` inputs, as in a gate
 
 
 class Linear(nnx.Module):
@@ -53,13 +52,13 @@ class Linear(nnx.Module):
         Args:
             in_features: length of the last axis of the input.
             out_features: length of the last axis of the output.
-            bias: add a learnt constant to each output.
-            dtype: of the computation; None takes the widest of input and parameters.
-            param_dtype: of the parameters.
-            kernel_init: draws the kernel; PyTorch's default unless given.
-            bias_init: draws the bias; PyTorch's default, U(-b, b) with b = fan_in^-1/2, unless
-                given.
-            rngs: `params` is drawn from.
+            bias: whether to add a learnt constant to each output.
+            dtype: dtype of the computation; None promotes input and parameters to a common dtype.
+            param_dtype: dtype of the parameters.
+            kernel_init: initialiser of the kernel; by default PyTorch's.
+            bias_init: initialiser of the bias; by default PyTorch's, U(-b, b) with
+                b = fan_in^-1/2.
+            rngs: random streams; parameters are drawn from the stream `params`.
 
         Raises: ValueError if a width is not positive.
         """
@@ -76,9 +75,9 @@ class Linear(nnx.Module):
         )
 
     def __call__(self, x: Float[Array, "... I"]) -> Float[Array, "... O"]:
-        """`(..., in_features)` to `(..., out_features)`.
+        """Map `x` `(..., in_features)` to `x @ kernel + bias` `(..., out_features)`.
 
-        Raises: ValueError for another width, or an input that is not of a floating type.
+        Raises: ValueError if the input has another number of features or is not of a floating type.
         """
         x = as_floating(x)
         if x.shape[-1:] != (self.in_features,):
@@ -89,26 +88,28 @@ class Linear(nnx.Module):
         return y if bias is None else y + bias
 
     def multiply_adds(self, shape: tuple[int, ...]) -> int:
-        """The inputs at each number of the output `(..., O)`, and the biases once."""
+        """`in_features` per value of the output `(..., O)`, plus 1 per bias parameter."""
         return count_linear(self.kernel, self.bias, shape)
 
 
 def matrix_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """`x @ kernel`, `(..., I)` with `(I, O)`, rounded no worse than PyTorch's on every platform."""
+    """`x @ kernel`, `(..., I)` times `(I, O)`, with no more rounding error than PyTorch's product
+    on every platform.
+    """
     return lax.platform_dependent(x, kernel, cpu=_sum_of_parts, default=jnp.matmul)
 
 
 def _sum_of_parts(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """`x @ kernel` on CPU, long sums in parts.
+    """`x @ kernel` on CPU, with long sums computed in parts.
 
-    XLA's CPU backend adds up one product after the other. At 1,280 inputs that leaves two to four
-    times the rounding error of PyTorch's product, and behind a classifier's head there is nothing
-    to average it out. In parts it leaves less than PyTorch's. Few rows take one product with an
-    axis for the parts, which is also the fastest; for many rows that would be slow.
+    XLA's CPU backend adds the products one after another. With 1,280 inputs this gives two to four
+    times the rounding error of PyTorch's product, and after a classifier's head nothing averages it
+    out. Summed in parts, the error is smaller than PyTorch's. For few rows, a single product with
+    an extra axis for the parts is fastest; for many rows it would be slow.
     """
     rows, part = math.prod(x.shape[:-1]), SMALL_PART if len(kernel) > GATE else GATE_PART
     parts = len(kernel) // part
-    are_few = isinstance(rows, int) and rows <= FEW_ROWS  # a symbolic number may be many
+    are_few = isinstance(rows, int) and rows <= FEW_ROWS  # a symbolic number counts as many
     if x.dtype != jnp.float32 or len(kernel) <= (SMALL_PART if are_few else PART):
         return x @ kernel
     if not are_few:

@@ -1,9 +1,9 @@
-"""Normalisation with PyTorch's semantics, and norms by name.
+"""Normalisation layers with PyTorch's semantics, and their names.
 
-Batch norm differs from Flax's in what a training run sees: PyTorch normalises a batch by its biased
-variance but folds the *unbiased* one into the running variance, counts the batches, and refuses a
-batch with one value per channel. The variance is taken about the mean, not as E[x^2] - E[x]^2,
-which cancels: with mean 1000 and deviation 0.1 the latter gives 0 in float32.
+In training, PyTorch's batch norm differs from Flax's: it normalises with the biased batch variance
+but updates the running variance with the *unbiased* one, counts the batches, and rejects a batch
+with a single value per channel. The variance is computed as E[(x - mean)^2], not as
+E[x^2] - E[x]^2, which cancels: with mean 1000 and standard deviation 0.1 it gives 0 in float32.
 """
 
 from collections.abc import Callable
@@ -43,8 +43,8 @@ __all__ = [
 
 @runtime_checkable
 class MakeNorm(Protocol):
-    """What builds a norm for a number of channels: a class such as `BatchNorm`, or a partial of
-    it.
+    """A callable that builds a norm for a number of channels: a class such as `BatchNorm`, or a
+    `functools.partial` of it.
     """
 
     def __call__(
@@ -64,9 +64,9 @@ class BatchNorm(nnx.Module):
     """`torch.nn.BatchNorm2d` over the last axis; all other axes are the batch.
 
     Variables: `scale`, `bias` (`nnx.Param`) or None; `mean`, `var`, `num_batches_tracked`
-        (`nnx.BatchStat`) or
-    None, all (num_features,) but the count, which is a scalar. `train()` and `eval()` switch
-    `use_running_average`.
+        (`nnx.BatchStat`) or None; all `(num_features,)` except `num_batches_tracked`, a scalar.
+
+    `train()` and `eval()` set `use_running_average`.
 
     Source: Ioffe and Szegedy 2015, https://arxiv.org/abs/1502.03167, algorithms 1 and 2.
     """
@@ -86,27 +86,27 @@ class BatchNorm(nnx.Module):
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs | None = None,
     ):
-        """Start as PyTorch does: scale 1, bias 0, running mean 0, running variance 1, count 0.
+        """Initialise as PyTorch: scale 1, bias 0, running mean 0, running variance 1, count 0.
 
         Args:
-            num_features: channels.
-            eps: added to the variance.
-            momentum: weight of the new batch in the running statistics, PyTorch's way round (Flax's
-                0.9 is 0.1 here); None makes them the plain average over all batches.
-            affine: learn a scale and a bias.
-            track_running_stats: keep running statistics; without them `eval()` too normalises by
-                the batch.
-            axis_name: within `jax.shard_map`, `jax.pmap` or `jax.vmap`, the axis or axes that the
-                batch is split over: the statistics are those of the whole, as PyTorch's
-                `SyncBatchNorm` has them. Elsewhere, and for a batch split by its sharding alone,
-                they are so without it. `model.set_attributes(BatchNorm, axis_name="data")` sets it
-                in a model that stands, whose norms keep their epsilon.
-            dtype: of the result; None takes the widest of input and parameters. Statistics are
-                computed in float32 at least.
-            param_dtype: of the parameters and the running statistics.
-            rngs: unused; norms share one signature.
+            num_features: number of channels.
+            eps: constant added to the variance.
+            momentum: weight of the new batch in the running statistics, as in PyTorch (0.1 is
+                Flax's 0.9); None keeps the plain average over all batches.
+            affine: whether to learn a scale and a bias.
+            track_running_stats: whether to keep running statistics; without them, evaluation mode
+                also normalises with the statistics of the batch.
+            axis_name: within `jax.shard_map`, `jax.pmap` or `jax.vmap`, the axis or axes over which
+                the batch is split; statistics are then computed over the whole batch, as in
+                PyTorch's `SyncBatchNorm`. Under `jax.jit` they always are, however the batch is
+                sharded. In an existing model, `model.set_attributes(BatchNorm, axis_name="data")`
+                sets it for every norm and changes nothing else.
+            dtype: dtype of the result; None promotes input and parameters to a common dtype.
+                Statistics are computed in float32 or wider.
+            param_dtype: dtype of the parameters and the running statistics.
+            rngs: unused; all norms share one signature.
 
-        Raises: ValueError if `num_features` is not positive, or `axis_name` no name.
+        Raises: ValueError if `num_features` is not positive or `axis_name` is not a name.
         """
         check_positive(num_features=num_features)
         _check_axis_name(axis_name)
@@ -125,12 +125,12 @@ class BatchNorm(nnx.Module):
         self.num_batches_tracked = nnx.BatchStat(full(0, (), jnp.int32)) if tracked else None
 
     def __call__(self, x: Float[Array, "... C"]) -> Float[Array, "... C"]:
-        """Normalise each channel of `x` `(..., num_features)`; in training mode update the running
-        statistics.
+        """Normalise each channel of `x` `(..., num_features)`; in training mode also update the
+        running statistics.
 
-        Raises: ValueError for another number of channels, for an input that is not of a floating
-            type, or in training mode for one value per channel, or outside of the axis that is
-            named.
+        Raises: ValueError if `x` has another number of channels or is not of a floating type; in
+            training mode also if it has one value per channel, or if `axis_name` is not an axis of
+            the surrounding map.
         """
         x = as_floating(x)
         if x.shape[-1:] != (self.num_features,):
@@ -150,11 +150,11 @@ class BatchNorm(nnx.Module):
         return y.astype(dtype)
 
     def multiply_adds(self, shape: tuple[int, ...]) -> int:
-        """1 for each parameter, as in the published counts."""
+        """1 per parameter, as in the published counts."""
         return count_norm(self.scale, self.bias)
 
     def _by_batch(self, x: jax.Array, scale: jax.Array) -> jax.Array:
-        """Normalise by the batch's own statistics, and fold them into the running ones."""
+        """Normalise with the statistics of the batch, and update the running ones with them."""
         count = x.size // self.num_features * self._parts()
         if count < 2:
             raise ValueError(
@@ -168,13 +168,13 @@ class BatchNorm(nnx.Module):
         return y
 
     def _parts(self) -> int:
-        """In how many equal parts the batch is split."""
+        """The number of equal parts that the batch is split into."""
         try:
             return 1 if self.axis_name is None else lax.psum(1, self.axis_name)
         except NameError:
             raise ValueError(
-                f"`axis_name` (={self.axis_name!r}) is no axis here: in training mode, call the "
-                "model within `jax.shard_map` or `jax.pmap` over it"
+                f"`axis_name` (={self.axis_name!r}) is not a mapped axis here: in training mode, "
+                "call the model within `jax.shard_map` or `jax.pmap` over that axis"
             ) from None
 
     def _update(self, mean: jax.Array, unbiased_var: jax.Array) -> None:
@@ -182,8 +182,8 @@ class BatchNorm(nnx.Module):
             return
         batches = self.num_batches_tracked[...] + 1
         weight = 1.0 / batches.astype(mean.dtype) if self.momentum is None else self.momentum
-        # Not by `variable[...] =`, which asks a tracer for its sharding: JAX's answer that there is
-        # none searches all that was traced before, four fifths of the time to trace ResNet-152.
+        # Not `variable[...] =`, which asks a tracer for its sharding: to find that it has none, JAX
+        # searches everything traced so far, which takes 4/5 of the time to trace ResNet-152.
         self.num_batches_tracked.set_value(batches)
         for running, new in ((self.mean, mean), (self.var, unbiased_var)):
             old = running[...]
@@ -191,11 +191,11 @@ class BatchNorm(nnx.Module):
             running.set_value(moved.astype(old.dtype))
 
     def set_view(self, use_running_average: bool | None = None) -> None:
-        """Let `nnx.view(model, use_running_average=...)` give another mode over the same
-        variables.
+        """Set the mode for `nnx.view(model, use_running_average=...)`, which gives a model in
+        another mode over the same variables.
 
         Args:
-          use_running_average: use the running statistics, as `eval()` does; None leaves it.
+          use_running_average: use the running statistics, as after `eval()`; None changes nothing.
         """
         if use_running_average is not None:
             self.use_running_average = use_running_average
@@ -208,9 +208,9 @@ def _check_axis_name(axis_name: AxisName) -> None:
 
 
 class GroupNorm(nnx.GroupNorm):
-    """`torch.nn.GroupNorm` over the last axis, the variance taken about the mean.
+    """`torch.nn.GroupNorm` with channels on the last axis; the variance is E[(x - mean)^2].
 
-    Variables: `scale`, `bias` (num_features,).
+    Variables: `scale`, `bias` `(num_features,)`.
 
     Source: Wu and He 2018, https://arxiv.org/abs/1803.08494.
     """
@@ -227,15 +227,15 @@ class GroupNorm(nnx.GroupNorm):
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        """Start with scale 1 and bias 0.
+        """Initialise with scale 1 and bias 0.
 
         Args:
-            num_features: channels.
-            num_groups: groups of neighbouring channels that share their statistics.
-            eps: added to the variance.
-            dtype: of the result; None takes the widest of input and parameters.
-            param_dtype: of the parameters.
-            rngs: required by `nnx.GroupNorm`, which draws nothing from it that shows.
+            num_features: number of channels.
+            num_groups: number of groups of adjacent channels; each group shares its statistics.
+            eps: constant added to the variance.
+            dtype: dtype of the result; None promotes input and parameters to a common dtype.
+            param_dtype: dtype of the parameters.
+            rngs: required by `nnx.GroupNorm`; has no influence on the values.
 
         Raises: ValueError if `num_groups` does not divide `num_features`.
         """
@@ -255,10 +255,9 @@ class GroupNorm(nnx.GroupNorm):
     def __call__(
         self, x: Float[Array, "N *spatial C"], *, mask: jax.Array | None = None
     ) -> Float[Array, "N *spatial C"]:
-        """Normalise each group of each image of `x` `(N, ..., num_features)`.
+        """Normalise each channel group of each image in `x` `(N, ..., num_features)`.
 
-        Raises: ValueError for another number of channels, or an input that is not of a floating
-            type.
+        Raises: ValueError if `x` has another number of channels or is not of a floating type.
         """
         x = as_floating(x)
         if x.ndim < 2 or x.shape[-1] != self.num_features:
@@ -266,7 +265,7 @@ class GroupNorm(nnx.GroupNorm):
         return super().__call__(x, mask=mask)
 
     def multiply_adds(self, shape: tuple[int, ...]) -> int:
-        """1 for each parameter, as in the published counts."""
+        """1 per parameter, as in the published counts."""
         return count_norm(self.scale, self.bias)
 
 
@@ -274,8 +273,10 @@ NORMS: dict[str, Callable[..., nnx.Module]] = {"batch_norm": BatchNorm, "group_n
 
 
 def check_norm(argument: str, norm: Norm) -> None:
-    """Raise ValueError, naming `argument`, if `norm` is no name in `NORMS`, callable or None, or
-    builds Flax's own batch norm.
+    """Check that `norm` is a name in `NORMS`, a callable or None.
+
+    Raises: ValueError that names `argument` if it is none of these, or builds Flax's own batch
+        norm.
     """
     known = norm in NORMS if isinstance(norm, str) else norm is None or callable(norm)
     if not known:
@@ -290,19 +291,21 @@ def check_norm(argument: str, norm: Norm) -> None:
 
 
 def _flaxs_batch_norm(argument: str, norm: Norm) -> ValueError:
-    """It would train, and no PyTorch layer could take over its statistics."""
+    """The error for Flax's batch norm: it would train, but its statistics cannot be converted to
+    PyTorch.
+    """
     return ValueError(
         f"`{argument}` (={norm!r}) must not build Flax's `BatchNorm`, whose running variance is "
-        'biased and whose weights PyTorch has no layer for: "batch_norm" and '
-        "`flaxblocks.nn.BatchNorm` (`momentum=0.1` for Flax's 0.9) are converted"
+        'biased and which has no equivalent in PyTorch: use "batch_norm" or '
+        "`flaxblocks.nn.BatchNorm` (`momentum=0.1` for Flax's 0.9), which are converted"
     )
 
 
 def set_batch_norm(norm: Norm, *, norm_eps: float, norm_momentum: float) -> Norm:
-    """`norm`, or for "batch_norm" what builds one with this epsilon, and this weight of a new batch
-    in the running statistics.
+    """Bind `norm_eps` and `norm_momentum` (PyTorch's) to "batch_norm"; return any other norm
+    unchanged.
 
-    Raises: ValueError for an unknown norm, an epsilon that is not positive, or a momentum out of
+    Raises: ValueError for an unknown norm, an epsilon that is not positive, or a momentum outside
         [0, 1].
     """
     check_norm("norm_layer", norm)
@@ -321,8 +324,8 @@ def make_norm(
     param_dtype: DTypeLike,
     rngs: nnx.Rngs,
 ) -> nnx.Module | None:
-    """The norm of that name (`NORMS`), or what `norm` builds, for `num_features` channels; None for
-    None.
+    """Build the norm for `num_features` channels that `norm`, a name in `NORMS` or a callable,
+    stands for; None gives None.
 
     Raises: ValueError for an unknown name, listing the known ones, and for Flax's own batch norm.
     """
@@ -331,6 +334,6 @@ def make_norm(
         return None
     make = NORMS[norm] if isinstance(norm, str) else norm
     made = make(num_features, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
-    if isinstance(made, nnx.BatchNorm):  # of a function
+    if isinstance(made, nnx.BatchNorm):  # built by a function, which `check_norm` cannot look into
         raise _flaxs_batch_norm("norm", norm)
     return made

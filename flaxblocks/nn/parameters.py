@@ -1,4 +1,4 @@
-"""How many parameters a module has, in all and of its own."""
+"""The number of parameters of a module, with and without its submodules."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -11,13 +11,13 @@ __all__ = ["count_parameters", "own_parameters"]
 
 
 def count_parameters(module: nnx.Module) -> int:
-    """Trainable parameters; running statistics are none."""
+    """The number of trainable parameters of a module; running statistics are not included."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(nnx.state(module, nnx.Param)))
 
 
 def own_parameters(module: nnx.Module) -> int:
-    """How many numbers of its parameters lie in no layer below it, but in itself or a list of
-    its.
+    """The number of parameters that a module holds itself or in its containers, without those of
+    its submodules.
     """
     own, seen, pending = 0, {id(module)}, list(_attributes(module))
     while pending:
@@ -33,7 +33,7 @@ def own_parameters(module: nnx.Module) -> int:
 
 
 def _attributes(node: Any) -> Iterable[Any]:
-    """What a module or a container holds; nothing of anything else."""
+    """The attributes of a module or the items of a container; empty for anything else."""
     if isinstance(node, nnx.Module):
         return vars(node).values()
     if isinstance(node, Mapping):

@@ -1,4 +1,4 @@
-"""Modules and variables by their dotted paths, such as `blocks.3.expand.conv`."""
+"""Look up modules and variables by dotted paths such as `blocks.3.expand.conv`."""
 
 from typing import Any
 
@@ -8,9 +8,9 @@ __all__ = ["descend"]
 
 
 def descend(module: nnx.Module, path: str) -> Any:
-    """The module or variable at a dotted path; None where a step is None.
+    """The module or variable at a dotted path; None if a step of the path is None.
 
-    Raises: AttributeError, IndexError, KeyError or TypeError where there is none.
+    Raises: AttributeError, IndexError, KeyError or TypeError if the path does not exist.
     """
     node: Any = module
     for step in filter(None, path.split(".")):

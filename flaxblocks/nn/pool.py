@@ -1,8 +1,7 @@
-"""Pooling with PyTorch's semantics: symmetric padding, `ceil_mode`, max over -inf borders.
+"""Pooling with PyTorch's semantics: symmetric padding, `ceil_mode`, max pooling padded with -inf.
 
-The functions do the work. `MaxPool` and `AvgPool` are the same as modules, for the models whose
-PyTorch original has the pool as a module: as such it has a name, which `parity.compare` and
-`flaxblocks info` show.
+`MaxPool` and `AvgPool` wrap the functions as modules, for models whose PyTorch original has the
+pool as a module: a module has a name, which `parity.compare` and `flaxblocks info` show.
 """
 
 import math
@@ -38,7 +37,7 @@ Antialias = Literal["avg", "blur"] | None
 def _window(
     size: int, kernel: int, stride: int, padding: int, dilation: int, ceil_mode: bool
 ) -> tuple[int, int]:
-    """Output pixels along one axis, and the padding after it that makes the windows fit."""
+    """Output pixels along one axis, and the padding after the image that makes the windows fit."""
     reach = dilation * (kernel - 1) + 1
     room = size + 2 * padding - reach
     if room < (1 - stride if ceil_mode else 0):  # `ceil_mode` lets a window hang over the edge
@@ -81,8 +80,8 @@ def max_pool(
 ) -> Float[Array, "N Ho Wo C"]:
     """`torch.nn.functional.max_pool2d` on `(N, H, W, C)`; `stride` defaults to `kernel_size`.
 
-    Raises: ValueError if `x` is no array, the padding exceeds half the kernel, or the window the
-        image.
+    Raises: ValueError if `x` is not an array, the padding exceeds half the kernel, or the window
+        exceeds the padded image.
     """
     x = as_array(x)
     kernel, pads = pair("kernel_size", kernel_size), pair("padding", padding, minimum=0)
@@ -97,8 +96,9 @@ def max_pool(
 def _dilated_max(
     x: jax.Array, kernel: Pair, strides: Pair, dilations: Pair, padding: list[Pair]
 ) -> jax.Array:
-    """The maximum over shifted images: JAX cannot differentiate a dilated `reduce_window`. Of equal
-    values the first has the gradient, as in PyTorch.
+    """The maximum over shifted images, because JAX cannot differentiate a dilated `reduce_window`.
+
+    Of several equal values, the first receives the gradient, as in PyTorch.
     """
     padded = jnp.pad(x, padding, constant_values=-jnp.inf)
     height, width = (
@@ -128,11 +128,12 @@ def avg_pool(
 ) -> Float[Array, "N Ho Wo C"]:
     """`torch.nn.functional.avg_pool2d` on `(N, H, W, C)`; `stride` defaults to `kernel_size`.
 
-    `count_include_pad` divides by the window within the padded image, otherwise within the image
-    itself. Pixels that only `ceil_mode` added never count.
+    The sum is divided by the number of window pixels that lie in the padded image, or in the image
+    itself if `count_include_pad` is False. Pixels beyond the padding, which `ceil_mode` adds, never
+    count.
 
     Raises: ValueError if `x` is not of a floating type, the padding exceeds half the kernel, or the
-        window the image.
+        window exceeds the padded image.
     """
     x = as_floating(x)
     kernel, pads = pair("kernel_size", kernel_size), pair("padding", padding, minimum=0)
@@ -140,11 +141,12 @@ def avg_pool(
     padding_all = _padding(x, kernel, strides, pads, (1, 1), ceil_mode)
 
     def windows_sum(values: jax.Array, padding: list[tuple[int, int]]) -> jax.Array:
-        # A NumPy zero: under `jax.jit` a traced one hides the sum, and with it the derivative.
+        # A NumPy zero: with a traced one, JAX does not recognise the sum under `jax.jit` and cannot
+        # differentiate it.
         zero = np.zeros((), values.dtype)
         return lax.reduce_window(values, zero, lax.add, (1, *kernel, 1), (1, *strides, 1), padding)
 
-    # Narrow types are added up in float32: in bfloat16 a sum of ones stops at 256.
+    # float16 and bfloat16 are summed in float32: in bfloat16 a sum of ones stops at 256.
     wide = jnp.promote_types(x.dtype, jnp.float32)
     counted = jnp.ones((1, *x.shape[1:3], 1), wide)
     counted_padding = padding_all
@@ -157,7 +159,7 @@ def avg_pool(
 
 
 def global_avg_pool(x: Float[Array, "N H W C"]) -> Float[Array, "N C"]:
-    """Mean over height and width: `(N, H, W, C)` to `(N, C)`.
+    """Average over height and width, `(N, H, W, C)` to `(N, C)`.
 
     Raises: ValueError if `x` is not of a floating type.
     """
@@ -169,11 +171,11 @@ def _mean_of_pixels(x: jax.Array) -> jax.Array:
 
 
 def _mean_of_rows(x: jax.Array) -> jax.Array:
-    """The mean of the rows' means.
+    """The mean over all pixels, as the mean of the rows' means.
 
-    XLA's CPU backend adds up one pixel after the other, up to 1,024 of them. That leaves three
-    times the rounding error of PyTorch's mean, and a gate's batch norm, which sees how little the
-    images differ, makes much of it.
+    XLA's CPU backend adds up to 1,024 pixels one after another. This gives three times the rounding
+    error of PyTorch's mean, which a batch norm in a gate amplifies, because the means of different
+    images are close to each other.
     """
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     return wide.mean(2).mean(1).astype(x.dtype)
@@ -182,10 +184,10 @@ def _mean_of_rows(x: jax.Array) -> jax.Array:
 def adaptive_avg_pool(
     x: Float[Array, "N H W C"], output_size: int | Pair
 ) -> Float[Array, "N Ho Wo C"]:
-    """`torch.nn.functional.adaptive_avg_pool2d`: cell `i` of `n` is the mean over [floor(i H / n),
-    ceil((i + 1) H / n)).
+    """`torch.nn.functional.adaptive_avg_pool2d`: cell `i` of `n` is the mean over
+    [floor(i H / n), ceil((i + 1) H / n)).
 
-    Raises: ValueError if `x` is not of a floating type, or a number of cells not positive.
+    Raises: ValueError if `x` is not of a floating type or `output_size` is not positive.
     """
     x = as_floating(x)
     rows, columns = pair("output_size", output_size)
@@ -196,23 +198,23 @@ def adaptive_avg_pool(
         means = [lax.slice_in_dim(values, *ends, axis=axis).mean(axis) for ends in bounds]
         return jnp.stack(means, axis)
 
-    # The cells of one row are equally tall, so the mean of the rows' means is the cell's.
+    # All cells in a row have the same height, so averaging height and width separately is exact.
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     return averaged(averaged(wide, 1, rows), 2, columns).astype(x.dtype)
 
 
 class Pool(nnx.Module):
-    """What has no variables, and no products that the published counts know."""
+    """Base of the pools: no variables, and no multiply-adds in the published counts."""
 
     torch_names = ()
 
     def multiply_adds(self, shape: tuple[int, ...]) -> int:
-        """None."""
+        """0, as in the published counts."""
         return 0
 
 
 class MaxPool(Pool):
-    """`max_pool` with fixed windows: `torch.nn.MaxPool2d`."""
+    """`torch.nn.MaxPool2d`: `max_pool` as a module."""
 
     def __init__(
         self,
@@ -223,7 +225,7 @@ class MaxPool(Pool):
         dilation: int | Pair = 1,
         ceil_mode: bool = False,
     ):
-        """Keep the arguments of `max_pool`. Raises: ValueError for one out of range."""
+        """Store the arguments for `max_pool`. Raises: ValueError if one is out of range."""
         self.kernel_size = pair("kernel_size", kernel_size)
         self.stride = self.kernel_size if stride is None else pair("stride", stride)
         self.padding = pair("padding", padding, minimum=0)
@@ -232,11 +234,11 @@ class MaxPool(Pool):
 
     @property
     def title(self) -> str:
-        """Such as `3x3 max pool, stride 2`."""
+        """A short description, such as `3x3 max pool, stride 2`."""
         return pool_title(self.kernel_size, "max pool", self.stride)
 
     def __call__(self, x: Float[Array, "N H W C"]) -> Float[Array, "N Ho Wo C"]:
-        """The largest value of each window."""
+        """The maximum of each window, `(N, H, W, C)` to `(N, Ho, Wo, C)`."""
         return max_pool(
             x,
             self.kernel_size,
@@ -248,7 +250,7 @@ class MaxPool(Pool):
 
 
 class AvgPool(Pool):
-    """`avg_pool` with fixed windows: `torch.nn.AvgPool2d`."""
+    """`torch.nn.AvgPool2d`: `avg_pool` as a module."""
 
     def __init__(
         self,
@@ -259,7 +261,7 @@ class AvgPool(Pool):
         ceil_mode: bool = False,
         count_include_pad: bool = True,
     ):
-        """Keep the arguments of `avg_pool`. Raises: ValueError for one out of range."""
+        """Store the arguments for `avg_pool`. Raises: ValueError if one is out of range."""
         self.kernel_size = pair("kernel_size", kernel_size)
         self.stride = self.kernel_size if stride is None else pair("stride", stride)
         self.padding = pair("padding", padding, minimum=0)
@@ -268,11 +270,11 @@ class AvgPool(Pool):
 
     @property
     def title(self) -> str:
-        """Such as `3x3 average pool, stride 2`."""
+        """A short description, such as `3x3 average pool, stride 2`."""
         return pool_title(self.kernel_size, "average pool", self.stride)
 
     def __call__(self, x: Float[Array, "N H W C"]) -> Float[Array, "N Ho Wo C"]:
-        """The mean of each window."""
+        """The mean of each window, `(N, H, W, C)` to `(N, Ho, Wo, C)`."""
         return avg_pool(
             x,
             self.kernel_size,
@@ -284,23 +286,23 @@ class AvgPool(Pool):
 
 
 class BlurPool(Pool):
-    """A 3x3 binomial filter with a stride, on an image continued by reflection.
+    """A 3x3 binomial filter with a stride, on an image padded by reflection.
 
     Source: Zhang 2019, https://arxiv.org/abs/1904.11486, section 3.2.
     """
 
     def __init__(self, stride: int = 2):
-        """Keep the pixels between windows. Raises: ValueError if it is not positive."""
+        """Set `stride`, the pixels between windows. Raises: ValueError if it is not positive."""
         check_positive(stride=stride)
         self.stride = stride
 
     @property
     def title(self) -> str:
-        """Such as `3x3 blur, stride 2`."""
+        """A short description, such as `3x3 blur, stride 2`."""
         return pool_title((3, 3), "blur", (self.stride, self.stride))
 
     def __call__(self, x: Float[Array, "N H W C"]) -> Float[Array, "N Ho Wo C"]:
-        """`(N, H, W, C)` to `(N, H / stride, W / stride, C)`, sizes rounded up.
+        """Blur `x` `(N, H, W, C)` to `(N, ceil(H / stride), ceil(W / stride), C)`.
 
         Raises: ValueError if `x` is not of a floating type.
         """
@@ -313,8 +315,13 @@ class BlurPool(Pool):
 
 
 def make_antialias(kind: Antialias, stride: int) -> AvgPool | BlurPool | None:
-    """The pool that takes over the stride of a convolution before it; None for None or stride 1.
+    """The pool that replaces the stride of the preceding convolution.
 
+    Args:
+        kind: "avg", "blur" or None.
+        stride: the stride to replace.
+
+    Returns: None if `kind` is None or `stride` is 1.
     Raises: ValueError for an unknown kind.
     """
     check_choice("antialias", kind, ("avg", "blur", None))

@@ -1,4 +1,4 @@
-"""What a kind of layer does, in the few words that stand in a picture."""
+"""Short descriptions of layers, as shown in diagrams."""
 
 from collections.abc import Sequence
 
@@ -8,14 +8,14 @@ __all__ = ["convolution_title", "pool_title"]
 def convolution_title(
     taps: Sequence[int], groups: int, in_features: int, stride: Sequence[int]
 ) -> str:
-    """`3x3 depthwise, stride 2`."""
+    """The description of a convolution, such as `3x3 depthwise, stride 2`."""
     kind = "conv" if groups == 1 else f"conv in {groups} groups"
     kind = "depthwise" if groups == in_features > 1 else kind
     return f"{_by(taps)} {kind}{_stride(stride)}"
 
 
 def pool_title(window: Sequence[int], kind: str, stride: Sequence[int]) -> str:
-    """`3x3 max pool, stride 2`."""
+    """The description of a pool, such as `3x3 max pool, stride 2`."""
     return f"{_by(window)} {kind}{_stride(stride)}"
 
 

@@ -1,4 +1,4 @@
-"""What PyTorch calls the variables of a layer, and how their axes lie there."""
+"""PyTorch's names for the variables of a layer, and the order of their axes."""
 
 from typing import NamedTuple
 
@@ -6,12 +6,12 @@ __all__ = ["AFFINE", "BATCH_NORM", "CONVOLUTION", "LINEAR", "TorchName"]
 
 
 class TorchName(NamedTuple):
-    """One variable of a layer, in both frameworks.
+    """The names and axes of one variable in both frameworks.
 
     Attributes:
-        native: the attribute of the Flax layer.
-        foreign: its name in PyTorch's layer.
-        axes: the native axes in PyTorch's order; None for the same order.
+        native: name of the attribute of the Flax layer.
+        foreign: name in PyTorch's layer.
+        axes: the native axes in PyTorch's order; None if the order is the same.
     """
 
     native: str
@@ -19,7 +19,7 @@ class TorchName(NamedTuple):
     axes: tuple[int, ...] | None = None
 
 
-# Each in the order of PyTorch's state dict.
+# Each tuple is in the order of PyTorch's state dict.
 _BIAS = TorchName("bias", "bias")
 CONVOLUTION = (TorchName("kernel", "weight", (3, 2, 0, 1)), _BIAS)  # HWIO -> OIHW
 LINEAR = (TorchName("kernel", "weight", (1, 0)), _BIAS)

@@ -278,7 +278,9 @@ FLAXS = {
 @pytest.mark.parametrize("norm", FLAXS.values(), ids=FLAXS)
 def test_flaxs_batch_norm_is_refused_where_a_norm_is_built(norm):
     """Its statistics are none that PyTorch has."""
-    message = r"must not build Flax's `BatchNorm`, .*: \"batch_norm\" and `flaxblocks.nn.BatchNorm`"
+    message = (
+        r"must not build Flax's `BatchNorm`, .*: use \"batch_norm\" or `flaxblocks.nn.BatchNorm`"
+    )
     with pytest.raises(ValueError, match=rf"`norm` \(=.*\) {message}"):
         ConvNormAct(3, 4, 1, norm=norm, rngs=nnx.Rngs(0))
     for name in ("resnet18", "mobilenet_v3_small"):  # of which one sets the epsilon of its norm

@@ -1,1 +1,1 @@
-"""Formulations of convolutions: the same numbers, as the device computes them fastest."""
+"""Formulations of convolutions that compute the same result, each fastest in some case."""

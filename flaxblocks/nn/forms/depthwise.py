@@ -1,12 +1,12 @@
-"""The depthwise convolution as XLA's CPU backend runs it fast, forward and backward.
+"""The depthwise convolution in a form that is fast on XLA's CPU backend, forward and backward.
 
-Forward it is the sum over taps of a shifted image times that tap's row of channels, which XLA fuses
-into one pass. Differentiated as it stands, that form would give the image's gradient as nine padded
-images, and the kernel's as nine sums over all pixels, which XLA's CPU backend adds up channel by
-channel, out of step with memory. So its derivative is written out in two other forms of the same
-linear maps, chosen for what they become when JAX transposes them: the image's tangent in a form
-whose transpose is again a sum of shifts, the kernel's in one whose transpose adds up the image row
-by row, all channels at once (4 to 15 times faster than the nine sums).
+The forward pass sums, over the taps, a shifted image times that tap's row of channels, which XLA
+fuses into one pass. JAX's own derivative of that form would compute the gradient of the image from
+nine padded images, and that of the kernel from nine sums over all pixels, which XLA's CPU backend
+computes channel by channel, with strided memory access. The derivative is therefore written out in
+two other forms of the same linear maps, chosen for their transposes: the transpose of the image's
+tangent is again a sum of shifts, and that of the kernel's tangent sums the image row by row, all
+channels at once (4 to 15 times faster than the nine sums).
 """
 
 from functools import partial
@@ -23,11 +23,11 @@ __all__ = ["depthwise"]
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
 def depthwise(x: jax.Array, taps: jax.Array, geometry: Geometry) -> jax.Array:
-    """Convolve each channel by itself.
+    """Convolve each channel separately.
 
     Args:
         x: `(N, H, W, C)`.
-        taps: `(kh, kw, C, M)`: channel `c` of the image gives `M` channels of the output.
+        taps: `(kh, kw, C, M)`; each channel of the image gives `M` channels of the output.
         geometry: stride, padding and dilation.
 
     Returns: `(N, Ho, Wo, C, M)`.
@@ -54,8 +54,8 @@ def _depthwise_jvp(geometry: Geometry, primals, tangents):
 
 
 def _scattered(x: jax.Array, taps: jax.Array, geometry: Geometry) -> jax.Array:
-    """`depthwise`, each pixel sent to where it is used: linear in `x`, its transpose a sum of
-    shifts.
+    """`depthwise` as a scatter, which adds each pixel to the outputs that use it: linear in `x`,
+    with a sum of shifts as its transpose.
     """
     kernel = taps.shape[:2]
     reach = [d * (k - 1) for k, d in zip(kernel, geometry.dilation, strict=True)]
@@ -65,7 +65,7 @@ def _scattered(x: jax.Array, taps: jax.Array, geometry: Geometry) -> jax.Array:
         sent = [(r - shift, shift, 0) for r, shift in zip(reach, shifts, strict=True)]
         product = x[..., None] * taps[i, j]
         total += lax.pad(product, jnp.zeros((), x.dtype), [(0, 0, 0), *sent, (0, 0, 0), (0, 0, 0)])
-    # Cell `t` of `total` is the window that begins `reach - t` pixels before the image.
+    # Cell `t` of `total` is the window that starts `reach - t` pixels before the image.
     output = geometry.output(x.shape[1:3], kernel)
     first = [r - before for r, (before, _) in zip(reach, geometry.padding, strict=True)]
     low = [max(-f, 0) for f in first]
@@ -80,7 +80,9 @@ def _scattered(x: jax.Array, taps: jax.Array, geometry: Geometry) -> jax.Array:
 
 
 def _by_rows(x: jax.Array, taps: jax.Array, geometry: Geometry) -> jax.Array:
-    """`depthwise` one output row at a time: linear in `taps`, its transpose adds up whole rows."""
+    """`depthwise`, one output row at a time: linear in `taps`, with a transpose that sums whole
+    rows.
+    """
     rows, columns = geometry.output(x.shape[1:3], taps.shape[:2])
     padded = pad(x, geometry)
     batch = x.shape[0]
@@ -96,7 +98,8 @@ def _by_rows(x: jax.Array, taps: jax.Array, geometry: Geometry) -> jax.Array:
             total += window(line, 0, j, (1, columns), geometry)[..., None] * tap
         return None, total[:, 0]
 
-    # Else the windows that rows meet would be kept for the transpose: the image, once for each tap.
+    # Without the checkpoint, the scan would store every row's windows for the transpose: the image
+    # once per tap.
     _, y = lax.scan(jax.checkpoint(row, prevent_cse=False), None, jnp.arange(rows))
     return jnp.moveaxis(y, 0, 1)
 

@@ -1,8 +1,8 @@
-"""The grouped convolution as XLA's CPU backend runs it fast.
+"""The grouped convolution in two forms that are fast on XLA's CPU backend.
 
-With a handful of channels in each group it is a sum over taps and channels of a shifted image times
-a row of the kernel, which XLA fuses into one pass: 3 to 6 times faster than its own grouped
-convolution. With few wide groups it is one plain convolution for each.
+With few channels per group, `grouped` sums, over taps and channels, a shifted image times a row of
+the kernel, which XLA fuses into one pass, 3 to 6 times faster than its own grouped convolution.
+With few but wide groups, `separate_groups` runs one plain convolution per group.
 """
 
 from functools import partial
@@ -18,16 +18,16 @@ __all__ = ["grouped", "separate_groups"]
 
 @partial(jax.custom_jvp, nondiff_argnums=(2, 3))
 def grouped(x: jax.Array, kernel: jax.Array, geometry: Geometry, groups: int) -> jax.Array:
-    """Convolve each group of channels by itself, as a sum of products.
+    """Convolve each group of channels separately, as a sum of products.
 
-    Its derivatives are those of XLA's convolution: transposed, this form would pad the image once
-    for each product.
+    Its derivatives use XLA's convolution, since the transpose of this form would pad the image once
+    per product.
 
     Args:
         x: `(N, H, W, C)`.
         kernel: `(kh, kw, C // groups, O)`.
         geometry: stride, padding and dilation.
-        groups: at least 1; divides C and O.
+        groups: number of groups, at least 1; divides C and O.
 
     Returns: `(N, Ho, Wo, O)`.
     """
@@ -58,6 +58,6 @@ def _grouped_jvp(geometry: Geometry, groups: int, primals, tangents):
 
 
 def separate_groups(x: jax.Array, kernel: jax.Array, geometry: Geometry, groups: int) -> jax.Array:
-    """The same map, a plain convolution for each group and the results side by side."""
+    """The result of `grouped`, by a plain convolution for each group."""
     parts = zip(jnp.split(x, groups, -1), jnp.split(kernel, groups, -1), strict=True)
     return jnp.concatenate([plain_conv(*part, geometry) for part in parts], -1)

@@ -1,4 +1,4 @@
-"""Where the windows of a convolution lie."""
+"""The positions of a convolution's windows."""
 
 from typing import NamedTuple
 
@@ -12,15 +12,19 @@ Pair = tuple[int, int]
 
 
 def conv_output_size(size: int, kernel_size: int, stride: int, padding: Pair, dilation: int) -> int:
-    """Output pixels along one axis: `(size + before + after - dilation (kernel - 1) - 1) // stride
-    + 1`, `padding` being the zeros (before, after) the image.
+    """Output pixels along one axis, where `padding` is the zeros (before, after) the image:
+    `(size + before + after - dilation (kernel - 1) - 1) // stride + 1`.
     """
     return (size + sum(padding) - dilation * (kernel_size - 1) - 1) // stride + 1
 
 
 class Geometry(NamedTuple):
-    """Where the windows lie: for height and width, the pixels between windows, the zeros (before,
-    after) the image, and the pixels between taps.
+    """The window positions of a convolution, each field for (height, width).
+
+    Attributes:
+        stride: pixels between windows.
+        padding: zeros (before, after) the image.
+        dilation: pixels between taps.
     """
 
     stride: Pair
@@ -47,12 +51,12 @@ def plain_conv(x: jax.Array, kernel: jax.Array, geometry: Geometry, groups: int 
 
 
 def pad(x: jax.Array, geometry: Geometry) -> jax.Array:
-    """The image with its zeros around it."""
+    """The image padded with zeros."""
     return jnp.pad(x, [(0, 0), *geometry.padding, (0, 0)])
 
 
 def window(padded: jax.Array, i: int, j: int, output: Pair, geometry: Geometry) -> jax.Array:
-    """The pixels of a padded image that tap (i, j) meets, `(N, *output, C)`."""
+    """The pixels of a padded image that tap (i, j) multiplies, `(N, *output, C)`."""
     batch, _, _, channels = padded.shape
     first = [t * d for t, d in zip((i, j), geometry.dilation, strict=True)]
     last = [f + (n - 1) * s + 1 for f, n, s in zip(first, output, geometry.stride, strict=True)]
