@@ -1,4 +1,4 @@
-"""The basic residual block: two 3x3 convolutions, add."""
+"""The basic residual block of ResNet: two 3x3 convolutions and a shortcut."""
 
 from functools import partial
 
@@ -27,8 +27,8 @@ __all__ = ["BasicBlock"]
 class BasicBlock(nnx.Module):
     """final_activation(conv2(conv1(x)) + shortcut(x)).
 
-    `conv1` is 3x3 with the stride, `conv2` 3x3 without activation. `shortcut` is a 1x1
-    `ConvNormAct` without activation where the shape changes, else the identity.
+    `conv1` is a 3x3 `ConvNormAct` with the stride, `conv2` a 3x3 one without activation. `shortcut`
+    is a 1x1 `ConvNormAct` without activation if the shape changes, else the identity.
 
     Source: He et al. 2016, https://arxiv.org/abs/1512.03385, figure 5, left.
     """
@@ -58,22 +58,22 @@ class BasicBlock(nnx.Module):
         Args:
             in_features: channels of the input.
             out_features: channels of the output.
-            stride: of the first convolution and of the shortcut.
-            bias: of the convolutions.
-            norm: after each convolution; a name, what builds a norm, or None.
-            activation: after the first convolution.
-            final_activation: after the addition.
-            squeeze_excite: gate of the branch after its last norm: a reduction, what builds a
-                `SqueezeExcite`, or None.
-            antialias: "avg" or "blur" takes the stride out of the convolution and puts such a pool
-                after it.
-            pool_shortcut: average-pool the shortcut in place of its stride (ResNet-D).
+            stride: stride of the first convolution and of the shortcut.
+            bias: whether the convolutions have a bias.
+            norm: the norm after each convolution: its name, a callable that builds it, or None.
+            activation: activation after the first convolution.
+            final_activation: activation after the addition.
+            squeeze_excite: gate after the branch's last norm: the reduction of a `SqueezeExcite`, a
+                callable that builds a gate, or None.
+            antialias: "avg" or "blur" replaces the stride of the convolution by an average or blur
+                pool after it.
+            pool_shortcut: replace the stride of the shortcut by an average pool (ResNet-D).
             stochastic_depth: probability of dropping the branch in training.
-            zero_init_last: start the branch at 0, by the scale of its last norm.
-            dtype: of the computation; None takes the widest of input and parameters.
-            param_dtype: of the parameters.
-            kernel_init: draws the kernels; PyTorch's default unless given.
-            rngs: `params` is drawn from; `dropout` too if `stochastic_depth` is above 0.
+            zero_init_last: initialise the scale of the branch's last norm to 0.
+            dtype: dtype of the computation; None promotes input and parameters to a common dtype.
+            param_dtype: dtype of the parameters.
+            kernel_init: initialiser of the kernels; by default PyTorch's.
+            rngs: random streams: `params`, and `dropout` if `stochastic_depth` is above 0.
 
         Raises: ValueError if a number is out of range.
         """
@@ -103,8 +103,8 @@ class BasicBlock(nnx.Module):
             zero_scale(self.conv2.norm)
 
     def __call__(self, x: Float[Array, "N H W I"]) -> Float[Array, "N Ho Wo O"]:
-        """`(N, H, W, in_features)` to `(N, H / stride, W / stride, out_features)`, sizes rounded
-        up.
+        """Map `x` `(N, H, W, in_features)` to
+        `(N, ceil(H / stride), ceil(W / stride), out_features)`.
         """
         branch = (self.conv1, self.antialias, self.conv2, self.squeeze_excite)
         y = apply(x, *branch, self.stochastic_depth)

@@ -1,4 +1,4 @@
-"""The bottleneck residual block: narrow, convolve, widen, add."""
+"""The bottleneck residual block of ResNet: reduce, convolve, expand, add."""
 
 from functools import partial
 from typing import Literal
@@ -42,13 +42,13 @@ class BottleNeck(nnx.Module):
     """final_activation(expand(squeeze_excite(conv(reduce(x)))) + shortcut(x)); absent layers are
     None.
 
-    `reduce` is 1x1 to the block's inner width, `conv` 3x3 with the stride unless `reduce` has it,
-    `expand` 1x1 without activation. `shortcut` is a 1x1 `ConvNormAct` where the shape changes,
-    else the identity. The defaults are the article's; ResNet's block is `bias=False,
-    shortcut_activation=None`, and ResNeXt's has `groups`, the paper's cardinality, besides.
+    `reduce` is a 1x1 `ConvNormAct` to the inner width, `conv` a 3x3 one with the stride (unless
+    `reduce` has it), and `expand` a 1x1 one without activation. `shortcut` is a 1x1 `ConvNormAct`
+    if the shape changes, else the identity. The defaults are the article's; for ResNet's block set
+    `bias=False, shortcut_activation=None`, for ResNeXt's also `groups`, the paper's cardinality.
 
-    Source: He et al. 2016, https://arxiv.org/abs/1512.03385, figure 5; stride in the 3x3 as in
-        ResNet v1.5. Xie et al. 2017, https://arxiv.org/abs/1611.05431, figure 3c.
+    Source: He et al. 2016, https://arxiv.org/abs/1512.03385, figure 5; with the stride in the 3x3
+        as in ResNet v1.5. Xie et al. 2017, https://arxiv.org/abs/1611.05431, figure 3c.
     """
 
     layouts = {"article": _article("0.0")}
@@ -85,35 +85,36 @@ class BottleNeck(nnx.Module):
         Args:
             in_features: channels of the input.
             out_features: channels of the output.
-            reduction: the block's inner width is `out_features // reduction`.
-            hidden_features: the inner width itself, in place of `reduction`.
-            groups: channel groups of the 3x3 convolution.
-            stride: of the branch and of the shortcut.
-            stride_in: the branch's convolution that has it: the 3x3, as ResNet v1.5 and
-                torchvision, or the first 1x1, as the paper, Caffe and detectron2's `STRIDE_IN_1X1`.
-            bias: of the convolutions.
-            norm: after each convolution; a name, what builds a norm, or None.
-            activation: after the first two convolutions.
-            final_activation: after the addition.
-            shortcut_activation: at the end of the shortcut's 1x1; the article has a ReLU, ResNet
+            reduction: sets the inner width to `out_features // reduction`.
+            hidden_features: the inner width itself; overrides `reduction`.
+            groups: number of channel groups of the 3x3 convolution.
+            stride: stride of the branch and of the shortcut.
+            stride_in: which convolution of the branch has the stride: the 3x3, as in ResNet v1.5
+                and torchvision, or the first 1x1, as in the paper, Caffe and detectron2's
+                `STRIDE_IN_1X1`.
+            bias: whether the convolutions have a bias.
+            norm: the norm after each convolution: its name, a callable that builds it, or None.
+            activation: activation after each of the first two convolutions.
+            final_activation: activation after the addition.
+            shortcut_activation: activation after the shortcut's 1x1; the article has a ReLU, ResNet
                 none.
-            shortcut_bias: of the shortcut's convolution; None is `bias`.
-            squeeze_excite: a reduction, what builds a `SqueezeExcite` of the inner channels, or
-                None.
-            gate_output: gate the branch after its last norm (SE-ResNet) rather than the inner
-                channels before it (RegNetY).
-            antialias: "avg" or "blur" takes the stride out of the convolution and puts such a pool
-                after it.
-            pool_shortcut: average-pool the shortcut in place of its stride (ResNet-D).
+            shortcut_bias: whether the shortcut's convolution has a bias; None is `bias`.
+            squeeze_excite: gate of the inner channels: the reduction of a `SqueezeExcite`, a
+                callable that builds a gate, or None.
+            gate_output: place the gate after the branch's last norm, as SE-ResNet does, rather than
+                before `expand`, as RegNetY does.
+            antialias: "avg" or "blur" replaces the stride of the convolution by an average or blur
+                pool after it.
+            pool_shortcut: replace the stride of the shortcut by an average pool (ResNet-D).
             stochastic_depth: probability of dropping the branch in training.
-            zero_init_last: start the branch at 0, by the scale of its last norm.
-            dtype: of the computation; None takes the widest of input and parameters.
-            param_dtype: of the parameters.
-            kernel_init: draws the kernels; PyTorch's default unless given.
-            rngs: `params` is drawn from; `dropout` too if `stochastic_depth` is above 0.
+            zero_init_last: initialise the scale of the branch's last norm to 0.
+            dtype: dtype of the computation; None promotes input and parameters to a common dtype.
+            param_dtype: dtype of the parameters.
+            kernel_init: initialiser of the kernels; by default PyTorch's.
+            rngs: random streams: `params`, and `dropout` if `stochastic_depth` is above 0.
 
         Raises: ValueError if a number is out of range, `reduction` leaves no channel, or
-            `antialias` would have to go between the first convolutions.
+            `antialias` is given together with `stride_in="1x1"`.
         """
         check_positive(
             in_features=in_features, out_features=out_features, reduction=reduction, stride=stride
@@ -168,8 +169,8 @@ class BottleNeck(nnx.Module):
             zero_scale(self.expand.norm)
 
     def __call__(self, x: Float[Array, "N H W I"]) -> Float[Array, "N Ho Wo O"]:
-        """`(N, H, W, in_features)` to `(N, H / stride, W / stride, out_features)`, sizes rounded
-        up.
+        """Map `x` `(N, H, W, in_features)` to
+        `(N, ceil(H / stride), ceil(W / stride), out_features)`.
         """
         y = apply(x, self.reduce, self.conv, self.antialias)
         ends = (self.squeeze_excite, self.expand)
@@ -179,7 +180,7 @@ class BottleNeck(nnx.Module):
 
 
 class LinearBottleNeck(BottleNeck):
-    """`BottleNeck` without the activation after the addition: `final_activation=None`."""
+    """`BottleNeck` without an activation after the addition: `final_activation=None`."""
 
     layouts = {"article": _article("0")}
     __init__ = with_defaults(BottleNeck.__init__, final_activation=None)

@@ -8,14 +8,15 @@ __all__ = ["make_divisible"]
 def make_divisible(
     value: float, divisor: int = 8, minimum: int | None = None, least_part: float = 0.9
 ) -> int:
-    """The multiple of `divisor` nearest to `value`, never below 90% of it: 11.2 -> 16, 18 -> 24,
-    33.6 -> 32.
+    """Round to the nearest multiple of `divisor`, but not below 90% of `value`.
+
+    For example, 11.2 -> 16, 18 -> 24 and 33.6 -> 32.
 
     Args:
-        value: a channel count, as a width multiplier left it.
-        divisor: what the result is a multiple of.
-        minimum: the least result; `divisor` unless given.
-        least_part: the part of `value` that the result is not to go below; 0 takes the nearest.
+        value: a channel count, as scaled by a width multiplier.
+        divisor: the result is a multiple of it.
+        minimum: smallest result; by default `divisor`.
+        least_part: smallest allowed ratio of the result to `value`; 0 allows any rounding down.
 
     Source: the TensorFlow MobileNet code, which torchvision and timm follow.
     """

@@ -1,4 +1,4 @@
-"""Convolution, norm, activation: the unit that everything else is built of."""
+"""Convolution, norm and activation: the unit that all other blocks are built from."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -32,35 +32,36 @@ def _sequential(block: nnx.Module):
 
 
 def layer_names(native: str, conv: str, norm: str) -> Iterator[tuple[str, ...]]:
-    """A `ConvNormAct` that is no module of its own there: `conv` and `norm`, each by itself."""
+    """Names for a `ConvNormAct` whose `conv` and `norm` are two separate modules in PyTorch."""
     yield f"{native}.conv", conv
     yield f"{native}.norm", norm
 
 
 def conv_names(native: str, conv: str, norm: str) -> Iterator[tuple[str, ...]]:
-    """A `ConvNormAct` whose layers timm calls `conv` and `norm`; its norms carry the activation, so
-    they give the output.
+    """Names for a `ConvNormAct` whose two layers timm calls `conv` and `norm`.
+
+    timm's norm layers include the activation, so the norm's output is that of the `ConvNormAct`.
     """
     yield from layer_names(native, conv, norm)
     yield native, norm, "output"
 
 
 def timm_names(native: str, foreign: str) -> Iterator[tuple[str, ...]]:
-    """A `ConvNormAct` that is timm's module of that name."""
+    """Names for a `ConvNormAct` that is a `ConvNormAct` named `foreign` in timm."""
     return conv_names(native, f"{foreign}.conv", f"{foreign}.bn")
 
 
 def transformers_names(native: str, foreign: str) -> Iterator[tuple[str, ...]]:
-    """A `ConvNormAct` that is a convolution with norm of Hugging Face's."""
+    """Names for a `ConvNormAct` that is a convolution-and-norm layer in Hugging Face's library."""
     yield native, foreign, "output"
     yield from layer_names(native, f"{foreign}.convolution", f"{foreign}.normalization")
 
 
 class ConvNormAct(nnx.Module):
-    """activation(norm(conv(x))). Every argument of the convolution reaches it.
+    """activation(norm(conv(x))), with every argument of the convolution.
 
-    Its layouts are those of a Sequential: `0` the convolution, `1` the norm. A family whose
-    checkpoints name the layers otherwise pairs `conv` and `norm` by themselves.
+    Its layouts are those of a PyTorch `Sequential`: `0` is the convolution, `1` the norm. Model
+    families whose checkpoints use other names map `conv` and `norm` separately.
     """
 
     layouts = {"article": _sequential, "torchvision": _sequential}
@@ -89,21 +90,22 @@ class ConvNormAct(nnx.Module):
         Args:
             in_features: channels of the input.
             out_features: channels of the output.
-            kernel_size: pixels.
-            stride: pixels between windows.
+            kernel_size: pixels, an int or (height, width).
+            stride: pixels between windows, an int or (height, width).
             padding: zeros on each side, or TensorFlow's "SAME"; None is `kernel_size // 2`,
-                whatever the dilation.
-            dilation: pixels between taps.
-            groups: channel groups of the convolution.
-            bias: of the convolution. The article keeps it; papers leave it out before a norm.
-            norm: a name in `nn.NORMS`, what builds a norm (`partial(BatchNorm, eps=1e-3)`), or
-                None.
+                regardless of the dilation.
+            dilation: pixels between taps, an int or (height, width).
+            groups: number of channel groups of the convolution.
+            bias: whether the convolution has a bias. The article keeps it; papers omit it before a
+                norm.
+            norm: a name in `nn.NORMS`, a callable that builds a norm, such as
+                `partial(BatchNorm, eps=1e-3)`, or None.
             activation: a name in `nn.ACTIVATIONS`, a function, or None.
-            dtype: of the computation; None takes the widest of input and parameters.
-            param_dtype: of the parameters and running statistics.
-            kernel_init: draws the kernel; PyTorch's default unless given.
-            bias_init: draws the bias; PyTorch's default unless given.
-            rngs: `params` is drawn from.
+            dtype: dtype of the computation; None promotes input and parameters to a common dtype.
+            param_dtype: dtype of the parameters and running statistics.
+            kernel_init: initialiser of the kernel; by default PyTorch's.
+            bias_init: initialiser of the bias; by default PyTorch's.
+            rngs: random streams; parameters are drawn from the stream `params`.
 
         Raises: ValueError if a number is out of range or a name is unknown.
         """
@@ -127,7 +129,7 @@ class ConvNormAct(nnx.Module):
         self.activation = get_activation(activation)
 
     def __call__(self, x: Float[Array, "N H W I"]) -> Float[Array, "N Ho Wo O"]:
-        """`(N, H, W, in_features)` to `(N, Ho, Wo, out_features)`."""
+        """Map `x` `(N, H, W, in_features)` to `(N, Ho, Wo, out_features)`."""
         x = self.conv(x)
         if self.norm is not None:
             x = self.norm(x)
@@ -135,7 +137,7 @@ class ConvNormAct(nnx.Module):
 
     @property
     def title(self) -> str:
-        """Its convolution's."""
+        """The title of its convolution."""
         return title_of(self.conv) or type(self.conv).__name__
 
 

@@ -17,9 +17,9 @@ def _sequential(block: nnx.Module):
 
 
 class DepthWiseSeparableConv(nnx.Module):
-    """A spatial convolution of each channel by itself, then a 1x1 convolution across channels.
+    """A spatial convolution of each channel separately, then a 1x1 convolution across channels.
 
-    No norm and no activation, and unless asked for no padding: 3x3 turns 56x56 into 54x54.
+    There is no norm, no activation and by default no padding: a 3x3 kernel maps 56x56 to 54x54.
 
     Source: Howard et al. 2017, https://arxiv.org/abs/1704.04861, section 3.1.
     """
@@ -40,8 +40,8 @@ class DepthWiseSeparableConv(nnx.Module):
         kernel_init: Initializer = uniform_fan_in,
         rngs: nnx.Rngs,
     ):
-        """Build the two convolutions; `kernel_size`, `stride` and `padding` are the depthwise
-        one's.
+        """Build the two convolutions; `kernel_size`, `stride` and `padding` apply to the depthwise
+        one, all other arguments, as in `Conv`, to both.
 
         Raises: ValueError if a number is out of range.
         """
@@ -64,5 +64,5 @@ class DepthWiseSeparableConv(nnx.Module):
         self.pointwise = Conv(in_features, out_features, 1, bias=bias, **types)
 
     def __call__(self, x: Float[Array, "N H W I"]) -> Float[Array, "N Ho Wo O"]:
-        """`(N, H, W, in_features)` to `(N, Ho, Wo, out_features)`."""
+        """Map `x` `(N, H, W, in_features)` to `(N, Ho, Wo, out_features)`."""
         return self.pointwise(self.depthwise(x))

@@ -1,14 +1,14 @@
-"""Inverted bottlenecks: widen, convolve, narrow. Four blocks that differ in their middle and their
-skip.
+"""Inverted bottlenecks: expand, convolve, project. The four blocks differ in their middle
+convolution and their skip.
 
 | block | middle | skip |
 |---|---|---|
-| InvertedResidual | dense 3x3 | identity, or a 1x1 `ConvNormAct` where the shape changes |
-| MobileNetLikeBlock | dense 3x3 | identity, or none where the shape changes |
+| InvertedResidual | dense 3x3 | identity, or a 1x1 `ConvNormAct` if the shape changes |
+| MobileNetLikeBlock | dense 3x3 | identity, or none if the shape changes |
 | MBConv | depthwise 3x3 | as MobileNetLikeBlock |
-| FusedMBConv | expansion and middle in one dense 3x3 | as MobileNetLikeBlock |
+| FusedMBConv | one dense 3x3 that also expands | as MobileNetLikeBlock |
 
-The defaults are the article's, which ends each block in a ReLU and keeps biases; MobileNetV2's
+The defaults are the article's, which ends each block with a ReLU and keeps biases. MobileNetV2's
 block is `MBConv(..., expansion=6, bias=False, final_activation=None, always_expand=False)`.
 
 Source: Sandler et al. 2018, https://arxiv.org/abs/1801.04381, table 1 and figure 4; Tan and Le
@@ -38,8 +38,8 @@ BRANCH = ("expand", "conv", "squeeze_excite", "project")
 
 
 def _article(block: "InvertedResidual"):
-    """A residual block is a `ResidualAdd` in two Sequentials, one without a skip three
-    Sequentials.
+    """A block with a skip is a `ResidualAdd` in two nested `Sequential`s, one without a skip three
+    nested `Sequential`s.
     """
     branch = "0.0.block" if block.residual else "0.0.0"
     layers = [name for name in BRANCH if getattr(block, name) is not None]
@@ -88,32 +88,37 @@ class InvertedResidual(nnx.Module):
         Args:
             in_features: channels of the input.
             out_features: channels of the output.
-            expansion: the hidden width is `round(in_features * expansion)`, halves to even.
-            hidden_features: the hidden width itself, in place of `expansion`.
-            kernel_size: pixels of the middle convolution.
-            stride: of the middle convolution.
-            padding: of the middle convolution; None is `kernel_size // 2`, "SAME" TensorFlow's.
-            bias: of the convolutions. The article keeps it; the papers leave it out before a norm.
-            norm: after each convolution; a name, what builds a norm, or None.
-            activation: after `expand` and `conv`.
-            final_activation: at the end; the article has a ReLU, MobileNetV2 and EfficientNet none.
-            shortcut_activation: at the end of the shortcut's 1x1, where there is one.
-            squeeze_excite: after `conv`: the reduction of a `SqueezeExcite` of the hidden channels,
-                what builds one, or None.
-            gate_first: put it before the activation of `conv`, not after.
-            stochastic_depth: probability of dropping the branch in training, where there is a skip.
-            depthwise: the middle convolution sees each channel by itself. `MBConv(depthwise=False)`
-                is the article's literal code, whose `ConvNormAct` drops `groups`.
-            fused: leave out `expand` and let the middle convolution widen.
-            residual: have a skip at all.
-            shortcut: where the shape changes, skip by a 1x1 `ConvNormAct` rather than not at all.
-            always_expand: keep, at expansion 1, the 1x1 that then neither widens nor narrows
-                (`expand`, of a fused block `project`), as the article does; the papers leave it
-                out.
-            dtype: of the computation; None takes the widest of input and parameters.
-            param_dtype: of the parameters.
-            kernel_init: draws the kernels; PyTorch's default unless given.
-            rngs: `params` is drawn from; `dropout` too if `stochastic_depth` is above 0.
+            expansion: sets the hidden width to `round(in_features * expansion)`, which rounds
+                halves to even.
+            hidden_features: the hidden width itself; overrides `expansion`.
+            kernel_size: kernel size of the middle convolution in pixels.
+            stride: stride of the middle convolution.
+            padding: padding of the middle convolution; None is `kernel_size // 2`, "SAME" is
+                TensorFlow's.
+            bias: whether the convolutions have a bias. The article keeps it; the papers omit it
+                before a norm.
+            norm: the norm after each convolution: its name, a callable that builds it, or None.
+            activation: activation after `expand` and after `conv`.
+            final_activation: activation at the end; the article has a ReLU, MobileNetV2 and
+                EfficientNet none.
+            shortcut_activation: activation after the shortcut's 1x1, if there is one.
+            squeeze_excite: gate of the hidden channels after `conv`: the reduction of a
+                `SqueezeExcite`, a callable that builds a gate, or None.
+            gate_first: place the gate before the activation of `conv` rather than after it.
+            stochastic_depth: probability of dropping the branch in training; ignored without a
+                skip.
+            depthwise: make the middle convolution depthwise. `MBConv(depthwise=False)` is the
+                article's literal code, whose `ConvNormAct` ignores `groups`.
+            fused: omit `expand` and let the middle convolution expand.
+            residual: whether the block may have a skip.
+            shortcut: if the shape changes, skip through a 1x1 `ConvNormAct`; otherwise such a block
+                has no skip.
+            always_expand: with expansion 1, keep the 1x1 convolution that does not change the width
+                (`expand`, or `project` in a fused block), as in the article; the papers omit it.
+            dtype: dtype of the computation; None promotes input and parameters to a common dtype.
+            param_dtype: dtype of the parameters.
+            kernel_init: initialiser of the kernels; by default PyTorch's.
+            rngs: random streams: `params`, and `dropout` if `stochastic_depth` is above 0.
 
         Raises: ValueError if a number is out of range, `expansion` or `squeeze_excite` leaves no
             channel, or a depthwise block is to be fused.
@@ -137,7 +142,7 @@ class InvertedResidual(nnx.Module):
             "rngs": rngs,
         }
         layer = partial(ConvNormAct, bias=bias, norm=norm, **types)
-        both = always_expand or expansion != 1  # a 1x1 before or after the middle, and another
+        both = always_expand or expansion != 1  # keep the 1x1 that changes no width at expansion 1
         self.expand = (
             layer(in_features, hidden, 1, activation=activation) if both and not fused else None
         )
@@ -170,23 +175,23 @@ class InvertedResidual(nnx.Module):
 
     @property
     def functions_before(self) -> dict[str, Callable]:
-        """What runs before which layer and is no module, for `draw`."""
+        """The functions, other than modules, that run before a layer, by its name; for `draw`."""
         return {} if self.gated_activation is None else {"project": self.gated_activation}
 
     def __call__(self, x: Float[Array, "N H W I"]) -> Float[Array, "N Ho Wo O"]:
-        """`(N, H, W, in_features)` to `(N, H / stride, W / stride, out_features)`, sizes rounded
-        up.
+        """Map `x` `(N, H, W, in_features)` to
+        `(N, ceil(H / stride), ceil(W / stride), out_features)`.
         """
         branch = (self.expand, self.conv, self.squeeze_excite, self.gated_activation, self.project)
         y = apply(x, *branch)
         if self.residual:
             skip = apply(x, self.shortcut)
-            y = apply(y, self.stochastic_depth) + skip.astype(y.dtype)  # `dtype` decides
+            y = apply(y, self.stochastic_depth) + skip.astype(y.dtype)  # the dtype set by `dtype`
         return self.final_activation(y)
 
 
 class MobileNetLikeBlock(InvertedResidual):
-    """`InvertedResidual` that skips only where the shape stays: `shortcut=False`."""
+    """`InvertedResidual` with a skip only if the shape does not change: `shortcut=False`."""
 
     __init__ = with_defaults(InvertedResidual.__init__, shortcut=False)
 

@@ -1,4 +1,4 @@
-"""ReXNet's linear bottleneck: an inverted residual that may widen while it skips.
+"""ReXNet's linear bottleneck: an inverted residual whose skip allows more output channels.
 
 Source: Han et al. 2021, https://arxiv.org/abs/2007.00992, section 4 and appendix A, figure A2.
 """
@@ -23,9 +23,7 @@ __all__ = ["RexBottleneck"]
 
 
 def _official(block: "RexBottleneck") -> Iterator[tuple[str, ...]]:
-    """The layers of one Sequential by number; an activation counts, also one that has no norm
-    before it.
-    """
+    """The layers are numbered in one `Sequential`, in which every activation has a number too."""
     at = 0
     if block.expand is not None:
         yield "expand.conv", "out.0"
@@ -56,8 +54,8 @@ def _timm(block: "RexBottleneck") -> Iterator[tuple[str, ...]]:
 
 
 class RexBottleneck(nnx.Module):
-    """y = project(depthwise_activation(squeeze_excite(conv(expand(x))))), and at stride 1, unless
-    it narrows, x added to the first `in_features` channels of y.
+    """y = project(depthwise_activation(squeeze_excite(conv(expand(x))))); if `stride` is 1 and
+    `out_features >= in_features`, x is added to the first `in_features` channels of y.
     """
 
     layouts = {"official": _official, "article": _official, "timm": _timm}
@@ -85,21 +83,22 @@ class RexBottleneck(nnx.Module):
         Args:
             in_features: channels of the input.
             out_features: channels of the output.
-            expansion: the hidden width is `round(in_features * expansion)`, halves to even; at 1
-                there is no `expand`.
-            kernel_size: pixels of the depthwise convolution.
-            stride: of the depthwise convolution.
-            norm: after each convolution; a name, what builds a norm, or None.
-            activation: after `expand`.
-            depthwise_activation: after the depthwise convolution and its gate.
-            squeeze_excite: between the two: the reduction of a `SqueezeExcite` of the hidden
-                channels, what builds one, or None. ReXNet's is
+            expansion: sets the hidden width to `round(in_features * expansion)`, which rounds
+                halves to even; with 1 there is no `expand`.
+            kernel_size: kernel size of the depthwise convolution in pixels.
+            stride: stride of the depthwise convolution.
+            norm: the norm after each convolution: its name, a callable that builds it, or None.
+            activation: activation after `expand`.
+            depthwise_activation: activation after the depthwise convolution and its gate.
+            squeeze_excite: gate of the hidden channels after the depthwise convolution: the
+                reduction of a `SqueezeExcite`, a callable that builds a gate, or None. ReXNet's is
                 `partial(SqueezeExcite, reduction=12, norm="batch_norm")`.
-            stochastic_depth: probability of dropping the branch in training, where there is a skip.
-            dtype: of the computation; None takes the widest of input and parameters.
-            param_dtype: of the parameters.
-            kernel_init: draws the kernels; PyTorch's default unless given.
-            rngs: `params` is drawn from; `dropout` too if `stochastic_depth` is above 0.
+            stochastic_depth: probability of dropping the branch in training; ignored without a
+                skip.
+            dtype: dtype of the computation; None promotes input and parameters to a common dtype.
+            param_dtype: dtype of the parameters.
+            kernel_init: initialiser of the kernels; by default PyTorch's.
+            rngs: random streams: `params`, and `dropout` if `stochastic_depth` is above 0.
 
         Raises: ValueError if a number is out of range, or `expansion` or `squeeze_excite` leaves no
             channel.
@@ -141,22 +140,22 @@ class RexBottleneck(nnx.Module):
 
     @property
     def functions_before(self) -> dict[str, Callable]:
-        """What runs before which layer and is no module, for `draw`."""
+        """The functions, other than modules, that run before a layer, by its name; for `draw`."""
         return {"project": self.activation}
 
     @property
     def added(self) -> str:
-        """What the skip does where there are new channels, for `draw`."""
+        """What the skip does if there are new channels, as a label for `draw`."""
         return "" if self.in_features == self.out_features else "zeros appended"
 
     def __call__(self, x: Float[Array, "N H W I"]) -> Float[Array, "N Ho Wo O"]:
-        """`(N, H, W, in_features)` to `(N, H / stride, W / stride, out_features)`, sizes rounded
-        up.
+        """Map `x` `(N, H, W, in_features)` to
+        `(N, ceil(H / stride), ceil(W / stride), out_features)`.
         """
         y = self.activation(apply(x, self.expand, self.conv, self.squeeze_excite))
         y = self.project(y)
         if not self.residual:
             return y
-        new = self.out_features - self.in_features  # channels that begin here
+        new = self.out_features - self.in_features  # channels that `x` does not have
         skip = jnp.pad(x.astype(y.dtype), ((0, 0), (0, 0), (0, 0), (0, new)))
         return apply(y, self.stochastic_depth) + skip

@@ -21,7 +21,7 @@ def _article(block: nnx.Module):
 
 
 class ResidualAdd(nnx.Module):
-    """block(x) + shortcut(x), the shortcut being the identity unless one is given.
+    """block(x) + shortcut(x), where the shortcut is the identity by default.
 
     Source: He et al. 2016, https://arxiv.org/abs/1512.03385, equations 1 and 2.
     """
@@ -29,14 +29,14 @@ class ResidualAdd(nnx.Module):
     layouts = {"article": _article}
 
     def __init__(self, block: Layer, shortcut: Layer | None = None):
-        """Join the two branches, which must give the same shape."""
+        """Join the two branches, whose outputs must have the same shape."""
         self.block = block
         self.shortcut = shortcut
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """`(N, H, W, C)` to the shape that `block` gives.
+        """Map `x` `(N, H, W, C)` to the output shape of `block`.
 
-        Raises: ValueError if the branches differ in shape: nothing is broadcast.
+        Raises: ValueError if the outputs of the branches differ in shape; they are not broadcast.
         """
         y = self.block(x)
         skip = x if self.shortcut is None else self.shortcut(x)
@@ -49,19 +49,20 @@ class ResidualAdd(nnx.Module):
 
 
 def apply(x: jax.Array, *layers: Layer | None) -> jax.Array:
-    """`x` through each layer that is there."""
+    """Apply `layers` to `x` in turn, skipping those that are None."""
     for layer in layers:
         x = x if layer is None else layer(x)
     return x
 
 
 def make_stochastic_depth(rate: float, rngs: nnx.Rngs) -> StochasticDepth | None:
-    """What drops a residual branch with probability `rate`, image by image; None for rate 0."""
+    """A layer that drops a residual branch per image with probability `rate`; None for rate 0."""
     return StochasticDepth(rate, rngs=rngs) if rate else None
 
 
 def shortcut_pool(stride: int) -> AvgPool | None:
-    """The average pool that ResNet-D puts in a shortcut, in place of its convolution's stride.
+    """The average pool that replaces the stride of the shortcut's convolution in ResNet-D; None for
+    stride 1.
 
     Source: He et al. 2019, https://arxiv.org/abs/1812.01187, figure 2c.
     """
@@ -71,7 +72,8 @@ def shortcut_pool(stride: int) -> AvgPool | None:
 
 
 def zero_scale(norm: nnx.Module | None) -> None:
-    """Start the last norm of a residual branch at scale 0, so that the block starts as identity.
+    """Set the scale of a residual branch's last norm to 0, so that the branch initially adds
+    nothing.
 
     Source: Goyal et al. 2017, https://arxiv.org/abs/1706.02677, section 5.1.
     """

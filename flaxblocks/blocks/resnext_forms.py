@@ -1,4 +1,4 @@
-"""A ResNeXt block in the paper's three equal forms, and the width that a cardinality can afford.
+"""A ResNeXt block in the paper's three equivalent forms, and the branch width for a cardinality.
 
 | figure 3 | form | here |
 |---|---|---|
@@ -6,8 +6,8 @@
 | b | C branches 1x1 -> 3x3 side by side, then one 1x1 | `ResNeXtBranches(join="concatenate")` |
 | c | one branch, its 3x3 in C groups | `BottleNeck(hidden_features=C * d, groups=C)` |
 
-Form c is the one to compute with; a and b show what it means. `copy_grouped_weights` makes them one
-function, in training mode too.
+Form c is the one to use; a and b illustrate it. With weights from `copy_grouped_weights`, all three
+compute the same function, in training mode too.
 
 Source: Xie et al. 2017, https://arxiv.org/abs/1611.05431, figure 3 and sections 3.3 and 3.4.
 """
@@ -32,29 +32,31 @@ __all__ = ["ResNeXtBranches", "cardinality_width", "copy_grouped_weights", "tran
 
 
 class Branch(nnx.Module):
-    """One of the C transforms: 1x1 to its width, 3x3, and a bare 1x1 where it is given an output's
-    channels.
+    """One of the C branches: a 1x1 to `width`, a 3x3 and, if `out_features` is given, a 1x1
+    convolution without norm or activation.
     """
 
     def __init__(
         self, in_features: int, width: int, out_features: int | None, stride: int, **options: Any
     ):
-        """`options` are the types, the initialiser and the random streams of each layer."""
+        """`options` are the dtypes, the initialiser and the random streams of each layer."""
         self.reduce = ConvNormAct(in_features, width, 1, bias=False, **options)
         self.conv = ConvNormAct(width, width, 3, stride=stride, bias=False, **options)
         self.expand = Conv(width, out_features, 1, bias=False, **options) if out_features else None
 
     def __call__(self, x: Float[Array, "N H W I"]) -> Float[Array, "N Ho Wo O"]:
-        """`(N, H, W, in_features)` to `(N, H / stride, W / stride, out_features or width)`."""
+        """Map `x` `(N, H, W, in_features)` to
+        `(N, ceil(H / stride), ceil(W / stride), out_features or width)`.
+        """
         return apply(x, self.reduce, self.conv, self.expand)
 
 
 class ResNeXtBranches(nnx.Module):
     """relu(join(C branches of x) + shortcut(x)): figures 3a and 3b of the paper.
 
-    Joined by a sum, the third batch norm follows the sum and precedes the shortcut. Joined by
-    concatenation, a 1x1 convolution with that norm follows. `shortcut` is a 1x1 `ConvNormAct`
-    without activation where the shape changes, else None.
+    If the branches are summed, the third batch norm follows the sum, before the shortcut is added.
+    If they are concatenated, a 1x1 convolution with that norm follows. `shortcut` is a 1x1
+    `ConvNormAct` without activation if the shape changes, else None.
 
     Source: Xie et al. 2017, https://arxiv.org/abs/1611.05431, equation 3 and figure 3.
     """
@@ -79,15 +81,15 @@ class ResNeXtBranches(nnx.Module):
             in_features: channels of the input.
             out_features: channels of the output.
             cardinality: C, the number of branches.
-            width: d, the inner channels of each.
-            join: form a ("sum") or b ("concatenate").
-            stride: of each 3x3 convolution and of the shortcut.
-            dtype: of the computation; None takes the widest of input and parameters.
-            param_dtype: of the parameters.
-            kernel_init: draws the kernels; PyTorch's default unless given.
-            rngs: `params` is drawn from.
+            width: d, the inner channels of each branch.
+            join: form a ("sum") or form b ("concatenate").
+            stride: stride of each 3x3 convolution and of the shortcut.
+            dtype: dtype of the computation; None promotes input and parameters to a common dtype.
+            param_dtype: dtype of the parameters.
+            kernel_init: initialiser of the kernels; by default PyTorch's.
+            rngs: random streams; parameters are drawn from the stream `params`.
 
-        Raises: ValueError if a number is not a positive integer, or `join` is another word.
+        Raises: ValueError if a number is not a positive integer or `join` is unknown.
         """
         check_positive(in_features=in_features, out_features=out_features)
         check_positive(cardinality=cardinality, width=width, stride=stride)
@@ -111,8 +113,8 @@ class ResNeXtBranches(nnx.Module):
         )
 
     def __call__(self, x: Float[Array, "N H W I"]) -> Float[Array, "N Ho Wo O"]:
-        """`(N, H, W, in_features)` to `(N, H / stride, W / stride, out_features)`, sizes rounded
-        up.
+        """Map `x` `(N, H, W, in_features)` to
+        `(N, ceil(H / stride), ceil(W / stride), out_features)`.
         """
         outputs = [branch(x) for branch in self.branches]
         if self.expand is None:
@@ -123,15 +125,15 @@ class ResNeXtBranches(nnx.Module):
 
 
 def copy_grouped_weights(block: BottleNeck, branches: ResNeXtBranches) -> None:
-    """Give `branches` the weights of form c, in place: then both compute the same.
+    """Copy the weights of `block`, form c, into `branches` in place, so that both compute the same
+    function.
 
     Args:
         block: `BottleNeck(in_features, out_features, hidden_features=C * d, groups=C, stride=...,
-            bias=False, shortcut_activation=None)`, its activations and norms the default ones.
-        branches: of the same widths, cardinality and stride.
+            bias=False, shortcut_activation=None)`, with the default activations and norms.
+        branches: a block with the same widths, cardinality and stride.
 
-    Raises: ValueError if `block` has another shape, or variables that `branches` has no place for;
-        then nothing is copied.
+    Raises: ValueError if the two differ in shape or in their variables; then nothing is copied.
     """
     groups, count = block.conv.conv.groups, len(branches.branches)
     hidden, width = block.conv.conv.out_features, branches.branches[0].conv.conv.out_features
@@ -171,9 +173,10 @@ def _variables(module: nnx.Module) -> dict[str, nnx.Variable]:
 
 
 def _place(path: str, width: int) -> tuple[str, tuple[Any, ...]]:
-    """Where a variable of `ResNeXtBranches` lies in form c: its path there, and which part it is.
+    """Where form c holds a variable of `ResNeXtBranches`: the path of an array and an index into
+    it.
 
-    Branch i has the inner channels from i d to (i + 1) d.
+    Branch i has the inner channels from i d up to (i + 1) d.
     """
     if path.startswith("norm."):
         return f"expand.{path}", (...,)
@@ -187,31 +190,33 @@ def _place(path: str, width: int) -> tuple[str, tuple[Any, ...]]:
 
 
 def transform_cost(cardinality: int, width: int, features: int = 256) -> int:
-    """Parameters of the convolutions of a block, C (F d + 9 d^2 + d F); multiply-adds a pixel too.
+    """The number of convolution parameters in a block, C (F d + 9 d^2 + d F), which is also its
+    multiply-adds per pixel.
 
     Args:
-        cardinality: C, the number of branches, or of groups.
-        width: d, the inner channels of each.
-        features: F, the channels of input and output.
+        cardinality: C, the number of branches or groups.
+        width: d, the inner channels of each branch.
+        features: F, the channels of the input and the output.
 
-    Source: Xie et al. 2017, section 3.4, equation 4: 70k of 32 x 4d.
+    Source: Xie et al. 2017, section 3.4, equation 4: 70k for 32 x 4d.
     """
     check_positive(cardinality=cardinality, width=width, features=features)
     return cardinality * (features * width + 9 * width**2 + width * features)
 
 
 def cardinality_width(cardinality: int, features: int = 256) -> int:
-    """The width d at which C branches cost what ResNet's bottleneck costs: 32 -> 4.
+    """The width d at which C branches cost as much as ResNet's bottleneck: 32 -> 4.
 
-    That is the d next to the root of C (2 F d + 9 d^2) = cost of one branch of F / 4 channels.
+    d is the integer nearest to the root of C (2 F d + 9 d^2) = the cost of one branch with F // 4
+    channels.
 
     Args:
         cardinality: C, the number of branches.
         features: F, the channels of the block's input and output; ResNet's inner width is F // 4.
 
-    Returns: d; with 256 channels, 64, 40, 24, 14 and 4 at C = 1, 2, 4, 8 and 32.
+    Returns: d; for 256 channels 64, 40, 24, 14 and 4 at C = 1, 2, 4, 8 and 32.
 
-    Raises: ValueError if C is so large that no channel is left, or F is below 4.
+    Raises: ValueError if C is so large that d would be 0, or F is below 4.
 
     Source: Xie et al. 2017, https://arxiv.org/abs/1611.05431, table 2.
     """
@@ -222,7 +227,7 @@ def cardinality_width(cardinality: int, features: int = 256) -> int:
     width = round((math.sqrt(features**2 + 9 * share) - features) / 9)
     if width < 1:
         raise ValueError(
-            f"`cardinality` (={cardinality}) leaves each branch no channel at `features` "
+            f"`cardinality` (={cardinality}) leaves no channel for a branch at `features` "
             f"(={features})"
         )
     return width

@@ -1,4 +1,4 @@
-"""Squeeze-and-excitation, and how a block is told to have one."""
+"""Squeeze-and-excitation, and the argument that selects it in a block."""
 
 from functools import partial
 from typing import Protocol, runtime_checkable
@@ -27,7 +27,7 @@ def _torchvision(block: nnx.Module):
 class SqueezeExcite(nnx.Module):
     """Scale each channel by a gate computed from its spatial mean.
 
-    x * gate(expand(activation(norm(reduce(mean(x)))))), `reduce` and `expand` being 1x1
+    x * gate(expand(activation(norm(reduce(mean(x)))))), where `reduce` and `expand` are 1x1
     convolutions with bias.
 
     Source: Hu et al. 2018, https://arxiv.org/abs/1709.01507, equations 2 to 4.
@@ -54,17 +54,17 @@ class SqueezeExcite(nnx.Module):
         """Build the gate.
 
         Args:
-            features: channels of input and output.
-            reduction: the gate's hidden width is `features // reduction`.
-            squeezed_features: the hidden width itself, in place of `reduction`.
-            activation: after the first convolution.
-            gate: after the second; a name, a function or None.
-            norm: between the first convolution and its activation; ReXNet has a batch norm there.
-            dtype: of the computation; None takes the widest of input and parameters.
-            param_dtype: of the parameters.
-            kernel_init: draws the kernels; PyTorch's default unless given.
-            bias_init: draws the biases; PyTorch's default unless given.
-            rngs: `params` is drawn from.
+            features: channels of the input and the output.
+            reduction: sets the hidden width to `features // reduction`.
+            squeezed_features: the hidden width itself; overrides `reduction`.
+            activation: activation after `reduce`.
+            gate: activation after `expand`: a name, a function or None.
+            norm: norm between `reduce` and its activation; ReXNet has a batch norm there.
+            dtype: dtype of the computation; None promotes input and parameters to a common dtype.
+            param_dtype: dtype of the parameters.
+            kernel_init: initialiser of the kernels; by default PyTorch's.
+            bias_init: initialiser of the biases; by default PyTorch's.
+            rngs: random streams; parameters are drawn from the stream `params`.
 
         Raises: ValueError if a number is out of range or `reduction` leaves no channel.
         """
@@ -86,9 +86,7 @@ class SqueezeExcite(nnx.Module):
         self.gate = get_activation(gate, "gate")
 
     def __call__(self, x: Float[Array, "N H W C"]) -> Float[Array, "N H W C"]:
-        """`(N, H, W, features)` to the same shape: `x` times a gate that is constant over H and
-        W.
-        """
+        """Multiply `x` `(N, H, W, features)` by a gate that is constant over H and W."""
         s = self.reduce(global_avg_pool(x)[:, None, None, :])
         if self.norm is not None:
             s = self.norm(s)
@@ -98,7 +96,9 @@ class SqueezeExcite(nnx.Module):
 
 @runtime_checkable
 class MakeSqueezeExcite(Protocol):
-    """What builds a gate for a number of channels: `SqueezeExcite` or a partial of it."""
+    """A callable that builds a gate for a number of channels: `SqueezeExcite`, or a
+    `functools.partial` of it.
+    """
 
     def __call__(
         self,
@@ -123,8 +123,15 @@ def make_squeeze_excite(
     kernel_init: Initializer,
     rngs: nnx.Rngs,
 ) -> nnx.Module | None:
-    """The gate of a block's `squeeze_excite`: a number is the reduction of a `SqueezeExcite`, a
-    callable builds one for `features` channels, None is none.
+    """Build the gate that a block's argument `squeeze_excite` selects.
+
+    Args:
+        choice: the reduction of a `SqueezeExcite`, a callable that builds a gate, or None for none.
+        features: channels that the gate scales.
+        dtype: dtype of the computation.
+        param_dtype: dtype of the parameters.
+        kernel_init: initialiser of the kernels.
+        rngs: random streams.
     """
     if choice is None:
         return None

@@ -116,7 +116,7 @@ def test_a_block_of_another_form_is_refused_and_nothing_is_copied(block, named):
     ("call", "message"),
     [
         (lambda: cardinality_width(0), r"`cardinality` \(=0\) must be an integer of at least 1"),
-        (lambda: cardinality_width(300), r"`cardinality` \(=300\) leaves each branch no channel"),
+        (lambda: cardinality_width(300), r"`cardinality` \(=300\) leaves no channel for a branch"),
         (lambda: cardinality_width(1, 3), r"`features` \(=3\) must be at least 4"),
         (
             lambda: ResNeXtBranches(8, 8, join="product", rngs=nnx.Rngs(0)),  # pyright: ignore[reportArgumentType]
