@@ -1,11 +1,10 @@
-"""Running a finished model: batch norms folded into their convolutions, and a call that costs next
-to nothing.
+"""Fast inference: fold batch norms into their convolutions, and compile a call without overhead.
 
-`nnx.jit` walks the module at every call, 20 ms for MobileNetV2, more than its arithmetic takes.
-Here the module is taken apart once; what is compiled is a function of a plain dict of arrays.
+`nnx.jit` traverses the module at every call, which takes 20 ms for MobileNetV2, more than its
+arithmetic. Here the module is split once, and a function of a plain dict of arrays is compiled.
 
-Where it runs is decided as JAX decides it: what was put on a device or a mesh stays there, and the
-rest follows it.
+Devices are chosen as in JAX: arrays that were put on a device or a mesh stay there, and all others
+follow them.
 """
 
 from collections import Counter
@@ -25,14 +24,13 @@ __all__ = ["CompiledInference", "compile_inference", "fold_batch_norm"]
 
 
 def fold_batch_norm(model: nnx.Module) -> nnx.Module:
-    """A copy of `model` in evaluation mode whose convolutions have taken in the batch norms that
-    follow them.
+    """Copy `model` in evaluation mode, with batch norms folded into the convolutions before them.
 
-    kernel' = kernel * g, bias' = (bias - mean) * g + beta, with g = scale / sqrt(var + eps), in
-    float64 and rounded once. Each `ConvNormAct` with a batch norm that keeps running statistics is
-    folded; other norms stay, as do a convolution that several modules share and a subclass that
-    calls its layers in another order. The copy is for inference: its names are no longer those of a
-    checkpoint, and its dropout has no random stream.
+    kernel' = kernel * g and bias' = (bias - mean) * g + beta, with g = scale / sqrt(var + eps),
+    computed in float64 and rounded once. A `ConvNormAct` is folded if its norm is a `BatchNorm`
+    with running statistics, no other module shares its convolution, and its class does not
+    override `__call__`; everything else stays as it is. The copy is for inference only: it no
+    longer has the variables of a checkpoint, and its dropout has no random stream.
     """
     folded = _evaluating_copy(model)
     modules = [module for _, module in nnx.iter_modules(folded)]
@@ -50,8 +48,10 @@ def fold_batch_norm(model: nnx.Module) -> nnx.Module:
 
 
 def _evaluating_copy(model: nnx.Module) -> nnx.Module:
-    """A copy in evaluation mode that shares no memory, as the original's may be donated to a step,
-    and has no random stream. What was on no device in particular still is.
+    """A copy in evaluation mode, without random streams.
+
+    It shares no memory with the original, whose arrays may be donated to a training step. Arrays
+    that were not put on a particular device are not in the copy either.
     """
     graphdef, state = nnx.split(model)
     copy = nnx.merge(graphdef, jax.tree.map(lambda a: _put(a, a, may_alias=False), state))
@@ -63,19 +63,21 @@ def _evaluating_copy(model: nnx.Module) -> nnx.Module:
 
 
 def _is_placed(array: Any) -> bool:
-    """Whether it was put on a device or a mesh, by `jax.device_put` say; JAX calls it committed."""
+    """Whether an array was put on a device or a mesh, such as by `jax.device_put`; JAX calls such
+    arrays committed.
+    """
     return isinstance(array, jax.Array) and not isinstance(array, Tracer) and array.committed
 
 
 def _put(value: Any, beside: Any, may_alias: bool | None = None) -> jax.Array:
-    """`value` on the devices that `beside` was put on, if it was."""
+    """`value`, on the devices of `beside` if `beside` was put on devices."""
     where = beside.sharding if _is_placed(beside) else None
     return jax.device_put(value, where, may_alias=may_alias)
 
 
 def _fold(block: ConvNormAct, norm: BatchNorm) -> None:
-    """Take `norm` into `block.conv`, in place."""
-    assert norm.mean is not None  # or it would not be folded
+    """Fold `norm` into `block.conv`, in place."""
+    assert norm.mean is not None  # the caller has checked it
     kernel, mean = block.conv.kernel.get_value(), norm.mean.get_value()
 
     def values(variable: nnx.Variable | None, default: float) -> np.ndarray:
@@ -91,14 +93,14 @@ def _fold(block: ConvNormAct, norm: BatchNorm) -> None:
 
 
 class CompiledInference:
-    """`run(x)`: a module's arrays, and the program that they go into with a batch.
+    """A compiled model, called as `run(x)`: the arrays of a module and its compiled program.
 
-    Arrays that the model was put on a device or a mesh with stay there. Others go where the batch
-    was put, once for each device or mesh, and are kept there.
+    Arrays of a model that was put on a device or a mesh stay there. Otherwise they are copied to
+    the device or mesh of the batch, once for each, and the copies are kept.
     """
 
     def __init__(self, module: nnx.Module):
-        """Take the module, in evaluation mode, apart. Its memory must be its own."""
+        """Split `module`, which must be in evaluation mode and share memory with no other model."""
         graphdef, state = nnx.split(module)
         arrays = nnx.to_pure_dict(state)
 
@@ -118,9 +120,9 @@ class CompiledInference:
         self._forward = forward
 
     def __call__(self, x: jax.Array | np.ndarray) -> jax.Array:
-        """What the model gives for `x`.
+        """The model's output for `x`.
 
-        Raises: ValueError for a batch that was put on other devices than the model was.
+        Raises: ValueError if the batch was put on other devices than the model.
         """
         return self._forward(self._arrays_beside(x), x)
 
@@ -141,8 +143,8 @@ class CompiledInference:
 
 
 def _whole_on(sharding: Sharding) -> Sharding | None:
-    """For arrays that are whole on each device of `sharding`; None, which leaves it to JAX, for one
-    of another kind.
+    """The sharding that replicates an array on each device of `sharding`; None, which leaves the
+    placement to JAX, if `sharding` is neither a `NamedSharding` nor a `SingleDeviceSharding`.
     """
     if isinstance(sharding, NamedSharding):
         return NamedSharding(sharding.mesh, PartitionSpec())
@@ -156,16 +158,17 @@ def _named(devices: set[Any]) -> str:
 
 
 def compile_inference(model: nnx.Module, *, fold: bool = True) -> CompiledInference:
-    """A compiled `run(x)` of the model as it is now, in evaluation mode; later changes to `model`
-    do not reach it.
+    """Compile the model in evaluation mode, as a callable `run(x)`.
 
-    It runs where `nnx.jit` of the model would: where the model was put, by `jax.device_put`, on a
-    device or a mesh; a model that was put nowhere follows each batch.
+    `run` holds a copy of the model: later changes to `model` have no effect on it. It runs where
+    `nnx.jit` of the model would: on the device or mesh that the model was put on by
+    `jax.device_put`, otherwise on that of each batch.
 
     Args:
-        model: any module of one input, such as an image batch `(N, H, W, C)`; it is left as it is.
-        fold: fold batch norms into convolutions (`fold_batch_norm`), which agrees to rounding.
+        model: any module with one input, such as an image batch `(N, H, W, C)`; not modified.
+        fold: fold batch norms into convolutions (`fold_batch_norm`); the result is the same up to
+            rounding.
 
-    Returns: `run(x)`, compiled at the first call for each shape.
+    Returns: `run(x)`, compiled at the first call for each input shape and dtype.
     """
     return CompiledInference(fold_batch_norm(model) if fold else _evaluating_copy(model))
