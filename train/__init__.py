@@ -1,11 +1,11 @@
-"""Train a model of flaxblocks: `python -m train`. A program to read and to copy.
+"""Train a flaxblocks model with `python -m train`: a program to use, read and copy.
 
-settings/   what a run is told, once: flags, config files and recipes are made from it
-data/       images by Grain: what there is, how it is augmented, in which order it comes
-network/    what is trained, as plain dicts of arrays: its optimiser, one step, the average
-run/        the run itself: its plan and loop, devices, what it shows and records
-saving/     checkpoints, by Orbax: saving, going on, and what is known to be damage
+settings/   all settings of a run, from which flags, config files and recipes are derived
+data/       input pipeline, with Grain: data sets, augmentation, order of images
+network/    what is trained, as plain dicts of arrays: optimiser, training step, weight average
+run/        the run itself: its plan and loop, devices, progress, records
+saving/     checkpoints, with Orbax: saving, resuming, detecting damage
 
-`python -m train.evaluate` measures a network on images, `python -m train.pack` packs images into
-one file.
+`python -m train.evaluate` measures a network's accuracy on images, `python -m train.pack` packs a
+folder of images into ArrayRecord files.
 """

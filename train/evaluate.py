@@ -1,4 +1,4 @@
-"""`python -m train.evaluate`: top-1 and top-5 of a model on the held-out images of any data."""
+"""The command `python -m train.evaluate`: a model's top-1 and top-5 accuracy on held-out images."""
 
 import json
 import sys
@@ -36,9 +36,10 @@ FLAGS = (
 
 
 def evaluate(config: Config) -> dict[str, Any]:
-    """Loss, top-1 and top-5 in percent, the number of images, and those that cannot be read.
+    """Measure loss and top-1 and top-5 accuracy in percent; also return the number of images and
+    the names of unreadable ones.
 
-    Raises: ValueError for a setting, data or weights that do not fit.
+    Raises: ValueError for settings, data or weights that do not fit together.
     """
     from tqdm import tqdm
 
@@ -57,8 +58,8 @@ def evaluate(config: Config) -> dict[str, Any]:
     data = open_data(config, training=False)
     if not len(data.train):
         click.echo(
-            f"evaluate: {data.name} has no `val`, so all its images are measured, those that a "
-            "run trained on too; --config of the run leaves them out",
+            f"evaluate: {data.name} has no `val`, so all its images are measured, including any "
+            "that a run was trained on; give the run's --config to exclude those",
             err=True,
         )
     config = resolved(config, data)
@@ -95,7 +96,7 @@ def evaluate(config: Config) -> dict[str, Any]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line; leave with one sentence on stderr for what cannot be done."""
+    """Run the command line and exit; an error is one sentence on stderr."""
 
     def run(config: Config) -> None:
         click.echo(json.dumps(evaluate(config), indent=2))
@@ -103,8 +104,9 @@ def main(arguments: list[str] | None = None) -> None:
     command = command_of(
         run,
         only=FLAGS,
-        help="Measure a model with --weights on the held-out images of --data. With --config "
-        "of a run, on those that it held out, prepared as it prepared them.",
+        help="Measure the accuracy of --weights on the held-out images of --data. With the "
+        "--config of a run, measure on the images that the run held out, preprocessed as in the "
+        "run.",
     )
     sys.exit(guarded(command, arguments, "evaluate"))
 

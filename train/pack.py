@@ -1,7 +1,9 @@
-"""`python -m train.pack FOLDER OUT`: a folder of images by class as ArrayRecord files.
+"""The command `python -m train.pack FOLDER OUT`.
 
-Many small files are slow to read in random order over a network; ArrayRecord is made for it. Each
-image is stored as it lies in its file, not encoded anew.
+Pack FOLDER, with one subfolder of images per class, into ArrayRecord files in OUT.
+
+Many small files are slow to read in random order over a network; ArrayRecord files are fast. The
+bytes of each image file are stored unchanged, not re-encoded.
 """
 
 import os
@@ -22,11 +24,11 @@ from train.data.folder import FolderSource, open_folder
 
 __all__ = ["main", "pack"]
 
-OPTIONS = "group_size:1"  # each record is read by itself
+OPTIONS = "group_size:1"  # each record can be read alone
 
 
 def pack(source: FolderSource, out: Path, part: str, shards: int) -> None:
-    """Write `source` as `PART-00000-of-00004.array_record` and so on, record i in shard i % shards.
+    """Write `source` as `PART-00000-of-00004.array_record` etc., with record i in shard i % shards.
 
     Raises: OSError if a file cannot be read or written.
     """
@@ -44,9 +46,7 @@ def pack(source: FolderSource, out: Path, part: str, shards: int) -> None:
 
 @contextmanager
 def _filling(out: Path) -> Iterator[Path]:
-    """A new folder beside `out` that takes its place when the block ends without an error; after
-    one it is gone.
-    """
+    """A new temporary folder that becomes `out` when the block ends, or is removed if it raises."""
     out = Path(os.path.realpath(out))
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_name(f".{secrets.token_hex(8)}.part")
@@ -62,31 +62,37 @@ def _filling(out: Path) -> Iterator[Path]:
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option(
-    "--shards", type=click.IntRange(1), default=1, show_default=True, help="Files for each part."
+    "--shards",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Number of files for each part, `train` and `val`.",
 )
 @click.option(
     "--held-out",
     type=click.FloatRange(0, 0.9, min_open=True),
     default=0.1,
     show_default=True,
-    help="Share of each class to hold out where there is no `val`.",
+    help="Fraction of each class to hold out if FOLDER has no `val`.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of that choice.")
+@click.option(
+    "--seed", type=int, default=0, show_default=True, help="Seed of the choice of held-out images."
+)
 def _pack(folder: Path, out: Path, shards: int, held_out: float, seed: int) -> None:
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder")
     data = open_folder(folder, held_out, seed)
     if out.exists() and any(out.iterdir()):
-        raise ValueError(f"{out} is there and not empty: nothing was written")
+        raise ValueError(f"{out} exists and is not empty: nothing was written")
     with _filling(out) as new:
         for part, source in (("train", data.train), ("val", data.held_out)):
             assert isinstance(source, FolderSource)
             pack(source, new, part, shards)
         (new / CLASSES).write_text("".join(f"{name}\n" for name in data.classes), **TEXT)
     click.echo(
-        f"{out}: {len(data.train):,} images to learn from and {len(data.held_out):,} held out, of "
+        f"{out}: {len(data.train):,} training images and {len(data.held_out):,} held-out images of "
         f"{len(data.classes):,} classes, {sum(path.stat().st_size for path in out.iterdir()):,} "
-        f"bytes; `python -m train --data {out}` takes it"
+        f"bytes; `python -m train --data {out}` reads it"
     )
 
 

@@ -73,7 +73,7 @@ def test_killed_it_goes_on_and_ends_to_the_bit_the_same(tmp_path, monkeypatch):
         assert process.returncode == -signal.SIGKILL, f"{moment}: {output}"
     output = finish(start(tmp_path / "run"))
     assert f" on {jax.device_count()} {jax.devices()[0].device_kind}; " in output
-    assert "going on in" in output
+    assert "resuming " in output
     finish(alone)
     assert same_end(tmp_path / "run", tmp_path / "alone")
 

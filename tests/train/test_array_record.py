@@ -28,7 +28,7 @@ def test_array_records_are_what_was_packed(
         pack.main([str(folder), str(out), "--shards", "2", "--held-out", "0.2"])
     assert exit.value.code == 0
     size = sum(path.stat().st_size for path in out.iterdir())
-    told = f"{out}: 24 images to learn from and 6 held out, of 3 classes, {size:,} bytes; "
+    told = f"{out}: 24 training images and 6 held-out images of 3 classes, {size:,} bytes; "
     assert capsys.readouterr().out.startswith(told)
     assert len(list(out.glob("train-*-of-00002.array_record"))) == 2
     data, original = open_(out), open_(folder, held_out=0.2)
@@ -54,10 +54,10 @@ def test_what_is_wrong_with_array_records_is_one_sentence(tmp_path: Path, folder
             pack.main([str(folder), str(out)])
     assert exit.value.code == 2  # it will not write over the first
     (out / "label.labels.txt").unlink()
-    with pytest.raises(ValueError, match=r"has no label\.labels\.txt: --num-classes must tell"):
+    with pytest.raises(ValueError, match=r"has no label\.labels\.txt: --num-classes must be given"):
         open_(out)
     data = open_(out, num_classes=2)
-    message = "has the label 2, and there are 2 classes"
+    message = "has the label 2, but there are 2 classes"
     with pytest.raises(ValueError, match=message):
         [data.train[i] for i in range(len(data.train))]
     (val,) = out.glob("val*")

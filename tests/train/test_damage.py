@@ -108,7 +108,9 @@ def test_what_cannot_be_restored_though_its_files_are_whole_is_no_damage(
     with pytest.raises(NotRestored) as raised:
         newest(folder)
     assert str(raised.value).startswith(f"checkpoint {folder}/2 cannot be read: {told}")
-    assert str(raised.value).endswith("or move the checkpoint away to go on from the one before it")
+    assert str(raised.value).endswith(
+        "or move the checkpoint away to resume from the one before it"
+    )
     assert "\n" not in str(raised.value)
     assert contents(folder.parent) == before
 
@@ -171,7 +173,8 @@ def test_a_state_of_other_arrays_is_no_damage(folder: Path, expected: Any, told:
     before = contents(folder.parent)
     with pytest.raises(NotRestored) as raised:
         newest(folder, expected)
-    assert f"checkpoint {folder}/2 holds another state than this program has: " in str(raised.value)
+    told = f"checkpoint {folder}/2 holds a state that differs from this program's: "
+    assert told in str(raised.value)
     assert told in str(raised.value)
     assert contents(folder.parent) == before
 

@@ -86,13 +86,14 @@ def test_images_of_every_mode_become_rgb(tmp_path: Path) -> None:
 
 
 def test_what_is_wrong_with_a_folder_is_one_sentence(tmp_path: Path, folder: Path) -> None:
-    with pytest.raises(ValueError, match=r"nowhere: no such folder, nor is it `digits`"):
+    with pytest.raises(ValueError, match=r"nowhere: no such folder, and it is not `digits`"):
         open_(tmp_path / "nowhere")
     (folder / "empty").mkdir()
     with pytest.raises(ValueError, match=r"the class .*empty is empty: it holds no file ending in"):
         open_(folder)
     (folder / "empty").rmdir()
-    with pytest.raises(ValueError, match=r"^--num-classes 4 must be 3, the classes of .*images$"):
+    rule = r"^--num-classes 4 must be 3, the number of classes of .*images$"
+    with pytest.raises(ValueError, match=rule):
         open_(folder, num_classes=4)
     write_images(folder / "single", (1, 2, 3), 1)
     with pytest.raises(ValueError, match=r"single has one image: without a folder 'val'"):
@@ -104,7 +105,7 @@ def test_what_is_wrong_with_a_folder_is_one_sentence(tmp_path: Path, folder: Pat
 
 def test_what_is_wrong_with_train_and_val_is_one_sentence(tmp_path: Path) -> None:
     write_images(tmp_path / "train" / "red", COLOURS["red"], 3)
-    with pytest.raises(ValueError, match="has the folder 'train' and none of"):
+    with pytest.raises(ValueError, match="has the folder 'train' but none of"):
         open_(tmp_path)
     write_images(tmp_path / "val" / "blue", COLOURS["blue"], 3)
     with pytest.raises(ValueError, match=r"has the class 'blue', which .*train lacks"):

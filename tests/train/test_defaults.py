@@ -61,5 +61,5 @@ def test_a_small_folder_is_one_batch() -> None:
 
 def test_an_open_setting_is_no_number() -> None:
     assert filled(0.0) == 0.0
-    with pytest.raises(ValueError, match="a setting is open"):
+    with pytest.raises(ValueError, match="a setting is None"):
         filled(replace(Config()).lr)

@@ -115,7 +115,7 @@ def test_a_config_survives_its_file(tmp_path: Path) -> None:
         ("lr = true", "Invalid value for '--lr': 'true' is not a valid number"),
         ("epochs = 0", "'--epochs': 0 is not in the range x>=1"),
         ("nesterov = 3", "Invalid value for '--nesterov': '3' is not a valid boolean"),
-        ("[Data]\naugment = 1", "has the table 'Data': settings stand by themselves"),
+        ("[Data]\naugment = 1", "has the table 'Data': settings must not be inside a table"),
         ("amp = true", "has no setting 'amp': --amp is --dtype bfloat16 here"),
     ],
 )
@@ -144,18 +144,18 @@ def test_lists_in_a_file_are_several_flags_or_one_with_commas(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("--resume run.pth", "--resume is no flag here: the same command, with the same --out, "),
+        ("--resume run.pth", "--resume is not a flag here: the same command, with the same --out"),
         ("--pretrained", "--pretrained is --weights DEFAULT here"),
         ("--aa=rand-m9", "--aa is --augment trivial"),
         ("--amp", "--amp is --dtype bfloat16 here"),
-        ("--sync-bn", "--sync-bn is no flag here: a batch norm always sees the whole batch"),
+        ("--sync-bn", "--sync-bn is not a flag here: batch norms always use the whole batch"),
         ("--model_ema", "--model_ema is --ema DECAY here"),
         ("-j 8", "-j is --workers NUMBER here"),
         ("--freeze head", "--freeze head matches no parameter: did you mean --freeze 'head.*'?"),
         ("--freeze fc", "and `backbone` is all but the head"),
-        ("--set drop_path_rate=0.1", "drop_path_rate=0.1: it is --set stochastic_depth=0.1 here"),
-        ("--set pretrained=true", "pretrained=true: it is --weights here, a file or DEFAULT"),
-        ("--set in_chans=1", "--set in_chans=1: images are RGB here, of 3 channels"),
+        ("--set drop_path_rate=0.1", "drop_path_rate=0.1: use --set stochastic_depth=0.1 instead"),
+        ("--set pretrained=true", "pretrained=true: use --weights instead, with a file or DEFAULT"),
+        ("--set in_chans=1", "--set in_chans=1: images are RGB here, with 3 channels"),
     ],
 )
 def test_a_word_of_pytorchs_programs_gives_the_way_on(
@@ -186,7 +186,10 @@ def test_evaluation_points_to_no_flag_that_it_has_not(capsys: pytest.CaptureFixt
         (["--batchsize", "3"], "No such option '--batchsize'"),
         (["--recipe", "vgg"], "'vgg' is not one of 'efficientnet', 'mobilenetv2', 'resnet-v1'"),
         (["--data", "/nowhere"], "train: --data /nowhere: no such folder"),
-        (["--num-classes", "7"], "train: --num-classes 7 must be 10, the classes of digits"),
+        (
+            ["--num-classes", "7"],
+            "train: --num-classes 7 must be 10, the number of classes of digits",
+        ),
         (["--model", "mobilnet_v2"], "mobilnet_v2"),
         (["--set", "dropuot=0.1"], "mobilenet_v2 has no setting 'dropuot': did you mean 'dropout'"),
         (["--weights", "none.pth"], "none.pth"),

@@ -65,5 +65,5 @@ def test_what_is_wrong_with_a_hugging_face_dataset_is_one_sentence(
     with pytest.raises(ValueError, match=r"columns .* no Image"):
         open_(f"hf:{tmp_path / 'texts'}")
     (tmp_path / "nothing").mkdir()
-    with pytest.raises(ValueError, match=r"^--data hf:.*nothing cannot be had: "):
+    with pytest.raises(ValueError, match=r"^--data hf:.*nothing cannot be loaded: "):
         open_(f"hf:{tmp_path / 'nothing'}")

@@ -61,7 +61,7 @@ def test_killed_at_the_worst_moments_it_ends_to_the_bit_the_same(
         assert process.returncode == -signal.SIGKILL, f"{moment}: {output}"
         assert told in output, moment
         assert not (tmp_path / "run" / "final.safetensors").exists()
-    assert "going on in" in finish(start(tmp_path / "run"))
+    assert f"resuming {tmp_path / 'run'} after step" in finish(start(tmp_path / "run"))
     assert same_end(tmp_path / "run", alone)
 
 

@@ -166,7 +166,8 @@ def test_the_longest_axis_that_can_be_is_split() -> None:
 
 @pytest.mark.parametrize("text", ["data", "data=", "data=0", "rows=1", "data=1,model=1", "data=-1"])
 def test_a_mesh_that_is_none_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match=f"^--mesh {text} must be such as data=8 or data=4,fsdp=2"):
+    rule = "must have a form such as data=8 or data=4,fsdp=2"
+    with pytest.raises(ValueError, match=f"^--mesh {text} {rule}"):
         make_mesh(text)
 
 
@@ -174,7 +175,7 @@ def test_a_mesh_has_all_devices() -> None:
     assert dict(make_mesh("").shape) == {"data": 1, "fsdp": 1}
     with pytest.raises(
         ValueError,
-        match=r"^--mesh data=4,fsdp=2 has 8 devices, and there are 1 \(of a CPU, XLA_FLAGS",
+        match=r"^--mesh data=4,fsdp=2 has 8 devices, but there are 1 \(on a CPU, XLA_FLAGS",
     ):
         make_mesh("data=4,fsdp=2")
 
@@ -188,8 +189,8 @@ def test_each_device_has_as_many_rows() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"num_processes": 2, "process_id": 0}, "go together"),
-        ({"coordinator": "localhost:1", "num_processes": 2}, "go together"),
+        ({"num_processes": 2, "process_id": 0}, "must be given together"),
+        ({"coordinator": "localhost:1", "num_processes": 2}, "must be given together"),
         (
             {"coordinator": "localhost:1", "num_processes": 2, "process_id": 2},
             r"^--process-id 2 must be below --num-processes 2$",

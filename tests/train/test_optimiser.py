@@ -169,5 +169,5 @@ def test_betas_are_two_numbers_below_one(text: str) -> None:
 
 
 def test_nesterov_is_sgds() -> None:
-    with pytest.raises(ValueError, match="--nesterov belongs to sgd, and --optimizer is adamw"):
+    with pytest.raises(ValueError, match="--nesterov needs --optimizer sgd, not adamw"):
         make_optimiser(replace(BASE, optimizer="adamw", nesterov=True), jnp.float32)

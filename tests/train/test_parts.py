@@ -37,7 +37,7 @@ def test_the_held_out_part_is_val_else_validation_else_test(tmp_path: Path) -> N
 
 def test_a_label_below_zero_is_none() -> None:
     check_label(0, 2, "image")
-    with pytest.raises(Unreadable, match="its label -1 says that it has none"):
+    with pytest.raises(Unreadable, match="its label -1 means that it has none"):
         check_label(-1, 2, "image")
 
 
@@ -77,7 +77,7 @@ def test_a_row_without_label_or_image_is_unreadable(tmp_path: Path) -> None:
     part = datasets.Dataset.from_dict(rows, features=features)
     datasets.DatasetDict({"train": part, "test": part}).save_to_disk(tmp_path / "saved")
     source = open_(f"hf:{tmp_path / 'saved'}").train
-    for index, message in enumerate(("has no label", "says that it has none", "has no image")):
+    for index, message in enumerate(("has no label", "means that it has none", "has no image")):
         with pytest.raises(Unreadable, match=message):
             source[index]
 

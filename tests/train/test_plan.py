@@ -111,13 +111,13 @@ def test_one_class_is_refused(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / "val" / name).mkdir(parents=True)
         Image.new("RGB", (8, 8)).save(tmp_path / "val" / name / "0.png")
-    with pytest.raises(ValueError, match=r"has the one class 'val', and there is nothing to tell"):
+    with pytest.raises(ValueError, match=r"has only one class, 'val': it must have two or more"):
         plan_of(data=str(tmp_path))
 
 
 def test_what_is_trained_on_what_is_one_sentence() -> None:
     assert plan_of().sentence() == (
-        "mobilenet_v2 of 5,362 parameters on 1 cpu; digits: 1,437 images to train on, 360 held "
+        "mobilenet_v2 with 5,362 parameters on 1 cpu; digits: 1,437 training images, 360 held "
         "out, 10 classes (0, 1, 2, ...)"
     )
 

@@ -73,7 +73,7 @@ def test_a_disk_that_fails_is_one_sentence_and_no_damage(
     assert left.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     place = f"the checkpoints in {checkpoints}" if "folder" in part else f"{checkpoints}/15"
-    for told in ("train: ", place, "Stale file handle", "no damage is known", "the same command"):
+    for told in ("train: ", place, "Stale file handle", "no damage was found", "the same command"):
         assert told in line
     assert contents(out) == before
     run(in_(out))
@@ -91,7 +91,7 @@ def test_a_program_that_changed_is_one_sentence_and_no_damage(
         train.run.plan, "make_optimiser", lambda *a: optax.chain(make(*a), optax.zero_nans())
     )
     with pytest.raises(
-        ValueError, match=r"^checkpoint .*/15 holds another state than this program"
+        ValueError, match=r"^checkpoint .*/15 holds a state that differs from this program's"
     ):
         run(in_(out))
     assert contents(out) == before
@@ -128,7 +128,7 @@ def test_of_only_damaged_checkpoints_nothing_is_changed(alone: Path, tmp_path: P
     for _ in range(2):
         with pytest.raises(
             ValueError,
-            match=r"^none of the checkpoints in .*/run/checkpoints is whole \(15: .*\): give this "
+            match=r"^none of the checkpoints in .*/run/checkpoints is intact \(15: .*\): give this "
             r"run another --out, or move .*/run away$",
         ):
             run(in_(out))
@@ -165,7 +165,7 @@ def test_no_run_begins_anew_over_another(alone: Path, tmp_path: Path, left: str)
     before = contents(out)
     with pytest.raises(
         ValueError,
-        match=rf"^--out .*/run holds {left} of a run and no checkpoint to go on from: give this "
+        match=rf"^--out .*/run holds {left} of a run but no checkpoint to resume from: give this "
         r"run another --out, or move that folder away$",
     ):
         run(in_(out))

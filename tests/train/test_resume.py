@@ -37,12 +37,12 @@ def test_a_signal_saves_and_leaves_and_the_run_goes_on(
     with interrupted_after(step, number), pytest.raises(Stopped) as stopped:
         run(in_(tmp_path))
     # The step that was prepared is taken; the tenth ends an epoch, which is measured first.
-    assert f"saved after step {step + 1} of 15; the same command goes on" in str(stopped.value)
+    assert f"saved after step {step + 1} of 15; the same command resumes" in str(stopped.value)
     assert stopped.value.code == 128 + number
     assert step + 1 in steps_of(tmp_path)
     capsys.readouterr()
     run(in_(tmp_path))
-    assert f"going on in {tmp_path} after step {step + 1} of 15" in capsys.readouterr().out
+    assert f"resuming {tmp_path} after step {step + 1} of 15" in capsys.readouterr().out
     assert same_end(tmp_path, alone)
 
 
@@ -72,7 +72,7 @@ def test_a_damaged_checkpoint_is_left_out_for_the_one_before(
     run(in_(out))
     told = capsys.readouterr()
     assert re.search(
-        r"warning: checkpoint .*/15 is damaged and left out, it lies in .*/damaged/15 now: ",
+        r"warning: checkpoint .*/15 is damaged and not used; it was moved to .*/damaged/15: ",
         told.err,
     )
     assert "after step 10 of 15" in told.out
@@ -108,7 +108,7 @@ def test_the_best_is_written_at_once_and_its_checkpoint_not_needed(
     else:
         flip_bits(out / "checkpoints" / "5")
     run(in_(out))
-    assert "warning: best.safetensors is gone, and its checkpoint" in capsys.readouterr().err
+    assert "warning: best.safetensors is missing, and its checkpoint" in capsys.readouterr().err
     assert (out / "final.safetensors").exists()
 
 
@@ -210,7 +210,7 @@ def test_divergence_ends_the_run_and_keeps_the_last_good_checkpoint(
 
     monkeypatch.setattr(train.run.plan, "learning_rate", broken)
     with pytest.raises(
-        Diverged, match=r"not finite numbers in step 8: .* of step 5 stays; a lower"
+        Diverged, match=r"became infinite or NaN in step 8: .* of step 5 is kept; a lower"
     ):
         run(in_(tmp_path, save_every=4))
     assert steps_of(tmp_path) == [4, 5]
@@ -225,7 +225,7 @@ def test_divergence_at_once_says_that_nothing_was_saved(tmp_path: Path) -> None:
 
 def test_running_statistics_that_overflow_are_divergence_too(tmp_path: Path) -> None:
     """In training mode nothing else depends on them."""
-    with pytest.raises(Diverged, match="not finite numbers in step"):
+    with pytest.raises(Diverged, match="became infinite or NaN in step"):
         run(in_(tmp_path, lr=1e12, optimizer="sgd", ema=None, warmup_epochs=0.0, mixup=0.0))
     assert steps_of(tmp_path) == []
 
@@ -241,7 +241,7 @@ def test_a_disk_that_is_full_is_one_sentence_and_what_was_saved_stays(
             run(in_(tmp_path))
     assert re.fullmatch(
         r"the disk of .*/checkpoints is full: a checkpoint takes 1\.1 MB, and 1\.0 MB are free; "
-        "the checkpoints that are whole stay",
+        "intact checkpoints are kept",
         str(error.value),
     )
     assert steps_of(tmp_path) == [4]
@@ -328,7 +328,7 @@ def test_a_damaged_line_of_metrics_is_named_and_left_out(
     run(in_(out))
     assert same_end(out, alone)
     told = [text for text in capsys.readouterr().err.splitlines() if "metrics" in text]
-    assert told[0] == f"train: warning: {file}, line 2 is damaged and left out: {line!r}"
+    assert told[0] == f"train: warning: {file}, line 2 is damaged and ignored: {line!r}"
     assert len(told) == 2
     assert (out / "curves.png").stat().st_size
 

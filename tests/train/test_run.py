@@ -165,7 +165,7 @@ def test_frozen_layers_stay(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("freeze", "message"),
     [
-        (("stom*",), r"^--freeze stom\* matches no parameter; they are called as in .* head"),
+        (("stom*",), r"^--freeze stom\* matches no parameter; there are, for example, .* head"),
         (("*",), r"^--freeze \* leaves no parameter to train$"),
     ],
 )

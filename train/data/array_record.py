@@ -1,9 +1,9 @@
 """ArrayRecord files of `tf.train.Example`s, as TensorFlow Datasets writes them.
 
-An Example has the features `image`, an encoded image file, and `label`, an integer. The files of a
-part have `train`, or `val` or `test`, as a word of their names, such as
-`cifar10-train.array_record-00000-of-00001`; `label.labels.txt` beside them names the classes, one a
-line. `python -m train.pack` makes such a folder of image files.
+An Example has the features `image`, an encoded image file, and `label`, an integer. Each file name
+contains the name of its part as a word: `train`, `val`, `validation` or `test`, as in
+`cifar10-train.array_record-00000-of-00001`. `label.labels.txt` in the same folder names the
+classes, one per line. `python -m train.pack` makes such a folder from image files.
 """
 
 import io
@@ -32,7 +32,7 @@ __all__ = [
 
 CLASSES = "label.labels.txt"
 PATTERN = "*.array_record*"
-TEXT: Any = {"encoding": "utf-8", "errors": "surrogateescape"}  # names as the file system has them
+TEXT: Any = {"encoding": "utf-8", "errors": "surrogateescape"}  # keeps any file name intact
 
 
 class ArrayRecordSource:
@@ -49,7 +49,7 @@ class ArrayRecordSource:
         return self.ends[-1]
 
     def _place(self, index: int) -> tuple[int, int]:
-        """The number of the file, and of the record in it."""
+        """The number of the file, and the number of the record in it."""
         file = bisect_right(self.ends, index)
         return file, index - (self.ends[file - 1] if file else 0)
 
@@ -58,18 +58,18 @@ class ArrayRecordSource:
         try:
             features = decode_example(self.files[file][record])
             encoded, label = features["image"], features["label"]
-        except Exception as error:  # of the reader, or of what is no Example
+        except Exception as error:  # from the reader, or if the record is not an Example
             raise Unreadable(f"not an Example with `image` and `label` ({error})") from error
         check_label(label, self.num_classes, self.name(index))
         return open_image(io.BytesIO(encoded)), label
 
     def name(self, index: int) -> str:
-        """`FOLDER/train-00000-of-00002.array_record, record 12`."""
+        """A name such as `FOLDER/train-00000-of-00002.array_record, record 12`."""
         file, record = self._place(index)
         return f"{self.paths[file]}, record {record}"
 
     def identity(self) -> Iterator[str]:
-        """The files' names, with the number of records."""
+        """Each file's name with its number of records."""
         for path, file in zip(self.paths, self.files, strict=True):
             yield f"{Path(path).name} {len(file)}"
 
@@ -78,19 +78,19 @@ def _opened(path: str) -> Any:
     try:
         file: Any = grain.sources.ArrayRecordDataSource(path)
         len(file)
-    except Exception as error:  # of a reader in C++
+    except Exception as error:  # from a reader in C++
         raise ValueError(f"{path} is not an ArrayRecord file: {error}") from error
     return file
 
 
 def open_array_records(root: Path, num_classes: int | None) -> Dataset:
-    """The records of a folder.
+    """The data set of a folder of ArrayRecord files.
 
     Args:
         root: the folder.
-        num_classes: where no file names the classes.
+        num_classes: number of classes, used if no file names them.
 
-    Raises: ValueError if a part is missing, or nothing tells how many classes there are.
+    Raises: ValueError if a part is missing or the number of classes is unknown.
     """
     files = _files_by_part(root)
     train = files.get(TRAIN, [])
@@ -105,7 +105,7 @@ def open_array_records(root: Path, num_classes: int | None) -> Dataset:
     elif num_classes is not None:
         classes = [str(i) for i in range(num_classes)]
     else:
-        raise ValueError(f"--data {root} has no {CLASSES}: --num-classes must tell how many")
+        raise ValueError(f"--data {root} has no {CLASSES}: --num-classes must be given")
     return Dataset(
         name=str(root),
         train=ArrayRecordSource(train, len(classes)),
@@ -124,9 +124,11 @@ def _files_by_part(root: Path) -> dict[str, list[Path]]:
 
 
 def _part(path: Path) -> str | None:
-    """`train` for `NAME-train.array_record-00000-of-00002` and `train-00000-of-00002.array_record`.
+    """The part that a file name contains: `train` for `NAME-train.array_record-00000-of-00002` and
+    `train-00000-of-00002.array_record`; None if there is none.
 
-    Raises: ValueError if the name has several parts and the last word before the suffix is none.
+    Raises: ValueError if the name contains several parts and the last word before the suffix is not
+        one of them.
     """
     words = re.split("[-_.]", path.name.partition(".array_record")[0])
     parts = [word for word in words if word in (TRAIN, *HELD_OUT)]
@@ -136,7 +138,7 @@ def _part(path: Path) -> str | None:
 
 
 def encode_example(features: Mapping[str, bytes | int]) -> bytes:
-    """A `tf.train.Example`, serialised."""
+    """Serialise a `tf.train.Example` with these features."""
     example = _example_class()()
     for name, value in features.items():
         feature = example.features.feature[name]
@@ -146,7 +148,7 @@ def encode_example(features: Mapping[str, bytes | int]) -> bytes:
 
 
 def decode_example(data: bytes) -> dict[str, Any]:
-    """The first value of each feature of a serialised `tf.train.Example`, bytes or an integer."""
+    """The first value of each feature in a serialised `tf.train.Example`."""
     example = _example_class().FromString(data)
     features = {}
     for name, feature in example.features.feature.items():
@@ -159,7 +161,7 @@ def decode_example(data: bytes) -> dict[str, Any]:
 
 @cache
 def _example_class() -> Any:
-    """The message class, from its definition in tensorflow/core/example; TensorFlow not needed."""
+    """The message class, as defined in tensorflow/core/example, without TensorFlow."""
     file = descriptor_pb2.FileDescriptorProto(
         name="train/example.proto", package="flaxblocks.example", syntax="proto3"
     )

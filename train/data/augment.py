@@ -1,7 +1,7 @@
-"""From an image to the pixels that a network sees in training: random crop, flip, TrivialAugment.
+"""Augmentation of a training image: random resized crop, flip, TrivialAugment.
 
-Random numbers come from the generator that Grain gives each image, which depends on the seed and
-on the image's place in the run alone.
+Random numbers come from the generator that Grain provides for each image, which depends only on the
+seed and on the image's position in the run.
 """
 
 import math
@@ -14,20 +14,20 @@ from train.data.trivial import trivial_augment
 
 __all__ = ["Augmentation", "random_crop_box"]
 
-RATIO = (3 / 4, 4 / 3)  # of width to height, of a crop
+RATIO = (3 / 4, 4 / 3)  # range of the width of a crop divided by its height
 TRIES = 10
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What happens to a training image.
+    """The augmentation of a training image.
 
     Attributes:
         size: (height, width) of the result.
-        interpolation: Pillow's filter.
-        min_crop: smallest share of the image's area in a crop.
-        flip: probability of a left-right flip.
-        trivial: apply TrivialAugment.
+        interpolation: name of Pillow's resampling filter.
+        min_crop: smallest fraction of the image's area in a crop.
+        flip: probability of a horizontal flip.
+        trivial: whether to apply TrivialAugment.
     """
 
     size: tuple[int, int]
@@ -37,7 +37,7 @@ class Augmentation:
     trivial: bool
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> np.ndarray:
-        """Pixels `(H, W, 3)`, uint8, of an RGB image."""
+        """Augment an RGB image; returns pixels `(H, W, 3)`, uint8."""
         height, width = self.size
         box = random_crop_box(image.width, image.height, self.min_crop, rng)
         crop = image.crop(box).resize((width, height), Image.Resampling[self.interpolation.upper()])
@@ -51,10 +51,11 @@ class Augmentation:
 def random_crop_box(
     width: int, height: int, min_crop: float, rng: np.random.Generator
 ) -> tuple[int, int, int, int]:
-    """(left, top, right, bottom) of a crop of random area and aspect ratio.
+    """(left, top, right, bottom) of a crop with random area and aspect ratio.
 
-    The area is uniform in [min_crop, 1] of the image, the ratio log-uniform in [3/4, 4/3]; after
-    ten crops that do not fit, the largest central one of an allowed ratio.
+    The area is uniform in [min_crop, 1] times that of the image, the ratio of width to height
+    log-uniform in [3/4, 4/3]. After ten crops that do not fit, the result is the largest central
+    crop with an allowed ratio.
 
     Source: torchvision `RandomResizedCrop.get_params`; Szegedy et al. 2014,
         https://arxiv.org/abs/1409.4842, section 6.

@@ -1,7 +1,7 @@
-"""Handwritten digits: 1,437 to learn from and the 360 of the demo to be judged by.
+"""Handwritten digits: 1,437 for training, and the demo's 360 held out.
 
-From the UCI "Optical Recognition of Handwritten Digits" set (Alpaydin and Kaynak 1998,
-https://archive.ics.uci.edu/dataset/80), as scikit-learn carries it.
+From the UCI data set "Optical Recognition of Handwritten Digits" (Alpaydin and Kaynak 1998,
+https://archive.ics.uci.edu/dataset/80), as included in scikit-learn.
 """
 
 import numpy as np
@@ -14,11 +14,11 @@ from train.data.source import Dataset
 __all__ = ["DigitSource", "open_digits"]
 
 
-SIDE = 36  # pixels; of the demo's 32, five halvings leave one pixel, and of these two by two
+SIDE = 36  # pixels; halved five times, this leaves 2x2 pixels, while the demo's 32 leaves one
 
 
 class DigitSource:
-    """Scans of digits as RGB images of 32x32."""
+    """Scans of digits as RGB images of 32x32 pixels."""
 
     def __init__(self, part: str, scans: np.ndarray, labels: np.ndarray):
         """Take scans `(N, 8, 8)`, ink from 0 to 16, and labels `(N,)`."""
@@ -37,11 +37,11 @@ class DigitSource:
         return Image.fromarray(grey).convert("RGB"), int(self.labels[index])
 
     def name(self, index: int) -> str:
-        """`digits/train/12`."""
+        """A name such as `digits/train/12`."""
         return f"digits/{self.part}/{index}"
 
     def identity(self) -> list[str]:
-        """Its name: there are no others."""
+        """The name of the part: there is only one such data set."""
         return [f"digits/{self.part}"]
 
 
@@ -60,7 +60,7 @@ def open_digits() -> Dataset:
             mean=(MEAN, MEAN, MEAN),
             std=(STD, STD, STD),
         ),
-        # Chosen on digits split off the training set: a mirrored digit is another thing, and of
-        # so few images each must be seen in many steps.
+        # Chosen on digits split off the training set: a mirrored digit is no longer that digit, and
+        # so small a data set needs many steps per epoch.
         suits={"batch_size": 16, "lr": 0.01, "min_crop": 0.8, "flip": 0.0},
     )

@@ -1,4 +1,4 @@
-"""A folder of image files, one folder a class, as torchvision's ImageFolder reads it."""
+"""A folder with one subfolder of image files per class, as torchvision's ImageFolder reads it."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -19,7 +19,7 @@ class FolderSource:
     """Image files and their labels."""
 
     def __init__(self, root: Path, paths: Sequence[str], labels: Sequence[int]):
-        """Take the folder of all data, paths in it, and as many labels."""
+        """Take the folder of all data, paths of images in it, and one label per path."""
         self.root = str(root)
         self.paths = list(paths)
         self.labels = list(labels)
@@ -28,7 +28,7 @@ class FolderSource:
         return len(self.paths)
 
     def only(self, rows: np.ndarray) -> "FolderSource":
-        """Some of them."""
+        """The images of these rows only."""
         return FolderSource(
             Path(self.root), [self.paths[i] for i in rows], [self.labels[i] for i in rows]
         )
@@ -37,37 +37,38 @@ class FolderSource:
         return open_image(self.paths[index]), self.labels[index]
 
     def name(self, index: int) -> str:
-        """The path."""
+        """The path of the image."""
         return self.paths[index]
 
     def identity(self) -> Iterator[str]:
-        """Each path within the folder of all data, with its label."""
+        """Each path, relative to the folder of all data, with its label."""
         for path, label in zip(self.paths, self.labels, strict=True):
             yield f"{path.removeprefix(self.root)} {label}"
 
 
 def open_folder(root: Path, held_out: float, seed: int) -> Dataset:
-    """`root/CLASS/*.jpg`, or `root/train/CLASS/*.jpg` beside `root/val/CLASS/*.jpg`.
+    """The data set in `root/CLASS/*.jpg`, or in `root/train/CLASS/*.jpg` and
+    `root/val/CLASS/*.jpg`.
 
-    Classes are numbered in the order of their names. Folders within a class are searched too, and
-    hidden files are not images.
+    Classes are numbered in the order of their names. Subfolders of a class are searched too, and
+    hidden files are ignored.
 
     Args:
         root: the folder.
-        held_out: share of each class to hold out where there is no `val`; below 1, at least one
-            image is held out and one is not.
-        seed: of the choice of them.
+        held_out: fraction of each class to hold out if there is no `train` folder; below 1, each
+            class has at least one image held out and one not.
+        seed: seed of the choice of held-out images.
 
-    Raises: ValueError for a folder that is missing, has no class, an empty class, or in `val` a
+    Raises: ValueError if the folder is missing, has no class or an empty one, or if `val` has a
         class that `train` lacks.
     """
     if not root.is_dir():
-        raise ValueError(f"--data {root}: no such folder, nor is it `digits` or `hf:NAME`")
+        raise ValueError(f"--data {root}: no such folder, and it is not `digits` or `hf:NAME`")
     if not (root / TRAIN).is_dir():
         return _split(root, held_out, seed)
     held_out_root = next((root / name for name in HELD_OUT if (root / name).is_dir()), None)
     if held_out_root is None:
-        raise ValueError(f"{root} has the folder {TRAIN!r} and none of {HELD_OUT}")
+        raise ValueError(f"{root} has the folder {TRAIN!r} but none of {HELD_OUT}")
     classes = _class_names(root / TRAIN)
     unknown = sorted(set(_class_names(held_out_root)) - set(classes))
     if unknown:
@@ -90,7 +91,7 @@ def _split(root: Path, share: float, seed: int) -> Dataset:
         if count < 2 and share < 1:
             raise ValueError(
                 f"{root / classes[label]} has one image: without a folder 'val' a class needs two, "
-                "one to learn from and one to hold out"
+                "one to train on and one to hold out"
             )
     return Dataset(
         name=str(root),
@@ -115,7 +116,7 @@ def _source(root: Path, part: str, classes: Sequence[str]) -> FolderSource:
 def _class_names(root: Path) -> list[str]:
     names = sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
     if not names:
-        raise ValueError(f"{root} has no folder of a class: images lie in {root}/CLASS/")
+        raise ValueError(f"{root} has no folder of a class: images must be in {root}/CLASS/")
     return names
 
 

@@ -1,4 +1,4 @@
-"""Hugging Face datasets: one of the hub, downloaded once, or a folder that `save_to_disk` wrote."""
+"""Hugging Face datasets, downloaded once from the hub, or in a folder written by `save_to_disk`."""
 
 import io
 import json
@@ -20,8 +20,8 @@ class HuggingFaceSource:
     def __init__(
         self, name: str, rows: Any, image: str, label: str, num_classes: int, identity: list[str]
     ):
-        """Take a `datasets.Dataset` whose column `image` is not decoded, and what tells it from
-        others.
+        """Take a `datasets.Dataset` whose column `image` is not decoded, and texts that identify
+        it.
         """
         self.source = name
         self._identity = identity
@@ -44,12 +44,12 @@ class HuggingFaceSource:
         return open_image(stored["path"] if stored["bytes"] is None else _bytes(stored)), label
 
     def name(self, index: int) -> str:
-        """`NAME, row 12`, and the path that the row has."""
+        """A name such as `NAME, row 12`, with the row's path if it has one."""
         path = (self.rows[int(index)][self.image] or {}).get("path")
         return f"{self.source}, row {index}" + (f" ({path})" if path else "")
 
     def identity(self) -> list[str]:
-        """The fingerprint and the features of the split, and how many rows of it these are."""
+        """The fingerprint and the features of the split, and the number of its rows used here."""
         return [*self._identity, str(len(self))]
 
 
@@ -58,20 +58,21 @@ def _bytes(stored: dict[str, Any]) -> io.BytesIO:
 
 
 def open_hugging_face(name: str, *, held_out: float, seed: int, num_classes: int | None) -> Dataset:
-    """The images of a dataset whose features have one image and one class label.
+    """The images of a dataset whose features include an image and a class label.
 
     Args:
-        name: of a dataset on the hub, `NAME` or `NAME:CONFIG`, or of a folder.
-        held_out: share of each class to hold out where there is but one split.
-        seed: of the choice.
-        num_classes: where the labels are plain integers.
+        name: a dataset on the hub, `NAME` or `NAME:CONFIG`, or a folder.
+        held_out: fraction of each class to hold out if there is no split for validation or testing.
+        seed: seed of the choice of held-out rows.
+        num_classes: number of classes, used if the labels are plain integers.
 
-    Raises: ValueError if the package is missing, the dataset cannot be had or has no such features.
+    Raises: ValueError if the package is missing, or the dataset cannot be loaded or lacks these
+        features.
     """
     splits = _load(name)
     if TRAIN not in splits:
         raise ValueError(
-            f"--data hf:{name} has the splits {sorted(splits)}, and none called 'train'"
+            f"--data hf:{name} has the splits {sorted(splits)}, but none called 'train'"
         )
     features = splits[TRAIN].features
     image = _column(features, "Image", name)
@@ -79,7 +80,9 @@ def open_hugging_face(name: str, *, held_out: float, seed: int, num_classes: int
     classes = getattr(features[label], "names", None)
     if classes is None:
         if num_classes is None:
-            raise ValueError(f"--data hf:{name} does not name its classes: --num-classes must")
+            raise ValueError(
+                f"--data hf:{name} does not name its classes: --num-classes must be given"
+            )
         classes = [str(i) for i in range(num_classes)]
     judged = next((part for part in HELD_OUT if part in splits), None)
     if judged is None:
@@ -105,7 +108,7 @@ def open_hugging_face(name: str, *, held_out: float, seed: int, num_classes: int
 
 
 def _split(rows: Any, label: str, num_classes: int, share: float, seed: int) -> tuple[Any, Any]:
-    """Rows to learn from, and those to hold out; rows without a label count as one class more."""
+    """The training rows and the held-out rows; rows without a label count as one extra class."""
     labels = [num_classes if of is None or of < 0 else of for of in rows[label][:]]
     held = held_out_rows(labels, share, seed)
     return rows.select(np.flatnonzero(~held)), rows.select(np.flatnonzero(held))
@@ -124,20 +127,22 @@ def _load(name: str) -> dict[str, Any]:
         else:
             repository, _, config = name.partition(":")
             found = datasets.load_dataset(repository, config or None)
-    except Exception as error:  # of the hub, the network, the files
+    except Exception as error:  # from the hub, the network or the files
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise ValueError(f"--data hf:{name} cannot be had: {reason}") from error
+        raise ValueError(f"--data hf:{name} cannot be loaded: {reason}") from error
     return dict(found) if isinstance(found, dict) else {TRAIN: found}
 
 
 def _column(features: Any, kind: str, name: str, otherwise: tuple[str, ...] = ()) -> str:
-    """The one column of a kind, else the first that is called as one of `otherwise`."""
+    """The only column of a kind, else the first whose name is in `otherwise`, else the first of
+    that kind.
+    """
     of_kind = [column for column, feature in features.items() if type(feature).__name__ == kind]
     if len(of_kind) == 1:
         return of_kind[0]
     called = [column for column in (*otherwise, *of_kind) if column in features]
     if not called:
         raise ValueError(
-            f"--data hf:{name} has the columns {sorted(features)}, and no {kind} in them"
+            f"--data hf:{name} has the columns {sorted(features)}, but no {kind} among them"
         )
     return called[0]

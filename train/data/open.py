@@ -1,4 +1,4 @@
-"""Which data set `--data` means."""
+"""Open the data set that `--data` names."""
 
 from pathlib import Path
 
@@ -10,15 +10,15 @@ __all__ = ["open_data"]
 
 
 def open_data(config: Config, *, training: bool = True) -> Dataset:
-    """The data set, with as many classes as the run is to have.
+    """Open the data set that `config` names.
 
     Args:
-        config: says which.
-        training: whether images to learn from are needed; else all of data without parts is held
-            out.
+        config: the settings.
+        training: whether training images are needed; if not, all images of data without a
+            validation part are held out by default.
 
-    Raises: ValueError in one sentence for data that is missing, empty or has other classes than
-        `--num-classes` says.
+    Raises: ValueError if the data is missing or empty, or if its number of classes is not that of
+        `--num-classes`.
     """
     share = config.held_out
     if share is None:
@@ -26,8 +26,8 @@ def open_data(config: Config, *, training: bool = True) -> Dataset:
     data = _open(config, share)
     if config.num_classes not in (None, len(data.classes)):
         raise ValueError(
-            f"--num-classes {config.num_classes} must be {len(data.classes)}, the classes of "
-            f"{data.name}"
+            f"--num-classes {config.num_classes} must be {len(data.classes)}, the number of "
+            f"classes of {data.name}"
         )
     parts = {"training": data.train, "held-out": data.held_out}
     for part, source in parts.items():

@@ -1,4 +1,4 @@
-"""Which images a process reads, and in which pieces, so that its batches are its share of each."""
+"""The images that a process reads, in pieces that make up its share of each batch."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Share:
-    """Which rows of each batch this process reads: all of `process` in `processes` equal parts."""
+    """The rows of each batch that this process reads: part `process` of `processes` equal parts."""
 
     process: int = 0
     processes: int = 1
@@ -25,20 +25,21 @@ WHOLE = Share()
 
 
 class Pieces(grain.MapDataset):
-    """A share of some batches in equal pieces, one after the other: lists of rows.
+    """A process's share of some batches, as a sequence of equal pieces: lists of rows.
 
-    Each thread reads a piece, so that all of them work on one batch. A piece has many rows where a
-    batch has: what Grain does for each element takes as long as reading a small image.
+    Each thread reads one piece, so that all threads work on the same batch. Pieces of a large batch
+    have many rows, because Grain's overhead per element equals the time to read a small image.
 
     Attributes:
-        per_batch: as many as there are threads, or a few more to divide the rows.
+        per_batch: pieces per batch: the number of threads, or the next number that divides the
+            rows.
     """
 
     def __init__(
         self, rows: grain.MapDataset, numbers: range, batch_size: int, share: Share, threads: int
     ):
-        """Take the rows of all batches, the numbers of those wanted, the rows of a batch, this
-        process's share of it, and how many threads read.
+        """Take the rows of all batches, the numbers of the batches to read, the rows per batch,
+        this process's share, and the number of reading threads.
         """
         super().__init__(rows)
         self.rows = rows
@@ -58,11 +59,11 @@ class Pieces(grain.MapDataset):
         return [self.rows[i] for i in range(first, first + self.size)]
 
     def set_slice(self, batches: slice, sequential_slice: bool = False) -> None:
-        """Called by Grain in a worker process: of n workers, each reads every nth batch, whole."""
+        """Called by Grain in a worker process: each of n workers reads every nth batch entirely."""
         self.numbers = self.numbers[batches]
 
 
 def stacked(pieces: Sequence[Sequence[Row]]) -> dict[str, np.ndarray]:
-    """The pieces of a batch as one array for each name."""
+    """Stack the pieces of a batch into one array per name."""
     rows = list(chain(*pieces))
     return {name: np.stack([row[name] for row in rows]) for name in rows[0]}

@@ -1,8 +1,8 @@
-"""The order of the images, by Grain: which come in which batch, and this process's share of them.
+"""The Grain pipeline: the order of the images, their batches, and this process's share of each.
 
-Everything depends on the seed and on a batch's number alone: not on threads, worker processes,
-or how many machines share the work. So a run's place in its data is one number, and a run that
-goes on from there sees what it would have seen.
+Everything depends only on the seed and the number of the batch, not on threads, worker processes or
+the number of machines. The position of a run in its data is therefore a single number, and a
+resumed run reads the same images as an uninterrupted one.
 """
 
 import os
@@ -36,21 +36,21 @@ Prepare = Callable[[Image.Image], np.ndarray]
 READABLE = -1
 ENDLESS = sys.maxsize  # images
 TRIES = 10  # images in a row that cannot be read before the run stops
-# Batches read before they are needed: one waits while the other is read. Of 1,024 images of
-# 224x224 a batch has 154 MB, and these lie beside the one in use, for each process that reads.
+# Batches read in advance: one is ready while the other is being read. A batch of 1,024 images of
+# 224x224 takes 154 MB, and each reading process holds these in addition to the one in use.
 AHEAD = 2
 
 
 def reading_threads(workers: int) -> int:
-    """Threads of each process that reads: Pillow lets go of the interpreter while it decodes."""
+    """Threads per reading process; they run in parallel as Pillow releases the GIL to decode."""
     cores = (os.cpu_count() or 1) // max(workers, 1)
     return min(16, max(4, cores))
 
 
 def train_steps(source: Source, batch_size: int) -> int:
-    """Batches of an epoch; what does not fill one is left out, other images each time.
+    """Batches per epoch; images that do not fill a batch are left out, different ones each epoch.
 
-    Raises: ValueError if there are fewer images than one batch holds.
+    Raises: ValueError if there are fewer images than in one batch.
     """
     if len(source) < batch_size:
         raise ValueError(
@@ -71,21 +71,21 @@ def train_batches(
     share: Share = WHOLE,
     workers: int = 0,
 ) -> grain.DatasetIterator[Batch]:
-    """Batches from number `start` on, each epoch in an order of its own.
+    """This process's part of the training batches, each epoch in a different order.
 
-    A batch is `image` `(B, H, W, 3)` uint8, `label` `(B,)` int32, and `unreadable` `(B,)` int32:
-    the index of an image that could not be read and that the next one stands in for, else -1, with
-    the `reason` `(B,)`, a text.
+    A batch has `image` `(B, H, W, 3)` uint8, `label` `(B,)` int32, `unreadable` `(B,)` int32 and
+    `reason` `(B,)`, texts. Where an image cannot be read, the next one takes its place, and
+    `unreadable` holds its index and `reason` why; otherwise `unreadable` is -1.
 
     Args:
         source: the images.
-        augmentation: what happens to each; `Transforms` for what evaluation does.
-        batch_size: of all processes together.
-        seed: of order and augmentation.
-        epochs: after which it ends.
-        start: the number of the first batch, over all epochs.
+        augmentation: how to prepare each image; `Transforms` prepares it as in evaluation.
+        batch_size: rows of a batch, over all processes.
+        seed: seed of order and augmentation.
+        epochs: number of epochs.
+        start: number of the first batch, counted over all epochs.
         share: this process's part of each batch.
-        workers: processes that read; 0 reads in threads.
+        workers: worker processes that read images; 0 reads in threads.
     """
     steps = train_steps(source, batch_size)
     images = grain.MapDataset.range(len(source)).seed(seed).shuffle()
@@ -94,7 +94,7 @@ def train_batches(
 
 
 def held_out_steps(source: Source, batch_size: int) -> int:
-    """Batches of a pass over all images; the last may be filled up."""
+    """Batches of one pass over all images; the last one is padded."""
     return -(-len(source) // batch_size)
 
 
@@ -107,11 +107,11 @@ def held_out_batches(
     share: Share = WHOLE,
     workers: int = 0,
 ) -> grain.DatasetIterator[Batch]:
-    """Every image once in a pass, in order, with `weight` `(B,)` float32: 0 for one that could not
-    be read and for what fills the last batch of a pass, else 1.
+    """This process's part of the evaluation batches: every image once per pass, in order.
 
-    `passes` may be None, for no end: what reads the images then stays from one pass to the next, a
-    few batches ahead.
+    A batch also has `weight` `(B,)` float32: 0 for an unreadable image and for the padding of the
+    last batch of a pass, else 1. With `passes=None` the batches are endless, so that the readers
+    continue from one pass to the next, a few batches ahead.
     """
     steps = held_out_steps(source, batch_size)
     images = grain.MapDataset.range(steps * batch_size).map(_HeldOutReader(source, transforms))
@@ -120,7 +120,7 @@ def held_out_batches(
 
 
 def take_unreadable(batch: Batch) -> dict[int, str]:
-    """Take the marks out of a batch: the images that could not be read, by index, and why."""
+    """Remove `unreadable` and `reason` from a batch; return the reason by index of the image."""
     marks, reasons = batch.pop("unreadable"), batch.pop("reason")
     marked = marks != READABLE
     return dict(zip(marks[marked].tolist(), reasons[marked].tolist(), strict=True))
@@ -134,7 +134,7 @@ def _read(
     options = grain.ReadOptions(threads, max(threads, AHEAD * pieces.per_batch))
     batches = pieces.to_iter_dataset(options).batch(pieces.per_batch, batch_fn=stacked)
     if workers:
-        if not flags.FLAGS.is_parsed():  # Grain has some, and starts no process before they are
+        if not flags.FLAGS.is_parsed():  # Grain starts no process before its absl flags are parsed
             flags.FLAGS.mark_as_parsed()
         processes = grain.MultiprocessingOptions(num_workers=workers)
         batches = batches.mp_prefetch(processes, sequential_slice=True)  # calls Pieces.set_slice
@@ -146,12 +146,12 @@ def _prepared(source: Source, index: int, prepare: Prepare) -> tuple[np.ndarray,
     image, label = source[index]
     try:
         return prepare(image), label
-    except (OSError, ValueError) as error:  # such as of 1x40000 pixels, too long to be resized
+    except (OSError, ValueError) as error:  # such as 1x40000 pixels, too long to be resized
         raise Unreadable(str(error)) from error
 
 
 class _Reader(grain.transforms.RandomMap):
-    """An index to a training record; for an image that cannot be read, the next one's."""
+    """Map an index to a training record; an unreadable image is replaced by the next one."""
 
     def __init__(self, source: Source, how: Augmentation | Transforms):
         self.source = source
@@ -178,7 +178,7 @@ class _Reader(grain.transforms.RandomMap):
 
 
 class _HeldOutReader(grain.transforms.Map):
-    """An index to an evaluation record."""
+    """Map an index to an evaluation record."""
 
     def __init__(self, source: Source, transforms: Transforms):
         self.source = source

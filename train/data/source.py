@@ -1,4 +1,4 @@
-"""What a data set is: images and labels by index."""
+"""The interface of a data set: images and labels by index."""
 
 import hashlib
 import os
@@ -13,8 +13,8 @@ from PIL import Image
 from flaxblocks.weights.preprocess import Transforms, to_rgb
 
 TRAIN = "train"
-HELD_OUT = ("val", "validation", "test")  # the first of them that there is
-WAITS = (0.1, 1.0)  # seconds, before a disk that failed is asked again
+HELD_OUT = ("val", "validation", "test")  # the first that exists is used
+WAITS = (0.1, 1.0)  # seconds before each retry after a disk error
 LASTING = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
 
 __all__ = [
@@ -30,11 +30,11 @@ __all__ = [
 
 
 class Unreadable(Exception):
-    """An image that cannot be read, with the reason; its name is the source's to tell."""
+    """An image that cannot be read, with the reason; its name is `Source.name`."""
 
 
 class Source(Protocol):
-    """Images and labels by index, as Grain reads them: from any thread, in any order."""
+    """Images and labels by index, which Grain reads from any thread and in any order."""
 
     def __len__(self) -> int: ...
 
@@ -43,7 +43,7 @@ class Source(Protocol):
         ...
 
     def name(self, index: int) -> str:
-        """What a person finds the image by, such as its path."""
+        """A name by which a person finds the image, such as its path."""
         ...
 
 
@@ -51,21 +51,23 @@ class Part(Source, Protocol):
     """The images of one part of a data set."""
 
     def identity(self) -> Iterable[str]:
-        """What tells it from others, read from no image and the same wherever it lies."""
+        """Texts that identify the part, made without reading images and independent of its place
+        on disk.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images to learn from and images to be judged by.
+    """Training images and held-out images.
 
     Attributes:
-        name: as the user gave it.
-        train: to learn from.
-        held_out: to be judged by; none of them is in `train`.
+        name: its name as the user gave it.
+        train: the training images.
+        held_out: the images to evaluate on; none of them is in `train`.
         classes: the name of each class, by label.
-        transforms: how an image is prepared for evaluation, where no weights say otherwise.
-        suits: settings that suit it, by their name in `Config`.
+        transforms: how to prepare an image for evaluation, unless published weights define it.
+        suits: default settings for this data, by their name in `Config`.
     """
 
     name: str
@@ -76,7 +78,7 @@ class Dataset:
     suits: Mapping[str, Any] = field(default_factory=dict)
 
     def digest(self) -> str:
-        """A short text that differs where classes, images or labels do, as far as names tell."""
+        """A short hash of the classes, images and labels, as far as names identify them."""
         digest = hashlib.sha256()
         for names in (self.classes, self.train.identity(), self.held_out.identity()):
             digest.update(os.fsencode("\0".join(names)) + b"\0\0")
@@ -84,7 +86,7 @@ class Dataset:
 
 
 def open_image(file: str | PathLike[str] | BinaryIO, waits: Sequence[float] = WAITS) -> Image.Image:
-    """The image in a file or a path, decoded and in RGB; a disk that fails is asked again.
+    """Decode an image file as RGB; reading is retried after a disk error.
 
     Raises: Unreadable.
     """
@@ -100,19 +102,24 @@ def open_image(file: str | PathLike[str] | BinaryIO, waits: Sequence[float] = WA
 
 
 def _may_pass(error: Exception) -> bool:
-    """Whether it is a disk's, such as "Stale file handle"; Pillow's own have no number."""
+    """Whether an error is a transient one of the disk, such as "Stale file handle"; errors raised
+    by Pillow itself have no `errno`.
+    """
     is_numbered = isinstance(error, OSError) and error.errno is not None
     return is_numbered and not isinstance(error, LASTING)
 
 
 def check_label(label: int, num_classes: int, name: str) -> None:
-    """Raise Unreadable for a label below 0, as unlabelled images have, and ValueError for one that
-    there is no class for.
+    """Check that a label is that of a class.
+
+    Raises:
+        Unreadable: it is below 0, as in unlabelled images.
+        ValueError: it is `num_classes` or more.
     """
     if label < 0:
-        raise Unreadable(f"its label {label} says that it has none")
+        raise Unreadable(f"its label {label} means that it has none")
     if label >= num_classes:
         raise ValueError(
-            f"{name} has the label {label}, and there are {num_classes} classes: --num-classes is "
+            f"{name} has the label {label}, but there are {num_classes} classes: --num-classes is "
             "too small, or the list of classes too short"
         )

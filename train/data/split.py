@@ -1,4 +1,4 @@
-"""Which images to hold out where the data does not say."""
+"""The choice of held-out images for data without a validation part."""
 
 from collections.abc import Sequence
 
@@ -8,16 +8,17 @@ __all__ = ["held_out_rows"]
 
 
 def held_out_rows(labels: Sequence[int], share: float, seed: int) -> np.ndarray:
-    """Whether each row is held out: `share` of each class, drawn anew for each so that one more
-    class moves no other.
+    """Choose the rows to hold out at random, the fraction `share` of each class.
+
+    The choice in one class does not depend on the other classes.
 
     Args:
-        labels: from 0 on, of all rows.
-        share: of a class; below 1, a class of two or more has rows on both sides, and one that is
-            alone is not held out.
-        seed: of the choice.
+        labels: labels of all rows, from 0 up.
+        share: fraction of each class; below 1, a class of two or more has rows on both sides, and a
+            single row is not held out.
+        seed: seed of the choice.
 
-    Returns: `(N,)`, bool.
+    Returns: `(N,)`, bool: whether each row is held out.
     """
     of_row = np.asarray(labels, np.int64)
     held = np.zeros(len(of_row), bool)

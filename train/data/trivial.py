@@ -1,7 +1,7 @@
-"""TrivialAugment: one operation, of uniformly random kind and strength.
+"""TrivialAugment: one operation of uniformly random kind and strength per image.
 
-Source: Müller and Hutter 2021, https://arxiv.org/abs/2103.10158, table 1, the wide space; the
-arithmetic of each operation is that of torchvision's `TrivialAugmentWide` on a Pillow image.
+Source: Müller and Hutter 2021, https://arxiv.org/abs/2103.10158, table 1, the wide search space;
+each operation computes the same as in torchvision's `TrivialAugmentWide` on a Pillow image.
 """
 
 import math
@@ -19,7 +19,7 @@ FILTER = Image.Resampling.BILINEAR
 
 @dataclass(frozen=True)
 class Operation:
-    """What is done, how strongly, and whether the other way round too."""
+    """An operation, its possible strengths, and whether their sign is random."""
 
     apply: Callable[[Image.Image, float], Image.Image]
     strengths: Sequence[float] = (0.0,)
@@ -27,12 +27,14 @@ class Operation:
 
 
 def _affine(image: Image.Image, matrix: tuple[float, ...]) -> Image.Image:
-    """The image whose pixel (x, y) is the old (ax + by + c, dx + ey + f); black outside."""
+    """The image whose pixel (x, y) is that of `image` at (ax + by + c, dx + ey + f), or black
+    outside.
+    """
     return image.transform(image.size, Image.Transform.AFFINE, matrix, FILTER)
 
 
 def _sheared(image: Image.Image, x: float = 0.0, y: float = 0.0) -> Image.Image:
-    """Shear by a strength along either axis, by way of the angle in degrees, which rounds as in
+    """Shear along either axis; the strength is converted to degrees and back, to round as in
     torchvision.
     """
     angle_x, angle_y = (math.radians(math.degrees(math.atan(s))) for s in (x, y))
@@ -77,7 +79,7 @@ OPERATIONS: Mapping[str, Operation] = {
 
 
 def trivial_augment(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """An RGB image after one operation, its strength one of 31, its sign even odds."""
+    """Apply one random operation to an RGB image, with one of 31 strengths and a random sign."""
     operation = list(OPERATIONS.values())[int(rng.integers(len(OPERATIONS)))]
     strength = operation.strengths[int(rng.integers(len(operation.strengths)))]
     if operation.signed and rng.random() < 0.5:

@@ -1,1 +1,1 @@
-"""What is trained: the network as plain arrays, its optimiser, one step."""
+"""What is trained: the network as plain arrays, its optimiser, and the training step."""

@@ -1,4 +1,4 @@
-"""A running average of parameters and running statistics, as torch.optim.swa_utils keeps it."""
+"""An exponential moving average of parameters and buffers, as in torch.optim.swa_utils."""
 
 from typing import Any, NamedTuple
 
@@ -9,7 +9,7 @@ __all__ = ["Average", "update_average"]
 
 
 class Average(NamedTuple):
-    """The average, and how often it was updated since it last began anew."""
+    """The averages of parameters and buffers, and the number of updates since the last restart."""
 
     params: Any
     buffers: Any
@@ -19,18 +19,18 @@ class Average(NamedTuple):
 def update_average(
     average: Average, params: Any, buffers: Any, *, decay: float, due: jax.Array, anew: jax.Array
 ) -> Average:
-    """`AveragedModel(use_buffers=True)` with `get_ema_multi_avg_fn(decay)`.
+    """Update the average as `AveragedModel(use_buffers=True)` with `get_ema_multi_avg_fn(decay)`.
 
-    The first update is a copy, later ones are decay * average + (1 - decay) * value; integers,
-    such as the count of batches, are copied.
+    The first update copies the values, later ones compute decay * average + (1 - decay) * value;
+    integers, such as the count of batches, are always copied.
 
     Args:
-        average: so far.
-        params: after the step.
-        buffers: after the step.
+        average: the average so far.
+        params: parameters after the step.
+        buffers: buffers after the step.
         decay: weight of the old average.
-        due: whether this step updates.
-        anew: whether the average begins anew, as it does throughout warm-up.
+        due: whether this step updates the average.
+        anew: whether the average restarts from a copy, as throughout warm-up.
     """
     first = anew | (average.updates == 0)
 

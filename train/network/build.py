@@ -1,4 +1,4 @@
-"""The model that a config names, and how its images are prepared."""
+"""The model that a config names, and the preprocessing of its images."""
 
 from collections.abc import Collection
 from dataclasses import replace
@@ -20,9 +20,9 @@ __all__ = ["build_model", "settings_of", "transforms_for"]
 
 
 def build_model(config: Config, num_classes: int | None) -> Any:
-    """The model, with its weights, computing in the dtype that `config` says.
+    """Build the model of `config`, with its weights and computation dtype.
 
-    Raises: ValueError as `fb.create_model`, or for a setting that the model does not take.
+    Raises: ValueError as `fb.create_model`, or for a setting that the model does not have.
     """
     entry = find_model(config.model)
     for setting in config.set:
@@ -40,28 +40,31 @@ def build_model(config: Config, num_classes: int | None) -> Any:
 
 
 def _check_name(setting: str, known: Collection[str]) -> None:
-    """Raise ValueError for what is not said by `--set`, or is by another name."""
+    """Raise ValueError for a setting that has its own flag, cannot be set, or is named
+    differently.
+    """
     name, _, value = setting.partition("=")
     meant = (our_name(name, ("in_channels", *known)) or "").partition("=")[0]
     if "in_channels" in (name, meant):
-        raise ValueError(f"--set {setting}: images are RGB here, of 3 channels")
+        raise ValueError(f"--set {setting}: images are RGB here, with 3 channels")
     if meant == "weights":
-        raise ValueError(f"--set {setting}: it is --weights here, a file or DEFAULT")
+        raise ValueError(f"--set {setting}: use --weights instead, with a file or DEFAULT")
     if meant in known and name not in known:
-        raise ValueError(f"--set {setting}: it is --set {meant}={value} here")
+        raise ValueError(f"--set {setting}: use --set {meant}={value} instead")
 
 
 def transforms_for(config: Config, data: Dataset) -> Transforms:
-    """How images are prepared for evaluation: as the published weights say, else as the data does.
+    """The preprocessing for evaluation: that of the published weights, else that of the data.
 
-    `--image-size` scales both the crop and what it is cut from; `--resize-size` sets the latter.
+    `--image-size` scales both the crop and the size that it is cut from; `--resize-size` sets the
+    latter.
 
-    Raises: ValueError for a setting that does not fit the others.
+    Raises: ValueError for settings that exclude each other.
     """
     if config.augment == "none" and config.train_size is not None:
         raise ValueError(
             f"--train-size {config.train_size} needs --augment basic or trivial: with none, images "
-            "are as in evaluation"
+            "have the size of evaluation"
         )
     transforms = data.transforms
     if config.weights is not None:
@@ -73,7 +76,7 @@ def transforms_for(config: Config, data: Dataset) -> Transforms:
         if config.resize_size < max(transforms.crop_size):
             raise ValueError(
                 f"--resize-size {config.resize_size} must be at least {max(transforms.crop_size)}, "
-                "the size of the image that is cut from it"
+                "the size of the crop"
             )
         transforms = replace(transforms, resize_size=config.resize_size, crop_mode="center")
     if config.crop_mode is not None:
@@ -91,7 +94,7 @@ def transforms_for(config: Config, data: Dataset) -> Transforms:
 
 
 def settings_of(transforms: Transforms) -> dict[str, Any]:
-    """The settings that give square `transforms`, whatever the data and the weights."""
+    """The settings that reproduce square `transforms` for any data and weights."""
     return {
         "image_size": transforms.crop_size[0],
         "resize_size": _shorter(transforms.resize_size),
@@ -107,7 +110,9 @@ def _shorter(size: int | tuple[int, int]) -> int:
 
 
 def _channels(name: str, text: str) -> tuple[float, ...]:
-    """`"0.485,0.456,0.406"` as numbers."""
+    """Parse `"0.485,0.456,0.406"`. Raises: ValueError unless it is three numbers in [0, 1], and for
+    `std` above 0.
+    """
     try:
         numbers = tuple(map(float, text.split(",")))
     except ValueError:
@@ -117,7 +122,9 @@ def _channels(name: str, text: str) -> tuple[float, ...]:
         or not all(0 <= n <= 1 for n in numbers)
         or (name == "std" and 0 in numbers)
     ):
-        raise ValueError(f"--{name} {text} must be three numbers from 0 to 1, as 0.485,0.456,0.406")
+        raise ValueError(
+            f"--{name} {text} must be three numbers from 0 to 1, such as 0.485,0.456,0.406"
+        )
     return numbers
 
 

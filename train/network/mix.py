@@ -1,4 +1,4 @@
-"""Random erasing, mixup and cutmix, on the device: they act on a whole normalised batch."""
+"""Random erasing, mixup and cutmix, computed on the device for a whole normalised batch."""
 
 import math
 
@@ -8,8 +8,8 @@ from jaxtyping import Array, Float
 
 __all__ = ["cutmix", "erase", "mix", "mixup"]
 
-ERASED = (0.02, 0.33)  # share of the image's area
-RATIO = (0.3, 3.3)  # of height to width
+ERASED = (0.02, 0.33)  # fraction of the image's area
+RATIO = (0.3, 3.3)  # height divided by width
 TRIES = 10
 
 Images = Float[Array, "N H W C"]
@@ -17,10 +17,10 @@ Targets = Float[Array, "N K"]
 
 
 def erase(images: Images, probability: float, key: jax.Array) -> Images:
-    """Blank a random rectangle of each image, to 0, the mean colour, with `probability`.
+    """With `probability`, set a random rectangle of each image to 0, the mean colour.
 
-    The area is uniform in [0.02, 0.33] of the image, the ratio log-uniform in [0.3, 3.3]; an image
-    that ten tries find no place in stays.
+    The area is uniform in [0.02, 0.33] times that of the image, the ratio of height to width
+    log-uniform in [0.3, 3.3]. If none of ten rectangles fits, the image is unchanged.
 
     Source: Zhong et al. 2017, https://arxiv.org/abs/1708.04896; torchvision `RandomErasing`.
     """
@@ -44,7 +44,9 @@ def erase(images: Images, probability: float, key: jax.Array) -> Images:
 
 
 def mixup(images: Images, targets: Targets, alpha: float, key: jax.Array) -> tuple[Images, Targets]:
-    """Blend each image and target with those of the one before, by one share ~ Beta(alpha, alpha).
+    """Blend each image and target with the preceding ones of the batch.
+
+    All images have the same share ~ Beta(alpha, alpha): y[i] = share x[i] + (1 - share) x[i - 1].
 
     Source: Zhang et al. 2018, https://arxiv.org/abs/1710.09412; torchvision `MixUp`.
     """
@@ -55,10 +57,10 @@ def mixup(images: Images, targets: Targets, alpha: float, key: jax.Array) -> tup
 def cutmix(
     images: Images, targets: Targets, alpha: float, key: jax.Array
 ) -> tuple[Images, Targets]:
-    """Paste a rectangle of the image before into each, and blend the targets by its area.
+    """Paste a rectangle of the preceding image into each image, and blend the targets by its area.
 
-    Its centre is uniform and its sides are sqrt(1 - share) of the image's, share ~ Beta(alpha,
-    alpha), cut off at the edge.
+    The rectangle is the same in all images: its centre is uniform, and its sides are sqrt(1 -
+    share) times those of the image, share ~ Beta(alpha, alpha), clipped at the edges.
 
     Source: Yun et al. 2019, https://arxiv.org/abs/1905.04899; torchvision `CutMix`.
     """
@@ -73,7 +75,7 @@ def cutmix(
 
 
 def _span(centre: jax.Array, half: jax.Array, length: int) -> tuple[jax.Array, jax.Array]:
-    """Which positions lie within `half * length` of the centre, and how many they are."""
+    """Whether each position lies within `half * length` of the centre, and the number that do."""
     reach = (half * length).astype(int)
     first, last = jnp.maximum(centre - reach, 0), jnp.minimum(centre + reach, length)
     positions = jnp.arange(length)
@@ -87,7 +89,9 @@ def _blend(values: jax.Array, share: jax.Array) -> jax.Array:
 def mix(
     images: Images, targets: Targets, *, mixup_alpha: float, cutmix_alpha: float, key: jax.Array
 ) -> tuple[Images, Targets]:
-    """Mixup, or cutmix, or one of both by even chance where both have an alpha; else nothing."""
+    """Apply mixup if only its alpha is above 0, cutmix if only its alpha is, one of them at random
+    if both are, else nothing.
+    """
     choose_key, key = jax.random.split(key)
     if mixup_alpha and cutmix_alpha:
         return jax.lax.cond(

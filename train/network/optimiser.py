@@ -1,7 +1,8 @@
-"""The update rules of torch.optim, and two that PyTorch users take from timm, as optax chains.
+"""The update rules of torch.optim, and two of timm's, as optax chains.
 
-optax's own aliases differ from PyTorch in what only a schedule or an option shows: its `rmsprop`
-puts the learning rate inside the momentum, its `lamb` trusts every parameter.
+optax's own aliases differ from PyTorch in ways that only a schedule or an option reveals: its
+`rmsprop` applies the learning rate before the momentum, and its `lamb` applies the trust ratio to
+every parameter.
 """
 
 from typing import Any
@@ -18,9 +19,9 @@ __all__ = ["clip_by_global_norm", "make_optimiser", "read_betas"]
 
 
 def make_optimiser(config: Config, rate: Schedule) -> optax.GradientTransformation:
-    """The optimiser that `config`, whose open settings are filled in, describes.
+    """The optimiser of `config`, whose settings must have been `resolved`.
 
-    With g the gradient, p the parameter, d the decay, m the momentum, r the rate:
+    With gradient g, parameter p, weight decay d, momentum m, learning rate r and `alpha` a:
 
         sgd         b = m b + (g + d p);  p -= r b, or r (g + d p + m b) for Nesterov
         rmsprop     s = a s + (1 - a) (g + d p)^2;  b = m b + (g + d p) / (sqrt(s) + eps);  p -= r b
@@ -28,14 +29,14 @@ def make_optimiser(config: Config, rate: Schedule) -> optax.GradientTransformati
         adamw       p -= r (mhat / (sqrt(vhat) + eps) + d p)
         lamb        u = mhat / (sqrt(vhat) + eps) + d p;  p -= r u |p| / |u| where d > 0
 
-    Decay skips biases and the parameters of norms, unless `decay_norms` is set.
+    Weight decay skips biases and the parameters of norms unless `decay_norms` is set.
 
     Source: torch.optim.SGD, RMSprop, AdamW; timm.optim.RMSpropTF and Lamb, after TensorFlow and
         You et al. 2020, https://arxiv.org/abs/1904.00962, algorithm 2.
     """
     name = config.optimizer
     if config.nesterov and name != "sgd":
-        raise ValueError(f"--nesterov belongs to sgd, and --optimizer is {name}")
+        raise ValueError(f"--nesterov needs --optimizer sgd, not {name}")
     decay = filled(config.weight_decay)
     decayed = _all if config.decay_norms else _weights
     add_decay = optax.add_decayed_weights(decay, decayed) if decay else optax.identity()
@@ -57,7 +58,7 @@ def make_optimiser(config: Config, rate: Schedule) -> optax.GradientTransformati
         rule = (adam, add_decay, trust, by_rate)
     if config.clip_grad_norm is None:
         return optax.chain(*rule)
-    # LAMB as in timm divides by the norm itself; torch's clip_grad_norm_ adds 1e-6 to it.
+    # timm's LAMB divides by the norm itself; torch's clip_grad_norm_ adds 1e-6 to it.
     clip = clip_by_global_norm(config.clip_grad_norm, 0.0 if name == "lamb" else 1e-6)
     return optax.chain(clip, *rule)
 
@@ -73,18 +74,18 @@ def clip_by_global_norm(most: float, eps: float = 1e-6) -> optax.GradientTransfo
 
 
 def read_betas(text: str) -> tuple[float, float]:
-    """`"0.9,0.999"` as numbers. Raises: ValueError unless they are two in [0, 1)."""
+    """Parse `"0.9,0.999"`. Raises: ValueError unless it is two numbers in [0, 1)."""
     try:
         first, second = map(float, text.split(","))
     except ValueError:
         first = second = -1.0
     if not (0 <= first < 1 and 0 <= second < 1):
-        raise ValueError(f"--betas {text} must be two numbers from 0 to below 1, as 0.9,0.999")
+        raise ValueError(f"--betas {text} must be two numbers from 0 to below 1, such as 0.9,0.999")
     return first, second
 
 
 def _weights(params: Any) -> Any:
-    """Which parameters are weights of convolutions and linear layers: neither bias nor norm."""
+    """Whether each parameter is a kernel of a convolution or linear layer, not a bias or norm."""
     return jax.tree.map(lambda p: p.ndim > 1, params)
 
 

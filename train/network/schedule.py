@@ -1,4 +1,4 @@
-"""Learning rates over a run, as torch.optim.lr_scheduler's: cosine, step, exponential, warm-up."""
+"""Learning rate schedules as in torch.optim.lr_scheduler: cosine, step, exponential, warm-up."""
 
 from collections.abc import Callable
 
@@ -11,28 +11,29 @@ from train.settings.defaults import filled
 
 __all__ = ["Schedule", "learning_rate"]
 
-Schedule = Callable[[ArrayLike], jax.Array]  # steps taken before -> rate
+Schedule = Callable[[ArrayLike], jax.Array]  # number of previous steps -> learning rate
 
 
 def learning_rate(config: Config, peak: float, steps_per_epoch: int) -> Schedule:
-    """The learning rate of each step.
+    """The learning rate as a function of the step.
 
-    With t in epochs, W of warm-up among E in all, and T = E - W:
+    With time t, warm-up W and run length E in epochs, and T = E - W:
 
         t < W          peak * (start + (1 - start) * t / W)           LinearLR
         cosine         min + (peak - min) * (1 + cos(pi (t - W) / T)) / 2   CosineAnnealingLR
         step           peak * gamma ^ floor((t - W) / decay_epochs)   StepLR
         exponential    peak * gamma ^ (t - W)                         ExponentialLR
 
-    Joined as SequentialLR joins them. t is step / steps_per_epoch, or its whole part with
-    `schedule_every="epoch"`, when torch's schedulers step once an epoch.
+    They are joined as by SequentialLR. t is step / steps_per_epoch, or its integer part with
+    `schedule_every="epoch"`, which corresponds to stepping torch's schedulers once per epoch.
 
     Args:
-        config: says which.
+        config: the settings.
         peak: the learning rate after warm-up.
-        steps_per_epoch: steps in an epoch.
+        steps_per_epoch: number of steps in an epoch.
 
-    Returns: a function of the number of steps taken before.
+    Returns: a function of the number of previous steps.
+    Raises: ValueError if warm-up takes the whole run, or `min_lr` exceeds `peak`.
     Source: Loshchilov and Hutter 2017, https://arxiv.org/abs/1608.03983 (cosine); Goyal et al.
         2017, https://arxiv.org/abs/1706.02677, section 2.2 (warm-up).
     """

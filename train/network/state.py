@@ -1,4 +1,4 @@
-"""All that a run carries from step to step, as one tree of arrays; what a checkpoint holds."""
+"""The state of a run between steps, as one tree of arrays, which is what a checkpoint stores."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -16,12 +16,13 @@ __all__ = ["Sums", "TrainState", "initial_state"]
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Sums:
-    """What the steps of this epoch added up to, kept on the device so that no step waits.
+    """Sums over the images of this epoch, kept on the device so that no step waits for them.
 
     Attributes:
-        loss: sum over images.
-        correct: images whose likeliest class is theirs (under mixup, the first of the two).
-        images: how many there were.
+        loss: sum of the losses.
+        correct: number of images whose most likely class is their label (under mixup, the first of
+            the two labels).
+        images: number of images.
     """
 
     loss: jax.Array
@@ -30,25 +31,25 @@ class Sums:
 
     @classmethod
     def zero(cls) -> "Sums":
-        """At the beginning of an epoch."""
+        """The sums at the start of an epoch."""
         return cls(jnp.zeros(()), jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TrainState:
-    """All that a run carries from step to step.
+    """The state of a run between steps.
 
     Attributes:
-        step: optimiser steps taken.
-        key: data of the random key; a step's randomness is made from it and `step`.
-        params: what is trained.
-        frozen: what is not.
+        step: number of optimiser steps taken.
+        key: data of the random key, from which, with `step`, each step derives its own.
+        params: parameters that are trained.
+        frozen: parameters that are not trained.
         buffers: running statistics.
-        optimiser: its moments and counts.
-        average: of params and buffers; None without `--ema`.
-        sums: of this epoch.
-        diverged: the first step that gave a number which is not finite; 0 while there is none.
+        optimiser: moments and counts of the optimiser.
+        average: moving average of params and buffers; None without `--ema`.
+        sums: sums over this epoch.
+        diverged: number of the first step with infinite or NaN values; 0 while there is none.
     """
 
     step: jax.Array
@@ -62,7 +63,7 @@ class TrainState:
     diverged: jax.Array
 
     def evaluated(self) -> tuple[Arrays, Arrays]:
-        """Parameters and running statistics to evaluate and to export: the average if there is
+        """The parameters and running statistics to evaluate and export: the average if there is
         one.
         """
         if self.average is None:
@@ -73,7 +74,7 @@ class TrainState:
 def initial_state(
     network: Network, optimiser: optax.GradientTransformation, *, seed: int, average: bool
 ) -> TrainState:
-    """Before the first step. It owns its arrays, so that they may be donated."""
+    """The state before the first step. It owns its arrays, so that they can be donated."""
     params, frozen, buffers = (
         jax.tree.map(lambda a: jnp.array(a, copy=True), part)
         for part in (network.params, network.frozen, network.buffers)

@@ -1,4 +1,4 @@
-"""One optimiser step and one evaluation batch, as pure functions of arrays."""
+"""The training step and the evaluation of a batch, as pure functions of arrays."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,20 +21,20 @@ Batch = Mapping[str, jax.Array]
 
 @dataclass(frozen=True)
 class StepSettings:
-    """What a step does beside the update.
+    """The settings of a step, apart from the optimiser.
 
     Attributes:
-        num_classes: width of the head.
-        mean: of each channel, on the scale [0, 1].
-        std: standard deviation of each channel, on that scale.
-        label_smoothing: share of a target spread over all classes.
-        random_erasing: probability for each image.
-        mixup: alpha; 0 for none.
-        cutmix: alpha; 0 for none.
-        grad_accum: parts that a batch is split into.
-        ema: decay of the average.
-        ema_every: steps between its updates.
-        warmup_steps: while the average is a copy.
+        num_classes: number of classes.
+        mean: mean of each channel, on a scale of 0 to 1.
+        std: standard deviation of each channel, on the same scale.
+        label_smoothing: fraction of a target spread over all classes.
+        random_erasing: probability of random erasing per image.
+        mixup: alpha of mixup; 0 for none.
+        cutmix: alpha of cutmix; 0 for none.
+        grad_accum: number of parts that a batch is split into.
+        ema: decay of the moving average.
+        ema_every: steps between updates of the moving average.
+        warmup_steps: number of initial steps during which the moving average is a copy.
     """
 
     num_classes: int
@@ -51,24 +51,24 @@ class StepSettings:
 
 
 def normalised(images: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
-    """Pixels 0..255, uint8, as the float images `(pixel / 255 - mean) / std` that a model takes."""
+    """Normalise uint8 pixels for a model: (pixel / 255 - mean) / std."""
     scaled = images.astype(jnp.result_type(float)) / 255
     return (scaled - jnp.asarray(mean)) / jnp.asarray(std)
 
 
 def smoothed_targets(labels: jax.Array, num_classes: int, smoothing: float) -> jax.Array:
-    """`(N, K)`: 1 - smoothing on the label, and smoothing spread evenly over all classes."""
+    """Targets `(N, K)`: 1 - smoothing at the label, plus smoothing / K at every class."""
     return optax.smooth_labels(jax.nn.one_hot(labels, num_classes), smoothing)
 
 
 def train_step(
     network: Network, optimiser: optax.GradientTransformation, settings: StepSettings
 ) -> Callable[[TrainState, Batch], TrainState]:
-    """The function (state, batch) -> state; compile it with the state donated.
+    """Make the training step (state, batch) -> state, to be compiled with the state donated.
 
-    A batch is `image` `(N, H, W, C)`, uint8, and `label` `(N,)`. With `grad_accum` of k it is
-    split into k parts, row i going to part i % k; each part updates the running statistics in
-    turn, as it does in PyTorch, and their gradients are averaged.
+    A batch has `image` `(N, H, W, C)`, uint8, and `label` `(N,)`. If `grad_accum` is k, it is split
+    into k parts, with row i in part i % k; each part in turn updates the running statistics, as in
+    PyTorch, and the gradients of the parts are averaged.
     """
 
     def loss_of(
@@ -87,7 +87,7 @@ def train_step(
             key=mix_key,
         )
         logits, buffers = network.train(params, frozen, buffers, images, dropout_key)
-        logits = logits.astype(jnp.result_type(float))  # of bfloat16 the loss would have two digits
+        logits = logits.astype(jnp.result_type(float))  # a bfloat16 loss would have two digits
         loss = optax.softmax_cross_entropy(logits, targets).mean()
         correct = (logits.argmax(-1) == part["label"]).sum(dtype=jnp.int32)
         return loss, (buffers, correct)
@@ -144,9 +144,9 @@ def _all_finite(tree: Any) -> jax.Array:
 def _accumulated(
     gradient: Callable[..., Any], state: TrainState, batch: Batch, key: jax.Array, parts: int
 ) -> tuple[jax.Array, Arrays, jax.Array, Any]:
-    """Loss, running statistics, count of correct ones and gradients over the parts of a batch.
+    """Loss, running statistics, number of correct images and gradients over the parts of a batch.
 
-    Row i goes to part i % parts, so that each device keeps the rows that it has.
+    Row i is in part i % parts, so that no rows move between devices.
     """
     split = jax.tree.map(
         lambda a: a.reshape(a.shape[0] // parts, parts, *a.shape[1:]).swapaxes(0, 1), dict(batch)
@@ -173,9 +173,10 @@ def _accumulated(
 def evaluation_step(
     network: Network, settings: StepSettings
 ) -> Callable[[Arrays, Arrays, Arrays, Batch], dict[str, jax.Array]]:
-    """The function (params, frozen, buffers, batch) -> sums over the batch's images of weight 1.
+    """Make the function (params, frozen, buffers, batch) -> sums over the images with weight 1.
 
-    It gives `loss`, `top1`, `top5` and `images`; with fewer than five classes top-5 is all.
+    The sums are `loss`, `top1`, `top5` and `images`; with five classes or fewer, every image counts
+    in `top5`.
     """
     most = min(5, settings.num_classes)
 

@@ -1,1 +1,1 @@
-"""The run itself: plan, loop, devices, what it shows and records."""
+"""The run itself: plan, loop, devices, progress and records."""

@@ -1,4 +1,4 @@
-"""Measuring a network on images: loss, top-1 and top-5."""
+"""Evaluation of a network on images: loss, top-1 and top-5 accuracy."""
 
 import gc
 from collections.abc import Callable
@@ -21,9 +21,10 @@ __all__ = ["Evaluator"]
 
 
 class Evaluator:
-    """Measures a network on all images of a source.
+    """Evaluates a network on all images of a source.
 
-    What reads them, worker processes too, stays from one measurement to the next, until `close`.
+    The readers, including worker processes, are kept from one evaluation to the next, until
+    `close`.
     """
 
     def __init__(
@@ -37,14 +38,14 @@ class Evaluator:
         batch_size: int,
         workers: int = 0,
     ):
-        """Take a batch size, which is rounded up to as many images on each device."""
+        """Set up the evaluation; the batch size is rounded up to a multiple of the devices."""
         self.step = jax.jit(evaluation_step(network, settings))
         self.rows = batch_sharding(mesh)
         self.source = source
         self.transforms = transforms
         self.batch_size = -(-batch_size // mesh.size) * mesh.size
         self.workers = workers
-        self.batches: grain.DatasetIterator | None = None  # between two measurements
+        self.batches: grain.DatasetIterator | None = None  # kept between two evaluations
 
     def __call__(
         self,
@@ -55,18 +56,19 @@ class Evaluator:
         unreadable: Callable[[Source, int, str], None],
         seen: Callable[[int], object] = lambda _: None,
     ) -> dict[str, float]:
-        """`loss`, `top1` and `top5` in percent, and the number of `images` that they are of.
+        """Mean `loss`, `top1` and `top5` in percent, and the number of `images` measured.
 
         Args:
             params: the trained parameters.
-            frozen: the others.
-            buffers: running statistics.
-            unreadable: told the index of each image of this process that cannot be read, and why.
-            seen: told the size of each batch.
+            frozen: the frozen parameters.
+            buffers: the running statistics.
+            unreadable: called with the source, the index of each image that this process cannot
+                read, and the reason.
+            seen: called with the size of each batch.
         """
         totals: Any = None
         batches = self.batches or self._begin()
-        self.batches = None  # none are left if this is cut off, since they would be in its midst
+        self.batches = None  # if interrupted, the iterator is in the middle of a pass: discard it
         for batch in islice(batches, held_out_steps(self.source, self.batch_size)):
             for index, reason in take_unreadable(batch).items():
                 unreadable(self.source, index, reason)
@@ -84,11 +86,11 @@ class Evaluator:
         }
 
     def close(self) -> None:
-        """Stop reading ahead, and end the worker processes."""
+        """Stop prefetching, and end the worker processes."""
         if self.batches is not None:
             self.batches.close()
             self.batches = None
-            gc.collect()  # makes JAX let go of the last batch, which may lie in shared memory
+            gc.collect()  # makes JAX release the last batch, which may be in shared memory
 
     def _begin(self) -> grain.DatasetIterator:
         return held_out_batches(

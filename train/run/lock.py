@@ -1,4 +1,4 @@
-"""One run in a folder at a time: two would write over each other's checkpoints."""
+"""A lock that allows one run per folder: two would overwrite each other's checkpoints."""
 
 import os
 from collections.abc import Iterator
@@ -16,13 +16,13 @@ LOCK = ".lock"
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Make `folder`, and keep other runs out of it until the block or this process ends.
+    """Create `folder` and lock it against other runs until the block or this process ends.
 
-    The system lets go of the lock of a process that was killed. Where it has no such locks, as
-    some network disks, the run goes on without. The processes of one run share it: the first one
+    The operating system releases the lock of a killed process. On file systems without locks, such
+    as some network disks, the run proceeds without one. Of the processes of one run, the first
     holds the lock.
 
-    Raises: ValueError if another run is in there.
+    Raises: ValueError if another run uses the folder.
     """
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The run: go on from a checkpoint if there is one, then train, evaluate, save; at last export."""
+"""The run: resume from a checkpoint if there is one; train, evaluate, save; finally export."""
 
 import os
 import sys
@@ -35,25 +35,25 @@ from train.settings.flags import to_toml
 __all__ = ["Diverged", "run"]
 
 Batches = DatasetIterator[dict[str, np.ndarray]]
-LESS = "a smaller one takes less memory, and so does --grad-accum; what was saved stays"
+LESS = "a smaller one takes less memory, as does --grad-accum; saved checkpoints are kept"
 FINAL, BEST = "final.safetensors", "best.safetensors"
-LOOK_EVERY = 0.5  # seconds; each look at the device makes the host wait for it
-LOOK_STEPS = 50  # the same with several processes, which must see the same state
+LOOK_EVERY = 0.5  # seconds between looks at the state, each of which waits for the device
+LOOK_STEPS = 50  # steps between them with several processes, which must look at the same step
 
 
 class Diverged(Exception):
-    """The loss, a gradient or the state is no longer a finite number."""
+    """The loss, a gradient or the state has become infinite or NaN."""
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Train as `config` says. Returns the last line of `metrics.jsonl`.
+    """Train with the settings `config`. Returns the last line of `metrics.jsonl`.
 
     Raises:
-        ValueError: a setting, the data or the folder does not fit.
-        Stopped: asked to stop; what was done is saved.
-        Diverged: the loss is not a finite number; the last good checkpoint stays.
+        ValueError: a setting, the data or the folder is not valid.
+        Stopped: the run was asked to stop, and was saved.
+        Diverged: loss, gradients or state became infinite or NaN; the last good checkpoint is kept.
         OSError: the disk is full or the folder cannot be written.
-        MemoryError: a step does not fit into the device.
+        MemoryError: a step does not fit into the device's memory.
     """
     start_processes(config)
     with StopRequest() as stop:
@@ -63,10 +63,10 @@ def run(config: Config) -> dict[str, Any]:
 
 
 class Run:
-    """A run under way: the plan, and what changes."""
+    """A run in progress: its plan, and what changes."""
 
     def __init__(self, plan: Plan, stop: StopRequest):
-        """Go on from the newest whole checkpoint in `--out`, if there is one."""
+        """Resume from the newest intact checkpoint in `--out`, if there is one."""
         self.plan = plan
         self.config = plan.config
         self.out = Path(plan.config.out)
@@ -80,7 +80,7 @@ class Run:
         self.checkpoints = Checkpoints(self.out / "checkpoints", self.config.keep)
         self._say(plan.sentence())
         self.state = self._go_on() or self._begin()
-        # An epoch whose sums are still there is not measured yet, even if all its steps are done.
+        # An epoch with sums has not been evaluated yet, even if all its steps are done.
         self.epochs_done = (self.done - bool(self.state.sums.images)) // plan.steps_per_epoch
         self.progress = Progress(
             plan.steps_per_epoch,
@@ -92,7 +92,7 @@ class Run:
         )
 
     def _go_on(self) -> TrainState | None:
-        """The state of the newest whole checkpoint, if there is one."""
+        """The state of the newest intact checkpoint, or None."""
         found = self.checkpoints.newest_whole(self.plan.abstract_state, self.plan.accept, _warn)
         if found is None:
             return None
@@ -102,30 +102,30 @@ class Run:
         self.best = notes["best"]
         self.unreadable = notes["unreadable"]
         self._say(
-            f"going on in {self.config.out} after step {self.done:,} of {self.plan.total_steps:,}"
+            f"resuming {self.config.out} after step {self.done:,} of {self.plan.total_steps:,}"
         )
         return state
 
     def _begin(self) -> TrainState:
-        """Before the first step, unless there is a run that would be written over."""
+        """The state before the first step. Raises: ValueError if a run would be overwritten."""
         there = {FINAL, BEST, METRICS, "damaged"}.intersection(os.listdir(self.out))
         left = united({name: "" for name in sorted(there) if (self.out / name).stat().st_size})
         if left:
             raise ValueError(
-                f"--out {self.out} holds {' and '.join(left)} of a run and no checkpoint to go on "
+                f"--out {self.out} holds {' and '.join(left)} of a run but no checkpoint to resume "
                 "from: give this run another --out, or move that folder away"
             )
         return self.plan.start()
 
     def go(self) -> dict[str, Any]:
-        """Train to the end. Returns the last line of `metrics.jsonl`; of another process than the
-        main one, nothing.
+        """Train to the end. Returns the last line of `metrics.jsonl`; in processes other than the
+        main one an empty dict.
         """
         if not self.main:
             self._train(None)
             return {}
         with writing(self.out):
-            with replacing(self.out / "config.toml") as file:  # without what one process was told
+            with replacing(self.out / "config.toml") as file:  # without per-process settings
                 shared = replace(self.config, coordinator=None, num_processes=None, process_id=None)
                 file.write(to_toml(shared).encode())
             with replacing(self.out / "classes.txt") as file:
@@ -141,8 +141,8 @@ class Run:
             with writing(self.out):
                 records.draw()
             self._say(
-                f"the best is step {self.best['step']:,}, held-out top-1 {self.best['top1']:.2f}%: "
-                f"{self.out / BEST}; the last is {self.out / FINAL}"
+                f"best weights (step {self.best['step']:,}, held-out top-1 "
+                f"{self.best['top1']:.2f}%): {self.out / BEST}; final weights: {self.out / FINAL}"
             )
             return records.rows[-1] if records.rows else {}
 
@@ -155,7 +155,7 @@ class Run:
     def _train_epochs(self, batches: Batches, records: Records | None) -> None:
         for epoch in range(self.epochs_done, self.config.epochs):
             self._train_epoch(epoch, batches)
-            if self.saved < 0:  # no results without a checkpoint to go on from
+            if self.saved < 0:  # no results without a checkpoint to resume from
                 self._save()
                 self.checkpoints.wait()
             row = self._measure(epoch)
@@ -183,13 +183,13 @@ class Run:
             if self._is_time_to_look(looked):
                 self._look()
                 looked = time.perf_counter()
-            if self.done % plan.steps_per_epoch:  # at its end the epoch is measured first
+            if self.done % plan.steps_per_epoch:  # a finished epoch is evaluated first
                 self._stop_or_save()
-        self._check_finite()  # which waits for the last step
+        self._check_finite()  # also waits for the last step
         self.progress.end_epoch(self.done)
 
     def _stop_or_save(self) -> None:
-        """Leave if the run is asked to; save where it is time."""
+        """Stop if the run was asked to; save if a checkpoint is due."""
         if self.stop.reached():
             self._leave()
         if self.config.save_every and self.done % self.config.save_every == 0:
@@ -201,13 +201,13 @@ class Run:
         return time.perf_counter() - looked > LOOK_EVERY
 
     def _look(self) -> None:
-        """Wait for the device; show where it is, or end the run if it diverged."""
+        """Wait for the device; show the progress, or end the run if it diverged."""
         self._check_finite()
         loss, top1 = _means(self.state.sums)
         self.progress.advance(self.done, loss, top1)
 
     def _measure(self, epoch: int) -> dict[str, Any]:
-        """Evaluate; one line of metrics."""
+        """Evaluate, and return one line of metrics."""
         loss, top1 = _means(self.state.sums)
         params, buffers = self.state.evaluated()
         with self.progress.evaluation():
@@ -238,7 +238,7 @@ class Run:
         }
 
     def _stop_while_measuring(self, _: int) -> None:
-        """The epoch is measured when the run goes on."""
+        """Stop if the run was asked to; the epoch is evaluated when the run is resumed."""
         if self.stop.reached():
             self._leave()
 
@@ -250,15 +250,15 @@ class Run:
         kept = (
             "nothing was saved"
             if self.saved < 0
-            else f"the checkpoint of step {self.saved:,} stays"
+            else f"the checkpoint of step {self.saved:,} is kept"
         )
         raise Diverged(
-            f"loss, gradients or state are not finite numbers in step {step:,}: the run ends here "
+            f"loss, gradients or state became infinite or NaN in step {step:,}: the run ends here "
             f"and {kept}; a lower --lr, more --warmup-epochs or --clip-grad-norm may help"
         )
 
     def _save(self) -> None:
-        """Begin to write a checkpoint, unless this step has one."""
+        """Start writing a checkpoint, unless this step has one."""
         if self.saved == self.done:
             return
         self._check_finite()
@@ -281,29 +281,31 @@ class Run:
         self.checkpoints.close()
         raise Stopped(
             f"asked to stop: saved after step {self.done:,} of {self.plan.total_steps:,}; the same "
-            "command goes on from there",
+            "command resumes from there",
             self.stop.exit_code,
         )
 
     def _export(self) -> None:
-        """Write `final.safetensors`, and `best.safetensors` if it is no longer there."""
+        """Write `final.safetensors`, and `best.safetensors` if it is missing."""
         self.checkpoints.wait()
         self._write(self.state, FINAL)
         if everywhere(not self.main or (self.out / BEST).exists()):
             return
         step = self.best["step"]
         if step not in self.checkpoints.steps():
-            _warn(f"{BEST} is gone, and its checkpoint, of step {step:,}, too")
+            _warn(f"{BEST} is missing, and its checkpoint, of step {step:,}, is missing too")
             return
         try:
             best = self.checkpoints.restore(step, self.plan.abstract_state)
         except Damaged as damage:
-            _warn(f"{BEST} is gone, and its checkpoint cannot be read: {damage}")
+            _warn(f"{BEST} is missing, and its checkpoint cannot be read: {damage}")
         else:
             self._write(best, BEST)
 
     def _write(self, state: TrainState, name: str) -> None:
-        """Write what a state evaluates by; every process brings its part, the main one writes."""
+        """Write the weights that a state evaluates with; all processes must call it, the main one
+        writes.
+        """
         params, buffers = state.evaluated()
         whole = gathered(self.plan.mesh, (params, state.frozen, buffers))
         if self.main:
@@ -312,7 +314,7 @@ class Run:
                 fb.write_checkpoint(fb.to_torch(model), self.out / name)
 
     def _note_unreadable(self, source: Source, index: int, reason: str) -> None:
-        """Name an image that could not be read, the first time that it is met."""
+        """Warn of an unreadable image, once per image."""
         name = source.name(index)
         if name not in self.unreadable:
             self.unreadable[name] = reason
@@ -324,7 +326,7 @@ class Run:
 
 
 def _means(sums: Sums) -> tuple[float, float]:
-    """Mean loss, and top-1 in percent."""
+    """The mean loss, and the top-1 accuracy in percent."""
     count = max(int(sums.images), 1)
     return float(sums.loss) / count, 100 * int(sums.correct) / count
 

@@ -1,4 +1,4 @@
-"""A device that runs out of memory, in one sentence."""
+"""A one-sentence error for a device that runs out of memory."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ __all__ = ["enough_memory"]
 
 @contextmanager
 def enough_memory(batch_size: int, advice: str) -> Iterator[None]:
-    """Raise MemoryError, with the advice, where XLA finds that the block does not fit."""
+    """Raise MemoryError with `advice` if XLA runs out of memory in the block."""
     try:
         yield
     except jax.errors.JaxRuntimeError as error:

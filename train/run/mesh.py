@@ -1,8 +1,8 @@
-"""Which device holds what, and several processes.
+"""The placement of arrays on devices, and runs of several processes.
 
-A mesh has two axes: `data` splits each batch; `fsdp` splits the batch too, and each parameter with
-its moments over its devices. Batch statistics are those of the whole batch, since a step is one
-program over all devices.
+A mesh has two axes: `data` splits each batch, and `fsdp` splits both the batch and the parameters
+with their moments. Batch statistics are those of the whole batch, because a step is one program
+over all devices.
 """
 
 import json
@@ -31,17 +31,17 @@ __all__ = [
 ]
 
 DATA, FSDP = "data", "fsdp"
-OF_CPU = " (of a CPU, XLA_FLAGS=--xla_force_host_platform_device_count=8 makes eight)"
-SMALLEST = 1024  # values; a smaller array is on every device
+OF_CPU = " (on a CPU, XLA_FLAGS=--xla_force_host_platform_device_count=8 makes eight)"
+SMALLEST = 1024  # values; a smaller array is replicated
 
 
 def start_processes(config: Config) -> None:
-    """Join the other processes of the run, if it has any.
+    """Connect to the other processes of the run, if there are any.
 
-    They are those of `--coordinator`, `--num-processes`, `--process-id`, or of the Slurm job, the
-    Open MPI job or the TPU pod that this process is a part of.
+    They are given by `--coordinator`, `--num-processes` and `--process-id`, or by the Slurm job,
+    Open MPI job or TPU pod that this process belongs to.
 
-    Raises: ValueError if only some of the three flags are given, or the others cannot be joined.
+    Raises: ValueError if only some of the three flags are given, or the connection fails.
     """
     where, count, number = config.coordinator, config.num_processes, config.process_id
     if where is None and count is None and number is None:
@@ -49,7 +49,7 @@ def start_processes(config: Config) -> None:
             _join()
         return
     if where is None or count is None or number is None:
-        raise ValueError("--coordinator, --num-processes and --process-id go together")
+        raise ValueError("--coordinator, --num-processes and --process-id must be given together")
     if number >= count:
         raise ValueError(f"--process-id {number} must be below --num-processes {count}")
     _join(where, count, number)
@@ -59,12 +59,12 @@ def _join(*which: Any) -> None:
     try:
         jax.distributed.initialize(*which)
     except RuntimeError as error:
-        raise ValueError(f"the other processes cannot be joined: {first_line(error)}") from error
+        raise ValueError(f"cannot connect to the other processes: {first_line(error)}") from error
 
 
 def _many_processes() -> bool:
-    """Whether a launcher started several processes of this job, by the variables that it sets."""
-    # What only `srun` sets: a plain `python` in a batch script has the others too.
+    """Whether a launcher started several processes of this job, judged by environment variables."""
+    # Only `srun` sets SLURM_STEP_NODELIST; a plain `python` in a batch script has the others too.
     if int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_STEP_NODELIST" in os.environ:
         return True
     if int(os.environ.get("OMPI_COMM_WORLD_SIZE", "1")) > 1:
@@ -73,20 +73,23 @@ def _many_processes() -> bool:
 
 
 def make_mesh(text: str) -> Mesh:
-    """`"data=4,fsdp=2"` as a mesh of all devices, of all processes; `""` puts them on `data`.
+    """Make a mesh of all devices of all processes.
 
-    Raises: ValueError for another axis, or sizes whose product is not the number of devices.
+    Args:
+        text: the size of each axis, such as `"data=4,fsdp=2"`; `""` puts all devices on `data`.
+
+    Raises: ValueError for an unknown axis, or sizes whose product is not the number of devices.
     """
     devices = jax.devices()
     sizes = {DATA: 1, FSDP: 1} if text else {DATA: len(devices), FSDP: 1}
     for part in text.split(",") if text else ():
         axis, equals, size = part.partition("=")
         if axis not in sizes or not equals or not size.isdecimal() or int(size) < 1:
-            raise ValueError(f"--mesh {text} must be such as data=8 or data=4,fsdp=2")
+            raise ValueError(f"--mesh {text} must have a form such as data=8 or data=4,fsdp=2")
         sizes[axis] = int(size)
     if sizes[DATA] * sizes[FSDP] != len(devices):
         raise ValueError(
-            f"--mesh {text} has {sizes[DATA] * sizes[FSDP]} devices, and there are {len(devices)}"
+            f"--mesh {text} has {sizes[DATA] * sizes[FSDP]} devices, but there are {len(devices)}"
             + OF_CPU * (devices[0].platform == "cpu")
         )
     grid = np.asarray(devices).reshape(sizes[DATA], sizes[FSDP])
@@ -94,14 +97,15 @@ def make_mesh(text: str) -> Mesh:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Of a batch: its rows over all devices."""
+    """The sharding of a batch: its rows are split over all devices."""
     return NamedSharding(mesh, PartitionSpec((DATA, FSDP)))
 
 
 def shardings(mesh: Mesh, tree: Any) -> Any:
-    """Of parameters and what has their shapes: the longest axis that `fsdp` divides is split.
+    """The shardings of parameters and of arrays with their shapes: `fsdp` splits the longest axis
+    that it divides.
 
-    Small arrays, and all without `fsdp`, are on every device.
+    Small arrays, and all arrays if `fsdp` is 1, are replicated on every device.
     """
     size = mesh.shape[FSDP]
 
@@ -116,13 +120,13 @@ def shardings(mesh: Mesh, tree: Any) -> Any:
 
 
 def gathered(mesh: Mesh, tree: Any) -> Any:
-    """The arrays of a tree, whole on every device. Every process must call it."""
+    """Replicate the arrays of a tree on every device. Every process must call it."""
     whole = NamedSharding(mesh, PartitionSpec())
     return jax.jit(lambda tree: tree, out_shardings=whole)(tree)
 
 
 def check_batch(batch_size: int, grad_accum: int, mesh: Mesh) -> None:
-    """Raise ValueError unless each device gets as many rows of each accumulated part."""
+    """Raise ValueError unless each accumulated part can be split evenly over the devices."""
     parts = grad_accum * mesh.size
     if batch_size % parts:
         devices = "device" if mesh.size == 1 else "devices"
@@ -145,7 +149,7 @@ def put_batch(batch: dict[str, np.ndarray], sharding: NamedSharding) -> dict[str
 
 
 def united(found: dict[str, str]) -> dict[str, str]:
-    """What all processes found, in the order of the processes. Every process must call it."""
+    """Merge the findings of all processes, in their order. Every process must call it."""
     if jax.process_count() == 1:
         return found
     data = np.frombuffer(json.dumps(found).encode(), np.uint8)

@@ -1,4 +1,4 @@
-"""All that a config fixes before the first step: devices, data, network, functions."""
+"""Everything that a config determines before the first step: devices, data, network, functions."""
 
 import json
 from collections.abc import Callable
@@ -32,22 +32,22 @@ __all__ = ["Plan", "make_plan"]
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run needs and does not change.
+    """The constant parts of a run.
 
     Attributes:
-        config: the settings, none left open that something suits.
+        config: the settings, with defaults filled in.
         mesh: all devices.
         data: all images.
-        transforms: how they are prepared for evaluation.
+        transforms: the preprocessing for evaluation.
         network: the model.
-        settings: of the step.
-        rate: the learning rate of a step.
-        steps_per_epoch: steps of an epoch.
+        settings: settings of the training step.
+        rate: the learning rate of each step.
+        steps_per_epoch: number of steps in an epoch.
         start: makes the state before the first step, on its devices.
         abstract_state: shapes, dtypes and shardings of a state.
-        zero_sums: makes the sums at the beginning of an epoch, where the state has them.
-        step: compiled; takes over the state that it is given.
-        evaluate: measures on the held-out images.
+        zero_sums: makes the sums at the start of an epoch, on the devices of the state.
+        step: the compiled training step; the state that it takes is donated.
+        evaluate: evaluates on the held-out images.
     """
 
     config: Config
@@ -66,12 +66,12 @@ class Plan:
 
     @property
     def total_steps(self) -> int:
-        """Steps of the whole run."""
+        """Number of steps in the whole run."""
         return self.steps_per_epoch * self.config.epochs
 
     @cached_property
     def augmentation(self) -> Augmentation | Transforms:
-        """What happens to a training image."""
+        """The preparation of a training image."""
         config = self.config
         if config.augment == "none":
             return self.transforms
@@ -86,7 +86,7 @@ class Plan:
 
     @cached_property
     def digest(self) -> str:
-        """What tells the data from other data of as many images."""
+        """A hash that distinguishes the data from other data with the same number of images."""
         return self.data.digest()
 
     def batches(self, start: int) -> DatasetIterator[dict[str, np.ndarray]]:
@@ -103,61 +103,61 @@ class Plan:
         )
 
     def sentence(self) -> str:
-        """What is about to be trained, on what, for a person."""
+        """A sentence that says what will be trained, on which devices and data."""
         config, classes = self.config, self.data.classes
         count = sum(p.size for p in jax.tree.leaves((self.network.params, self.network.frozen)))
         names = ", ".join(classes[:3]) + ", ..." * (len(classes) > 3)
         devices = f"{self.mesh.size} {jax.devices()[0].device_kind}"
         return (
-            f"{config.model} of {count:,} parameters on {devices}; {self.data.name}: "
-            f"{len(self.data.train):,} images to train on, {len(self.data.held_out):,} held out, "
+            f"{config.model} with {count:,} parameters on {devices}; {self.data.name}: "
+            f"{len(self.data.train):,} training images, {len(self.data.held_out):,} held out, "
             f"{len(classes):,} classes ({names})"
         )
 
     def describe_data(self) -> str:
-        """What must be the same when a run goes on."""
+        """A description of the data, which must be the same when a run is resumed."""
         return (
             f"{len(self.data.train):,} training and {len(self.data.held_out):,} held-out images "
             f"of {len(self.data.classes):,} classes"
         )
 
     def describe_config(self) -> dict[str, Any]:
-        """The settings as JSON."""
+        """The settings as plain JSON data."""
         return json.loads(json.dumps(asdict(self.config)))
 
     def accept(self, notes: dict[str, Any]) -> None:
-        """Raise ValueError unless the run that left `notes` is this one."""
+        """Raise ValueError unless the checkpoint with these `notes` is of this run."""
         out, config = self.config.out, self.describe_config()
         differing = changed(notes["config"], config)
         if differing:
             raise ValueError(
                 f"--out {out} holds a run with other settings, this one has "
-                f"{', '.join(differing)}: give it another --out, or go on with the old settings "
+                f"{', '.join(differing)}: give it another --out, or resume with the old settings "
                 f"(--weights {out}/best.safetensors starts from what it learnt)"
             )
         if notes["data"]["images"] != self.describe_data():
             raise ValueError(
-                f"--out {out} holds a run on {notes['data']['images']}, and --data "
+                f"--out {out} holds a run on {notes['data']['images']}, but --data "
                 f"{config['data']} now has {self.describe_data()}: give this one another --out"
             )
         if notes["data"]["digest"] != self.digest:
             raise ValueError(
                 f"--out {out} holds a run on other images or classes than --data {config['data']} "
-                "now has, though as many: give this one another --out"
+                "now has, though equally many: give this one another --out"
             )
 
 
 def make_plan(config: Config) -> Plan:
-    """Build it all, in the order in which mistakes are cheap to find.
+    """Build the plan, in an order that finds mistakes early.
 
-    Raises: ValueError in one sentence for a setting or data that does not fit.
+    Raises: ValueError for settings or data that are not valid.
     """
     mesh = make_mesh(config.mesh)
     data = open_data(config)
     if len(data.classes) < 2:
         raise ValueError(
-            f"--data {data.name} has the one class {data.classes[0]!r}, and there is nothing to "
-            "tell it from: images lie in a folder for each class"
+            f"--data {data.name} has only one class, {data.classes[0]!r}: it must have two or more,"
+            " each in a folder of its own"
         )
     config = resolved(config, data)
     batch_size = filled(config.batch_size)
@@ -201,7 +201,7 @@ def make_plan(config: Config) -> Plan:
             shapes,
             where,
         ),
-        # Not by `device_put`: over several processes Orbax cannot take apart what that gives.
+        # Not `device_put`: with several processes, Orbax cannot split the arrays that it returns.
         zero_sums=jax.jit(Sums.zero, out_shardings=where.sums),
         step=jax.jit(
             train_step(network, optimiser, settings),

@@ -1,4 +1,4 @@
-"""What a run shows while it runs: a bar where someone looks, one line an epoch in any case."""
+"""The progress that a run shows: a bar on a terminal, and one line per epoch in any case."""
 
 import math
 import time
@@ -10,13 +10,13 @@ from tqdm import tqdm
 
 __all__ = ["Progress", "sentence"]
 
-TELL_EVERY = 60.0  # seconds between lines, where there is no terminal
+TELL_EVERY = 60.0  # seconds between lines if there is no terminal
 
 
 class Progress:
-    """How far, how fast, how long yet. Only the main process shows it.
+    """Progress, speed and remaining time, shown by the main process only.
 
-    A terminal has a bar; a file gets a line a minute.
+    A terminal shows a bar; a file gets one line per minute.
     """
 
     def __init__(
@@ -29,7 +29,7 @@ class Progress:
         *,
         show: bool,
     ):
-        """Begin at step `start`, after `before` seconds of earlier processes."""
+        """Start at step `start`, after `before` seconds in earlier processes."""
         self.steps_per_epoch = steps_per_epoch
         self.epochs = epochs
         self.batch_size = batch_size
@@ -37,15 +37,15 @@ class Progress:
         self.before = before
         self.show = show
         self.began = time.perf_counter()
-        self.compiled = False  # until the first step is over, which is no measure of speed
-        self.mark = (start, self.began)  # the step and the time since which speed is measured
-        self.images_per_second = 0.0  # of this epoch's steps, without what compiles
-        self.measuring = math.inf  # seconds of the shortest evaluation so far
+        self.compiled = False  # until the end of the first step, which is not timed
+        self.mark = (start, self.began)  # step and time from which speed is measured
+        self.images_per_second = 0.0  # over this epoch's steps, without compilation
+        self.measuring = math.inf  # duration of the shortest evaluation so far, in seconds
         self.told = self.began  # when the last line was printed
         self.bar: tqdm | None = None
 
     def begin_epoch(self, epoch: int, step: int) -> None:
-        """Open the bar of `epoch`, counted from 0, with `step` steps taken in all."""
+        """Open the bar of `epoch`, counted from 0, after `step` steps in total."""
         self.mark = (step, time.perf_counter())
         self.title = f"epoch {epoch + 1}/{self.epochs}"
         self.bar = tqdm(
@@ -58,7 +58,7 @@ class Progress:
         )
 
     def advance(self, step: int, loss: float, top1: float) -> None:
-        """Show where the run is after `step` steps."""
+        """Show the progress after `step` steps."""
         bar = self.bar
         self.images_per_second = self._measured(step)
         if bar is None or not self.show:
@@ -76,7 +76,7 @@ class Progress:
             self.told = time.perf_counter()
 
     def end_epoch(self, step: int) -> None:
-        """Remove the bar; the device has done all steps."""
+        """Remove the bar, when the device has finished all steps."""
         self.images_per_second = self._measured(step)
         if self.bar is not None:
             self.bar.close()
@@ -84,13 +84,13 @@ class Progress:
 
     @contextmanager
     def evaluation(self) -> Iterator[None]:
-        """Time the block."""
+        """Measure the duration of the block."""
         began = time.perf_counter()
         yield
         self.measuring = min(self.measuring, time.perf_counter() - began)
 
     def first_step_done(self, step: int) -> None:
-        """From `step` on speed is measured."""
+        """Measure speed from `step` on."""
         self.compiled = True
         self.mark = (step, time.perf_counter())
 
@@ -101,11 +101,11 @@ class Progress:
 
     @property
     def seconds(self) -> float:
-        """Of the whole run, without the time between its processes."""
+        """Duration of the whole run, without the time between its processes."""
         return self.before + time.perf_counter() - self.began
 
     def seconds_left(self, step: int) -> float:
-        """If the steps that remain go as this epoch's, and evaluations as the shortest so far."""
+        """Estimated time left, at the speed of this epoch's steps and the shortest evaluation."""
         rest = self.steps_per_epoch * self.epochs - step
         evaluations = -(-rest // self.steps_per_epoch)
         measuring = evaluations * self.measuring if math.isfinite(self.measuring) else 0.0
@@ -114,7 +114,7 @@ class Progress:
 
 
 def sentence(row: dict[str, Any], epochs: int, left: float) -> str:
-    """One line of metrics for a person."""
+    """A line of metrics as readable text."""
     return (
         f"epoch {row['epoch']}/{epochs}: loss {row['train_loss']:.3f}, "
         f"top-1 {row['train_top1']:.1f}%; held-out loss {row['held_out_loss']:.3f}, "
@@ -124,7 +124,7 @@ def sentence(row: dict[str, Any], epochs: int, left: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """`1:02:03`, `2:03` or `3 s`."""
+    """A duration as `1:02:03`, `2:03` or `3 s`."""
     whole = round(seconds)
     minutes, rest = divmod(whole, 60)
     if not minutes:

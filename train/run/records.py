@@ -1,4 +1,4 @@
-"""What a run writes for people: `metrics.jsonl`, TensorBoard's event files, `curves.png`."""
+"""The records of a run: `metrics.jsonl`, TensorBoard event files and `curves.png`."""
 
 import json
 import math
@@ -20,16 +20,15 @@ PANELS = {
 
 
 class Records:
-    """One line an epoch, in three forms."""
+    """One line of metrics per epoch, in three forms."""
 
     def __init__(self, folder: Path, step: int, warn: Callable[[str], None]):
-        """Go on after `step`: what an earlier process wrote beyond it is forgotten, since it comes
-        again.
+        """Continue after `step`; lines of later steps are dropped, since these steps are repeated.
 
         Args:
-            folder: of the run.
-            step: the last one that is done.
-            warn: is told of each line that is damaged, which is left out.
+            folder: the folder of the run.
+            step: the last finished step.
+            warn: called with a message about each damaged line, which is ignored.
         """
         self.folder = folder
         self.path = folder / METRICS
@@ -40,7 +39,7 @@ class Records:
         self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
     def add(self, row: dict[str, Any]) -> None:
-        """Write what an epoch gave, under its `step`."""
+        """Write the metrics of an epoch."""
         self.rows.append(row)
         with self.path.open("a") as file:
             file.write(json.dumps(row) + "\n")
@@ -69,7 +68,7 @@ class Records:
             figure.savefig(file, format="png", dpi=120)
 
     def close(self) -> None:
-        """Finish the event file, as far as the disk takes it."""
+        """Close the event file, ignoring errors of the disk."""
         with suppress(OSError):
             self.board.close()
 
@@ -80,7 +79,7 @@ class Records:
 
 
 def _read_rows(path: Path, warn: Callable[[str], None]) -> list[dict[str, Any]]:
-    """The whole lines; a last one that was cut off when its process died is passed over."""
+    """The intact lines; a last line that was cut off when its process died is ignored silently."""
     try:
         text = path.read_text(errors="replace")
     except FileNotFoundError:  # any other error may hide lines, and is raised
@@ -92,12 +91,12 @@ def _read_rows(path: Path, warn: Callable[[str], None]) -> list[dict[str, Any]]:
         if row is not None:
             rows.append(row)
         elif number < len(lines):
-            warn(f"{path}, line {number} is damaged and left out: {line[:60]!r}")
+            warn(f"{path}, line {number} is damaged and ignored: {line[:60]!r}")
     return rows
 
 
 def _row(line: str) -> dict[str, Any] | None:
-    """Numbers by name, `step` and `epoch` among them; None for anything else."""
+    """A line as numbers by name, which must include `step` and `epoch`; None for anything else."""
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):

@@ -1,1 +1,1 @@
-"""Saving and going on, by Orbax: what a checkpoint holds, and what is known to be damage of one."""
+"""Saving and resuming with Orbax: the contents of a checkpoint, and the detection of damage."""

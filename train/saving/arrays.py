@@ -1,4 +1,4 @@
-"""What a checkpoint notes of its arrays: a checksum, the shape and the dtype of each."""
+"""The checksum, shape and dtype of each array, which a checkpoint records."""
 
 import zlib
 from typing import Any
@@ -10,7 +10,7 @@ __all__ = ["checksums", "differences", "shapes"]
 
 
 def checksums(state: Any) -> dict[str, str]:
-    """A checksum of each array that this process sees all of."""
+    """The checksum of each array of which this process has all parts."""
     sums = {}
     for path, array in jax.tree_util.tree_leaves_with_path(state):
         if not isinstance(array, jax.Array) or array.is_fully_addressable:
@@ -25,13 +25,15 @@ def checksums(state: Any) -> dict[str, str]:
 
 
 def shapes(state: Any) -> dict[str, str]:
-    """Such as `float32[3, 8]`, of each array."""
+    """The dtype and shape of each array, such as `float32[3, 8]`."""
     leaves = jax.tree_util.tree_leaves_with_path(state)
     return {jax.tree_util.keystr(path): f"{a.dtype}{list(a.shape)}" for path, a in leaves}
 
 
 def differences(saved: dict[str, str] | None, ours: dict[str, str]) -> str:
-    """Of the arrays that were saved and those to restore, for a person; older ones noted none."""
+    """The differences between saved arrays and those to restore, as text; "" if there are none, or
+    an older checkpoint has no list (`saved` is None).
+    """
     if saved is None or saved == ours:
         return ""
     told = [

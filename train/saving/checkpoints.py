@@ -1,7 +1,7 @@
-"""Saving a run and going on from there, by Orbax: asynchronous, and whole or not at all.
+"""Saving and resuming a run with Orbax, asynchronously and atomically.
 
-Orbax's files carry no checksum over the arrays: a flipped bit would be restored without a word. So
-each checkpoint notes one of every array, and one that does not fit them counts as damaged.
+Orbax does not store checksums of the arrays, so a flipped bit would be restored silently. Each
+checkpoint therefore records a checksum of every array, and counts as damaged if one does not match.
 """
 
 import os
@@ -34,14 +34,12 @@ from train.saving.quiet import quiet_orbax
 __all__ = ["Checkpoints", "everywhere"]
 
 SPARE = 1_000_000  # bytes of metadata and directories
-AGAIN = (
-    "; no damage is known, and nothing was moved: give the same command again when that is mended"
-)
+AGAIN = "; no damage was found and nothing was moved: run the same command again once this is fixed"
 
 
 @dataclass
 class _NewestAndBest:
-    """Which checkpoints stay: the newest, and the best of all that were measured."""
+    """The checkpoints to keep: the newest ones, and the best of all that were evaluated."""
 
     newest: int
     best: int | None = None
@@ -53,14 +51,14 @@ class _NewestAndBest:
 
 
 class Checkpoints:
-    """The checkpoints of one run, in one folder, each under the number of steps taken."""
+    """The checkpoints of one run, in one folder, each named by its number of steps."""
 
     def __init__(self, folder: Path, keep: int):
-        """Open or make `folder`; remains of unfinished writing in it are removed.
+        """Open or create `folder`, and remove unfinished checkpoints from it.
 
         Args:
-            folder: of the checkpoints alone.
-            keep: newest ones to keep, beside the best.
+            folder: a folder used only for checkpoints.
+            keep: number of newest checkpoints to keep, in addition to the best.
         """
         self.folder = folder.absolute()
         self.policy = _NewestAndBest(keep)
@@ -79,15 +77,15 @@ class Checkpoints:
             )
 
     def save(self, step: int, state: Any, notes: Mapping[str, Any], *, best: int | None) -> None:
-        """Begin to write; the arrays may be donated as soon as this returns.
+        """Start writing a checkpoint; the arrays may be donated as soon as this returns.
 
         Args:
-            step: its number.
+            step: number of the checkpoint.
             state: a tree of arrays.
-            notes: JSON.
-            best: the step of the best checkpoint so far.
+            notes: JSON data.
+            best: step of the best checkpoint so far.
 
-        Raises: OSError if an earlier one could not be written.
+        Raises: OSError if the disk is full, or an earlier checkpoint could not be written.
         """
         self.policy.best = best
         noted = sealed({**notes, "arrays": checksums(state), "shapes": shapes(state)})
@@ -102,29 +100,29 @@ class Checkpoints:
             )
 
     def _check_space(self, state: Any) -> None:
-        """Raise OSError if the disk cannot hold one checkpoint more."""
+        """Raise OSError if the disk has no space for another checkpoint."""
         needed = sum(a.nbytes for a in jax.tree.leaves(state)) + SPARE
         free = shutil.disk_usage(self.folder).free
         if free < needed:
             raise OSError(
                 f"the disk of {self.folder} is full: a checkpoint takes {needed / 1e6:,.1f} MB, "
-                f"and {free / 1e6:,.1f} MB are free; the checkpoints that are whole stay"
+                f"and {free / 1e6:,.1f} MB are free; intact checkpoints are kept"
             )
 
     def wait(self) -> None:
-        """Return when all is written. Raises: OSError if it could not be."""
+        """Wait until everything is written. Raises: OSError if that fails."""
         with _telling(self.folder):
             self.manager.wait_until_finished()
 
     def close(self) -> None:
-        """Wait, and let go of the folder."""
+        """Wait until everything is written, and close the folder."""
         with _telling(self.folder):
             self.manager.close()
 
     def steps(self) -> list[int]:
-        """Those that there are, oldest first. Every process must call it.
+        """The steps of the existing checkpoints, oldest first. Every process must call it.
 
-        Raises: NotRestored if the folder cannot be listed, which Orbax would take for an empty one.
+        Raises: NotRestored if the folder cannot be listed, which Orbax would treat as empty.
         """
         found: dict[str, str] = {}
         with alike(f"the checkpoints in {self.folder} cannot be listed", AGAIN):
@@ -141,24 +139,24 @@ class Checkpoints:
         """The state of a checkpoint. Every process must call it.
 
         Args:
-            step: its number.
-            abstract: the shapes, dtypes and shardings that it must have.
+            step: number of the checkpoint.
+            abstract: the shapes, dtypes and shardings that the state must have.
 
         Raises:
-            Damaged: it is not what was saved.
-            NotRestored: it is of other arrays, or cannot be restored for any other reason.
+            Damaged: the checkpoint is not what was saved.
+            NotRestored: it holds other arrays, or cannot be restored for any other reason.
         """
         notes = self.notes(step)
         differing = differences(notes.get("shapes"), shapes(abstract))
         if differing:
             raise NotRestored(
-                f"checkpoint {self._path(step)} holds another state than this program has: "
-                f"{differing}; nothing was changed: go on with the program, and the settings of "
-                "JAX, that wrote it, or give this run another --out"
+                f"checkpoint {self._path(step)} holds a state that differs from this program's: "
+                f"{differing}; nothing was changed: resume with the program and the JAX settings "
+                "that wrote it, or give this run another --out"
             )
         with self._reading(step):
             try:
-                # Not by the manager, which lets the processes wait for one that met an error.
+                # Not by the manager: if one process fails, the others would wait for it.
                 state = self.arrays.restore(
                     self.manager.directory / str(step) / "state",
                     args=ocp.args.PyTreeRestore(
@@ -171,24 +169,24 @@ class Checkpoints:
                     check_files(self._path(step))
                 raise
             for name, sum in checksums(state).items():
-                if notes["arrays"].get(name, sum) != sum:  # split over processes it had none
+                if notes["arrays"].get(name, sum) != sum:  # arrays split over processes have none
                     raise Damaged(f"{name} is not what was saved")
         return state
 
     def newest_whole(
         self, abstract: Any, accept: Callable[[dict[str, Any]], None], warn: Callable[[str], None]
     ) -> tuple[Any, dict[str, Any]] | None:
-        """State and notes of the newest checkpoint that is whole; None where there is none at all.
+        """The state and notes of the newest intact checkpoint; None if there are no checkpoints.
 
-        Newer ones, which are damaged, are moved to the folder `damaged` beside this one, and told
-        through `warn`.
+        Newer checkpoints, which are damaged, are moved to the folder `damaged` next to this one.
 
         Args:
             abstract: as in `restore`.
-            accept: raises for notes that the run cannot go on from.
-            warn: told about each damaged one.
+            accept: raises for notes from which the run cannot be resumed.
+            warn: called with a message about each damaged checkpoint.
 
-        Raises: NotRestored if one cannot be restored, or none is whole. Nothing is touched then.
+        Raises: NotRestored if a checkpoint cannot be restored although no damage is found, or all
+            are damaged. Nothing is moved then.
         """
         damaged: dict[int, Damaged] = {}
         for step in reversed(self.steps()):
@@ -202,15 +200,15 @@ class Checkpoints:
             for number, damage in damaged.items():
                 aside = self._put_aside(number)
                 warn(
-                    f"checkpoint {self._path(number)} is damaged and left out, it lies in {aside} "
-                    f"now: {damage}"
+                    f"checkpoint {self._path(number)} is damaged and not used; it was moved to "
+                    f"{aside}: {damage}"
                 )
             self.policy.best = notes.get("best", {}).get("step")
             return state, notes
         if damaged:
             newest, damage = next(iter(damaged.items()))
             raise NotRestored(
-                f"none of the checkpoints in {self.folder} is whole ({newest}: {damage}): give "
+                f"none of the checkpoints in {self.folder} is intact ({newest}: {damage}): give "
                 f"this run another --out, or move {self.folder.parent} away"
             )
         return None
@@ -219,15 +217,15 @@ class Checkpoints:
         return self.folder / str(step)
 
     def _reading(self, step: int) -> AbstractContextManager[None]:
-        """What the block raises in one process, in all, as a sentence about a checkpoint."""
-        before = ", or move the checkpoint away to go on from the one before it"
+        """Raise an error of the block in all processes, as a sentence about a checkpoint."""
+        before = ", or move the checkpoint away to resume from the one before it"
         return alike(f"checkpoint {self._path(step)} cannot be read", AGAIN + before)
 
     def _put_aside(self, step: int) -> Path:
-        """Move a checkpoint to where none of its number is. Returns its new place."""
+        """Move a checkpoint to an unused name in the folder `damaged`. Returns its new path."""
         path, aside = self._path(step), self.folder.parent / "damaged"
         place: dict[str, str] = {}
-        with alike(f"checkpoint {path} is damaged and cannot be put aside"):
+        with alike(f"checkpoint {path} is damaged and cannot be moved away"):
             if jax.process_index() == 0:
                 target, number = aside / str(step), 1
                 while target.exists():
@@ -241,12 +239,12 @@ class Checkpoints:
 
 
 def _telling(folder: Path) -> AbstractContextManager[None]:
-    """What Orbax and TensorStore raise where nothing can be written, as one OSError."""
-    return writing(folder, Exception, "; the checkpoints that are whole stay")
+    """Turn the errors of Orbax and TensorStore about failed writing into one OSError."""
+    return writing(folder, Exception, "; intact checkpoints are kept")
 
 
 def everywhere(condition: bool) -> bool:
-    """Whether it holds in every process."""
+    """Whether `condition` holds in every process."""
     if jax.process_count() == 1:
         return condition
     return bool(np.all(multihost_utils.process_allgather(np.asarray(condition))))

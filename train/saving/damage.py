@@ -1,9 +1,10 @@
-"""What is known to be damage of a checkpoint: a digest that does not fit, or a file that is missing
-or cannot be parsed, while the disk answers. All else is none.
+"""Detection of damaged checkpoints.
 
-A disk that fails, too little memory and a program of another version say nothing of what was saved.
-Orbax and TensorStore raise them, and damage too, in many forms that no text tells apart. So it is
-decided by looking: each checkpoint has a list of its files, with a digest of each.
+A checkpoint is damaged if, while the disk works, a digest does not match or a file is missing or
+cannot be parsed. A failing disk, too little memory or another version of a program do not mean that
+it is damaged. Orbax and TensorStore raise errors for all of these in many forms that their texts do
+not distinguish, so damage is determined by checking: each checkpoint has a list of its files with
+their digests.
 """
 
 import hashlib
@@ -29,14 +30,14 @@ class Damaged(Exception):
 
 
 class NotRestored(ValueError):
-    """A checkpoint that cannot be restored and is not known to be damaged: it was left as it is."""
+    """A checkpoint cannot be restored although no damage was found; it was not modified."""
 
 
 class ListedArrays(ocp.PyTreeCheckpointHandler):
-    """Orbax's arrays, whose files are listed before the checkpoint counts as written."""
+    """Orbax's handler for arrays, which also lists their files before the checkpoint is final."""
 
     def finalize(self, directory: Any) -> None:
-        """Called in one process, when all have written."""
+        """Called in one process after all processes have written."""
         super().finalize(directory)
         folder = Path(directory)
         files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
@@ -45,14 +46,16 @@ class ListedArrays(ocp.PyTreeCheckpointHandler):
 
     @classmethod
     def typestr(cls) -> str:
-        """What the checkpoint says that it was written by: any program with Orbax can read it."""
+        """The handler named in the checkpoint: Orbax's own, so that any program can read it."""
         return ocp.PyTreeCheckpointHandler.typestr()
 
 
 def check_files(checkpoint: Path) -> None:
-    """Raise Damaged if the files of the arrays are not those that were written.
+    """Check that the files of the arrays are those that were written.
 
-    Raises: OSError if the disk does not answer.
+    Raises:
+        Damaged: a file is missing or differs.
+        OSError: the disk fails.
     """
     state = checkpoint / STATE
     for name, digest in unsealed(checkpoint, state / LISTING).items():
@@ -63,17 +66,17 @@ def check_files(checkpoint: Path) -> None:
 
 
 def sealed(value: Any) -> dict[str, Any]:
-    """JSON, and the digest that tells whether it is still that."""
+    """JSON data together with its digest, which `unsealed` checks."""
     digest = hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
     return {"notes": value, "sha256": digest}
 
 
 def unsealed(checkpoint: Path, file: Path) -> Any:
-    """What `sealed` was given, from a file of a checkpoint.
+    """The value given to `sealed`, read from a file of a checkpoint.
 
     Raises:
-        Damaged: it is not what was saved, or the file is missing.
-        OSError: the disk does not answer.
+        Damaged: the file is missing or not what was saved.
+        OSError: the disk fails.
     """
     with _missing_is_damage(checkpoint):
         data = file.read_bytes()
@@ -89,15 +92,16 @@ def unsealed(checkpoint: Path, file: Path) -> Any:
 
 @contextmanager
 def alike(before: str, after: str = "") -> Iterator[None]:
-    """Raise in every process what the block raises in one, which none may leave out.
+    """Raise an error of the block in every process, even if only one process meets it. Every
+    process must enter the block.
 
     Args:
-        before: the beginning of the sentence about an error that is neither of the two below.
+        before: start of the sentence about an error other than the two below.
         after: its end.
 
     Raises:
-        NotRestored: the block raised it, or anything else that is not known to be damage.
-        Damaged: it raised no other than that.
+        NotRestored: the block raised `NotRestored`, or any error other than `Damaged`.
+        Damaged: the block raised `Damaged` in some process, and no other error in any.
     """
     told: dict[str, str] = {}
     cause: Exception | None = None
@@ -118,7 +122,7 @@ def alike(before: str, after: str = "") -> Iterator[None]:
 
 @contextmanager
 def _missing_is_damage(checkpoint: Path) -> Iterator[None]:
-    """Raise Damaged for a file that is missing, if the disk still shows the checkpoint itself."""
+    """Raise Damaged for a missing file, if the checkpoint's folder itself can still be listed."""
     try:
         yield
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
@@ -133,7 +137,7 @@ def _digest_of(file: Path) -> str:
 
 
 def _reason(error: BaseException) -> str:
-    """What lies at the bottom of an error, in a few words."""
+    """The root cause of an error, in a few words."""
     while error.__cause__ is not None:
         error = error.__cause__
     if isinstance(error, MemoryError):

@@ -1,4 +1,4 @@
-"""What cannot be written, in one sentence that names the place."""
+"""A one-sentence error, with the path, for files that cannot be written."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,17 +9,17 @@ __all__ = ["first_line", "writing"]
 
 @contextmanager
 def writing(place: Path, failures: type[Exception] = OSError, comfort: str = "") -> Iterator[None]:
-    """Raise what the block raises as one OSError.
+    """Turn errors of the block into one OSError.
 
     Args:
         place: the folder or file that the block writes.
-        failures: what the block raises where nothing can be written.
-        comfort: added to the sentence.
+        failures: type of the errors that the block raises when it cannot write.
+        comfort: text added to the end of the message.
     """
     try:
         yield
     except failures as error:
-        if isinstance(error, OSError) and error.strerror is None:  # it is a sentence already
+        if isinstance(error, OSError) and error.strerror is None:  # already a sentence
             raise
         reason = getattr(error, "strerror", None) or first_line(error)
         named = getattr(error, "filename", None) or place
@@ -27,6 +27,6 @@ def writing(place: Path, failures: type[Exception] = OSError, comfort: str = "")
 
 
 def first_line(error: BaseException) -> str:
-    """Of what an error says, at most 200 characters."""
+    """The first line of an error's message, at most 200 characters."""
     text = str(error).strip() or type(error).__name__
     return text.splitlines()[0][:200]

@@ -1,5 +1,6 @@
-"""Orbax and TensorStore tell of one failure many times, from many threads; what they raise in the
-end says it once.
+"""Silence Orbax and TensorStore, which report one failure many times from many threads.
+
+The error that they raise in the end says it once.
 """
 
 import logging
@@ -15,7 +16,7 @@ LATE = ("Event loop is closed", "Encountered error while reading array index")
 
 @cache
 def quiet_orbax() -> None:
-    """Keep what Orbax's threads print from standard error. What it raises is as before."""
+    """Keep messages of Orbax's threads off stderr. The errors that it raises are not affected."""
     logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     thread_died, unraisable = threading.excepthook, sys.unraisablehook
@@ -25,7 +26,7 @@ def quiet_orbax() -> None:
             thread_died(args)
 
     def other_unraisable(args: Any) -> None:
-        # A read that fails ends its event loop while TensorStore still reports the other arrays.
+        # A failed read closes its event loop while TensorStore still reports on other arrays.
         if not str(args.exc_value).startswith(LATE):
             unraisable(args)
 

@@ -1,1 +1,1 @@
-"""What a run is told: every setting, once; flags, config files and recipes are made from it."""
+"""All settings of a run, defined once; flags, config files and recipes are derived from them."""

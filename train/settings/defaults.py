@@ -1,4 +1,4 @@
-"""What suits, where a setting was left open: by the data first, then by the optimiser."""
+"""Defaults of settings that are None: those of the data first, then those of the optimiser."""
 
 from dataclasses import fields, replace
 from typing import Any, TypeVar
@@ -10,7 +10,7 @@ __all__ = ["filled", "resolved"]
 
 T = TypeVar("T")
 
-HELD_OUT = 0.1  # share of training data without a `val`
+HELD_OUT = 0.1  # fraction of training data without a `val`
 ANYWAY = {
     "held_out": HELD_OUT,
     "batch_size": 128,
@@ -29,9 +29,9 @@ BY_OPTIMIZER: dict[str, dict[str, Any]] = {
 
 
 def resolved(config: Config, data: Dataset) -> Config:
-    """`config` with each setting filled in that was left open and that something suits.
+    """`config` with a value for each setting that is None and has a default.
 
-    What the data asks for, such as a learning rate, goes with the default optimiser only.
+    The learning rate that the data suggests is used with the default optimiser only.
     """
     suits = {**ANYWAY, **BY_OPTIMIZER[config.optimizer]}
     usual = config.optimizer == Config.optimizer
@@ -44,7 +44,7 @@ def resolved(config: Config, data: Dataset) -> Config:
 
 
 def filled(setting: T | None) -> T:
-    """A setting that `resolved` has filled in. Raises: ValueError if it is open."""
+    """A setting to which `resolved` has given a value. Raises: ValueError if it is None."""
     if setting is None:
-        raise ValueError("a setting is open: use `train.settings.defaults.resolved`")
+        raise ValueError("a setting is None: use `train.settings.defaults.resolved`")
     return setting

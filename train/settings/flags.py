@@ -1,6 +1,6 @@
-"""The dataclass `Config` as a command line: flags, help, and config files in the same words.
+"""The dataclass `Config` as a command line: flags, help, and config files with the same names.
 
-A flag beats the config file, the file beats the recipe, the recipe beats the default.
+A flag overrides the config file, the config file the recipe, and the recipe the default.
 """
 
 import math
@@ -19,7 +19,7 @@ from train.settings.otherwise import said_here
 __all__ = ["command_of", "read_config_file", "recipes", "to_toml"]
 
 NONE = "none"
-TOLD_BY = f"{__name__}.told_by"  # setting -> the file that says it
+TOLD_BY = f"{__name__}.told_by"  # setting -> the file that sets it
 RECIPES = Path(__file__).with_name("recipes")
 
 
@@ -29,9 +29,9 @@ def command_of(
     """A command whose flags are the fields of `Config`.
 
     Args:
-        run: takes the finished `Config`.
-        only: fields to offer beside `--config`; by default all, and `--recipe`.
-        help: what the command does.
+        run: called with the finished `Config`.
+        only: fields to offer as flags, next to `--config`; by default all, and `--recipe` too.
+        help: description of the command.
     """
     hints = get_type_hints(Config)
     offered = [field for field in fields(Config) if only is None or field.name in only]
@@ -43,7 +43,7 @@ def command_of(
 
 
 class _Setting(click.Option):
-    """An option whose value may come from a file, which is named where the value is wrong."""
+    """An option whose value may come from a file, which the error for a wrong value names."""
 
     def handle_parse_result(self, ctx, opts, args):
         try:
@@ -57,7 +57,7 @@ class _Setting(click.Option):
 
 
 class _Open(_Setting):
-    """An option that `none` leaves open, where a recipe sets it."""
+    """An option that the value `none` unsets, where a recipe or file sets it."""
 
     def type_cast_value(self, ctx, value):
         return None if value == NONE else super().type_cast_value(ctx, value)
@@ -120,7 +120,7 @@ def _config_options(only: Sequence[str] | None) -> list[click.Parameter]:
         if path is None:
             return
         told = read_config_file(path)
-        if only is not None:  # neither where the run began nor the devices that it had
+        if only is not None:  # not the initial weights of the run, nor its devices
             left_out = {
                 "weights",
                 *(field.name for field in fields(Config) if field.metadata["free"]),
@@ -130,7 +130,7 @@ def _config_options(only: Sequence[str] | None) -> list[click.Parameter]:
         ctx.meta[TOLD_BY] = dict.fromkeys(told, path)
 
     def from_recipe(ctx: click.Context, _: click.Parameter, name: str | None) -> None:
-        if name is not None:  # what a file says stays, whichever came first
+        if name is not None:  # a file overrides the recipe, whichever is given first
             recipe = read_config_file(RECIPES / f"{name}.toml")
             ctx.default_map = _over(recipe, ctx.default_map or {})
 
@@ -139,24 +139,25 @@ def _config_options(only: Sequence[str] | None) -> list[click.Parameter]:
         ["--config"],
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
         callback=from_file,
-        help="TOML file of the flags above, such as `batch-size = 64`."
+        help="TOML file of the settings above, with lines such as `batch-size = 64`."
         if only is None
-        else "The `config.toml` of a run; of it, the flags above but --weights.",
+        else "The `config.toml` of a run; it sets the flags above except --weights, --workers and "
+        "--mesh.",
         **shared,
     )
     recipe = click.Option(
         ["--recipe"],
         type=click.Choice(recipes()),
         callback=from_recipe,
-        help="Settings of a paper or of torchvision; see train/settings/recipes. `none` leaves one "
-        "of its numbers open.",
+        help="Settings of a paper or of torchvision, see train/settings/recipes. The value `none`, "
+        "as in `--ema none`, unsets a setting of the recipe.",
         **shared,
     )
     return [config, recipe] if only is None else [config]
 
 
 def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings over others; of `set`, each by its own name."""
+    """Settings `below` overridden by those `above`; the items of `set` are merged by name."""
     both = {**below, **above}
     if "set" in below and "set" in above:
         both["set"] = _merged(below["set"], above["set"])
@@ -171,12 +172,12 @@ def _merged(below: Sequence[str], above: Sequence[str]) -> list[str]:
 def _beside_the_recipes(
     ctx: click.Context, param: click.Parameter, given: tuple[str, ...]
 ) -> tuple[str, ...]:
-    """`--set` beside those of a recipe or a file that have other names."""
+    """The values of `--set`, and those in a recipe or file for other names."""
     return tuple(_merged((ctx.default_map or {}).get(param.name or "", ()), given))
 
 
 def read_config_file(path: Path) -> dict[str, Any]:
-    """The settings in a TOML file, by field.
+    """The settings in a TOML file, by the name of the field.
 
     Raises: click.UsageError for a file that is not TOML or names an unknown setting.
     """
@@ -189,7 +190,7 @@ def read_config_file(path: Path) -> dict[str, Any]:
     for key, value in table.items():
         if isinstance(value, dict):
             raise click.UsageError(
-                f"--config {path} has the table {key!r}: settings stand by themselves, without one"
+                f"--config {path} has the table {key!r}: settings must not be inside a table"
             )
         field = known.get(key.replace("_", "-"))
         if field is None:
@@ -208,7 +209,7 @@ def _hint(key: str, known: Collection[str]) -> str:
 
 
 def _as_flag(value: Any, *, several: bool) -> Any:
-    """As text, so that 3.7 epochs are refused as on the command line, and not rounded."""
+    """A value as text, so that 3.7 epochs are rejected as on the command line, not rounded."""
     if isinstance(value, list):
         texts = [_as_flag(one, several=False) for one in value]
         return texts if several else ",".join(texts)
@@ -217,7 +218,7 @@ def _as_flag(value: Any, *, several: bool) -> Any:
 
 
 def to_toml(config: Config) -> str:
-    """What `--config` reads, of all settings but those that are None."""
+    """The settings that are not None, in the format that `--config` reads."""
     import tomli_w
 
     table = {}
@@ -229,7 +230,7 @@ def to_toml(config: Config) -> str:
 
 
 class _Sectioned(click.Command):
-    """A command whose help is in sections, and that knows the flags of other programs."""
+    """A command with sections in its help, and with hints for the flags of other programs."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         try:
@@ -246,7 +247,7 @@ class _Sectioned(click.Command):
         for param in self.get_params(ctx):
             section = SECTIONS.get(param.name or "", section)
             if param.name in ("config", "recipe", "help"):
-                section = "Otherwise"
+                section = "Other options"
             record = param.get_help_record(ctx)
             if record:
                 rows.setdefault(section, []).append(record)

@@ -1,24 +1,24 @@
-"""What the training programs of torchvision and timm call otherwise, and the way to it here."""
+"""Flags of torchvision's and timm's training programs that are named differently here."""
 
 import re
 from collections.abc import Collection
 
 __all__ = ["said_here"]
 
-SAID_HERE = {  # by their flag, without what only looks different, such as `_` for `-`
+SAID_HERE = {  # by their flag, without those that differ only in `_` for `-`
     # the run
-    "resume": "the same command, with the same --out, goes on from its newest checkpoint",
-    "start-epoch": "the same command, with the same --out, goes on from its newest checkpoint",
-    "test-only": "`python -m train.evaluate --weights FILE` measures a network",
+    "resume": "the same command, with the same --out, resumes from its newest checkpoint",
+    "start-epoch": "the same command, with the same --out, resumes from its newest checkpoint",
+    "test-only": "`python -m train.evaluate --weights FILE` evaluates a network",
     "output-dir": "--out FOLDER",
     "output": "--out FOLDER",
     "checkpoint-hist": "--keep NUMBER",
-    "print-freq": "a bar, or a line a minute, shows where the run is",
-    "log-interval": "a bar, or a line a minute, shows where the run is",
+    "print-freq": "a progress bar, or one line per minute, shows the progress",
+    "log-interval": "a progress bar, or one line per minute, shows the progress",
     # the data
     "data-path": "--data FOLDER",
     "data-dir": "--data FOLDER",
-    "dataset": "--data, of a folder, of ArrayRecord files or of hf:NAME",
+    "dataset": "--data, a folder of images or ArrayRecord files, or hf:NAME",
     "b": "--batch-size NUMBER, over all devices",
     "j": "--workers NUMBER",
     "train-crop-size": "--train-size PIXELS",
@@ -26,7 +26,7 @@ SAID_HERE = {  # by their flag, without what only looks different, such as `_` f
     "val-resize-size": "--resize-size PIXELS",
     "img-size": "--image-size PIXELS",
     "input-size": "--image-size PIXELS",
-    "crop-pct": "--resize-size PIXELS, the image's size divided by the share",
+    "crop-pct": "--resize-size PIXELS, the image's size divided by the percentage",
     "aa": "--augment trivial, which is TrivialAugment",
     "auto-augment": "--augment trivial, which is TrivialAugment",
     "hflip": "--flip PROBABILITY",
@@ -44,7 +44,7 @@ SAID_HERE = {  # by their flag, without what only looks different, such as `_` f
     "bn-eps": "--set norm_eps=NUMBER",
     "bn-momentum": "--set norm_momentum=NUMBER",
     "amp": "--dtype bfloat16",
-    "sync-bn": "a batch norm always sees the whole batch, of all devices",
+    "sync-bn": "batch norms always use the whole batch, of all devices",
     "channels-last": "images always have their channels last",
     "torchcompile": "a step is always compiled",
     # the optimiser and its schedule
@@ -68,7 +68,7 @@ SAID_HERE = {  # by their flag, without what only looks different, such as `_` f
     "model-ema-decay": "--ema DECAY",
     "model-ema-steps": "--ema-every STEPS",
     # the devices
-    "device": "JAX takes the accelerator that it finds; JAX_PLATFORMS=cpu before `python` chooses",
+    "device": "JAX uses the accelerator that it finds; JAX_PLATFORMS=cpu before `python` selects",
     "gpus": "--mesh data=NUMBER; by default all devices",
     "world-size": "--num-processes NUMBER",
     "dist-url": "--coordinator HOST:PORT",
@@ -76,14 +76,16 @@ SAID_HERE = {  # by their flag, without what only looks different, such as `_` f
 
 
 def said_here(flag: str, offered: Collection[str]) -> str | None:
-    """`is --workers NUMBER here` for `-j`, a flag of another program; None for an unknown one.
+    """The hint for a flag of another program, such as `is --workers NUMBER here` for `-j`.
 
     Args:
-        flag: with or without its dashes.
-        offered: the flags of the command; an answer that names others is not given.
+        flag: the flag, with or without its dashes.
+        offered: the flags of the command; a hint that names any other is not given.
+
+    Returns: None for an unknown flag.
     """
     answer = SAID_HERE.get(flag.lstrip("-").replace("_", "-"))
     named = re.findall(r"(?<!\S)--[\w-]+", (answer or "").partition("`")[0])
     if answer is None or not set(named) <= set(offered):
         return None
-    return f"is {answer} here" if answer.startswith("--") else f"is no flag here: {answer}"
+    return f"is {answer} here" if answer.startswith("--") else f"is not a flag here: {answer}"
