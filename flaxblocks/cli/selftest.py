@@ -22,9 +22,9 @@ def selftest_command(pattern: str, everything: bool, as_json: bool) -> int:
 
     Runs the models and blocks whose names match PATTERN on this device with this jaxlib. Their
     weights and images are computed by a formula, and PyTorch's outputs for them come with the
-    package, so PyTorch is not needed. The relative error may be 1e-12 in float64 (1e-10 for
-    gradients), and twice PyTorch's own error in float32 and bfloat16. The exit status is 1 if an
-    error exceeds its bound.
+    package, so PyTorch is not needed. The bound on the relative error is 1e-12 in float64 (1e-10
+    for gradients), and twice PyTorch's own error in float32 and bfloat16 (ten times in training
+    mode). The exit status is 1 if an error exceeds its bound.
     """
     from flaxblocks.parity.selftest import selftest
 

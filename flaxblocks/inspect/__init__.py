@@ -1,1 +1,1 @@
-"""What a model is made of and what it gives inside, and what is installed on this machine."""
+"""The structure and inner outputs of a model, and a diagnosis of the installation."""

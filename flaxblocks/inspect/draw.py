@@ -1,8 +1,8 @@
-"""Pictures of models and blocks as SVG, drawn from the modules themselves.
+"""Diagrams of models and blocks as SVG, drawn from the modules themselves.
 
-A model is a row of stages, the higher the larger their feature maps, above one flow chart for each
-kind of block in it: its layers from top to bottom, and the skip beside them. Kinds have letters,
-and each stage says which kinds it is made of.
+A model is a row of stages, whose height shows the size of their feature maps, above one flow chart
+for each kind of block: its layers from top to bottom, with the skip beside them. Each kind has a
+letter, and each stage lists the kinds of its blocks.
 """
 
 import math
@@ -25,12 +25,12 @@ from flaxblocks.nn.parameters import count_parameters
 
 __all__ = ["draw_block", "draw_model"]
 
-SHORTCUT = "shortcut"  # what the names of layers in a block's skip begin with
+SHORTCUT = "shortcut"  # prefix of the names of layers in a block's skip
 STAGE = "#e8f0e4"  # colours
 LEARNT = "#cfe2f3"  # a convolution or a linear layer
 GATE = "#f9cb9c"
 REST = "#eeeeee"
-BOX = (216.0, 40.0)  # of a layer, width and height in pixels
+BOX = (216.0, 40.0)  # width and height of a layer's box in pixels
 GAP = 18.0
 SIDE = 52.0  # room for the line of a skip
 STAGE_WIDTH, STAGE_HEIGHT = 132.0, 80.0
@@ -44,10 +44,10 @@ class Layer:
     """A box of a flow chart.
 
     Attributes:
-        title: what it does, without channels.
-        channels: how many it gives.
-        rest: its norm and activation.
-        colour: of the box.
+        title: description of the layer, without channels.
+        channels: text about its output channels.
+        rest: names of its norm and activation.
+        colour: colour of the box.
     """
 
     title: str
@@ -57,21 +57,21 @@ class Layer:
 
     @property
     def lines(self) -> tuple[str, ...]:
-        """What stands in the box."""
+        """The lines of text in the box."""
         detail = ", ".join(filter(None, (self.channels, *self.rest)))
         return (self.title, detail) if detail else (self.title,)
 
 
 @dataclass(frozen=True)
 class Chart:
-    """What there is to draw of a block.
+    """The contents of a block's flow chart.
 
     Attributes:
-        name: its class.
-        branch: its layers in the order in which they run.
-        skip: the layers beside them; None if nothing is added.
-        added: what the skip does to its input, if it is no layer.
-        end: the activation after the addition, or "".
+        name: name of its class.
+        branch: layers of the branch in the order in which they run.
+        skip: layers of the skip; None if there is no skip.
+        added: what the skip does to its input other than by a layer, as text.
+        end: name of the activation after the addition, or "".
     """
 
     name: str
@@ -82,7 +82,7 @@ class Chart:
 
     @property
     def kind(self) -> tuple[object, ...]:
-        """What blocks of one kind have in common: all but channels."""
+        """What blocks of one kind have in common: everything except channels."""
         branch, skip = (
             None if layers is None else tuple((layer.title, layer.rest) for layer in layers)
             for layers in (self.branch, self.skip)
@@ -91,19 +91,20 @@ class Chart:
 
 
 def draw_model(model: ImageModel, input_size: tuple[int, int] = (224, 224)) -> str:
-    """A model's stages and its kinds of blocks, as the text of an SVG file.
+    """Draw a model's stages and each kind of block in it.
 
     Args:
-        model: concrete or abstract; only shapes are computed. Where it is no `StagedModel`, each of
-            its steps is a stage.
+        model: the model, concrete or abstract; only shapes are computed. If it is not a
+            `StagedModel`, each of its steps is a stage.
         input_size: (height, width) of the image in pixels.
 
-    Raises: ValueError for what is no `ImageModel`, or has a step that does not give one array.
+    Returns: the text of an SVG file.
+    Raises: ValueError if `model` is not an `ImageModel`, or a step does not return a single array.
     """
     steps = _steps(model)
     image = (*input_size, model.in_channels)
     shapes = output_shapes(model, image)
-    if not steps.keys() <= shapes.keys():  # functions are steps too
+    if not steps.keys() <= shapes.keys():  # some steps are functions
         shapes = step_shapes(model, image) | shapes
     modules = {".".join(map(str, path)): module for path, module in nnx.iter_modules(model)}
     ran = {path: modules[path] for path in shapes if path in modules}
@@ -140,12 +141,14 @@ def draw_model(model: ImageModel, input_size: tuple[int, int] = (224, 224)) -> s
 
 
 def draw_block(block: nnx.Module, in_features: int, size: tuple[int, int] = (56, 56)) -> str:
-    """One block's flow chart, as the text of an SVG file.
+    """Draw the flow chart of one block.
 
     Args:
-        block: concrete or abstract; only shapes are computed.
+        block: the block, concrete or abstract; only shapes are computed.
         in_features: channels of its input.
         size: (height, width) of its input in pixels.
+
+    Returns: the text of an SVG file.
     """
     chart = _chart(block, "", output_shapes(block, (*size, in_features)))
     return _flow(chart, chart.name).svg()
@@ -153,8 +156,8 @@ def draw_block(block: nnx.Module, in_features: int, size: tuple[int, int] = (56,
 
 @dataclass(frozen=True)
 class _Stage:
-    """A box of a model's row: its name, what it is made of, the shape of its output; and whether
-    the parts stand in one line.
+    """A box in a model's row: its name, its parts, the shape of its output, and whether the parts
+    are written on one line.
     """
 
     name: str
@@ -166,7 +169,7 @@ class _Stage:
         return _Stage(self.name, self.parts + other.parts, other.shape)
 
     def lines(self) -> list[str]:
-        """`stage 2`, `A, 3 x B`, `56x56`, `256 channels`."""
+        """The lines of the box, such as `stage 2`, `A, 3 x B`, `56x56`, `256 channels`."""
         runs = [(part, len(list(group))) for part, group in groupby(self.parts)]
         counted = [part if n == 1 else f"{n} x {part}" for part, n in runs]
         made_of = [", ".join(counted)] if self.joint else counted
@@ -183,12 +186,12 @@ def _steps(model: nnx.Module) -> dict[str, Callable]:
     try:
         return dict(model.steps)
     except NotImplementedError:
-        raise ValueError(f"{what} must define `steps`, which its picture is made of") from None
+        raise ValueError(f"{what} must define `steps`, from which its diagram is drawn") from None
 
 
 def _blocks(model: ImageModel, steps: Iterable[str], ran: Modules) -> dict[str, str]:
-    """The blocks that have a chart of their own, and for each the stage that it is of: `stage 2`,
-    or the name of the step.
+    """The paths of the blocks that are drawn as flow charts, each with the name of its stage:
+    `stage 2`, or the name of the step.
     """
     if isinstance(model, StagedModel):
         return {place.path: f"stage {place.stage + 1}" for place in model.placed_blocks}
@@ -201,8 +204,8 @@ def _blocks(model: ImageModel, steps: Iterable[str], ran: Modules) -> dict[str, 
 
 
 def _parts(ran: Modules, path: str) -> list[str]:
-    """What ran one after the other in the step at `path`: the items of an `nnx.Sequential`, or the
-    one module; nothing for a function.
+    """The paths of what runs in sequence in the step at `path`: the items of an `nnx.Sequential`,
+    or the single module; empty for a function.
     """
     if path not in ran:
         return []
@@ -213,7 +216,7 @@ def _parts(ran: Modules, path: str) -> list[str]:
 
 
 def _head(model: ImageModel, steps: Iterable[str], ran: Modules) -> tuple[str, ...]:
-    """What there is between the last feature map and the logits."""
+    """The titles of the layers between the last feature map and the logits."""
     own = isinstance(model, StagedModel) or type(model).embed is ImageModel.embed
     outside = {p: m for p, m in ran.items() if not any(f"{p}.".startswith(f"{s}.") for s in steps)}
     return (*(["mean"] if own else []), *(title(outside[p]) for p in outermost(outside)))
@@ -226,7 +229,7 @@ def _letter(index: int) -> str:
 
 
 def _chart(block: nnx.Module, path: str, shapes: Shapes) -> Chart:
-    """What there is to draw of the block at `path`."""
+    """The flow chart of the block at `path`."""
     modules = {".".join(map(str, p)): module for p, module in nnx.iter_modules(block)}
     start = f"{path}." if path else ""
     inner = [p.removeprefix(start) for p in shapes if p.startswith(start) and p != path]
@@ -253,7 +256,7 @@ def _chart(block: nnx.Module, path: str, shapes: Shapes) -> Chart:
 
 
 def _layer(module: nnx.Module, shape: tuple[int, ...]) -> Layer:
-    """The box of a layer whose output has `shape`."""
+    """The box of a layer with output shape `shape`."""
     norm, activation = getattr(module, "norm", None), getattr(module, "activation", identity)
     channels, rest = f"{shape[-1]} channels", [activation_name(activation)]
     colour = LEARNT if title_of(module) and count_parameters(module) else REST
@@ -266,7 +269,7 @@ def _layer(module: nnx.Module, shape: tuple[int, ...]) -> Layer:
 
 
 def _row(stages: list[_Stage]) -> Canvas:
-    """The stages from left to right, each as high as its feature map, on a scale of doublings."""
+    """The stages from left to right, as high as the log of their feature maps."""
     canvas = Canvas()
     sides = [stage.shape[0] if len(stage.shape) == 3 else 1 for stage in stages]
     heights = [STAGE_HEIGHT + 14 * math.log2(side) for side in sides]
@@ -281,7 +284,7 @@ def _row(stages: list[_Stage]) -> Canvas:
 
 
 def _flow(chart: Chart, title: str) -> Canvas:
-    """A block's layers from top to bottom, and its skip to their right."""
+    """A block's layers from top to bottom, with its skip to their right."""
     canvas = Canvas()
     width, height = BOX
     middle, y = width / 2, 12.0

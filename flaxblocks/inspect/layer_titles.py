@@ -1,4 +1,4 @@
-"""What is drawn as one box, and the few words that stand in it."""
+"""The modules that a diagram draws as one box, and the labels of the boxes."""
 
 from collections.abc import Mapping
 
@@ -12,27 +12,27 @@ __all__ = ["activation_name", "is_layer", "outermost", "title", "titles"]
 
 
 def is_layer(module: nnx.Module) -> bool:
-    """It is drawn as one box: what says its title, or has all of its parameters for its own."""
+    """Whether a module is drawn as one box: it has a title, or no submodule has parameters."""
     return title_of(module) is not None or 0 < own_parameters(module) == count_parameters(module)
 
 
 def outermost(modules: Mapping[str, nnx.Module]) -> list[str]:
-    """The paths of the layers among them that lie in no other layer."""
+    """The paths of those layers among `modules` that are not inside another layer."""
     layers = [path for path, module in modules.items() if path and is_layer(module)]
     return [p for p in layers if not any(p.startswith(f"{other}.") for other in layers)]
 
 
 def titles(ran: Mapping[str, nnx.Module], path: str) -> tuple[str, ...]:
-    """What the layers at and below `path` do, of the modules that ran, in order."""
+    """The titles of the layers at or below `path`, among the modules that ran, in order."""
     below = {p: module for p, module in ran.items() if f"{p}.".startswith(f"{path}.")}
     return tuple(title(below[p]) for p in outermost(below))
 
 
 def title(module: nnx.Module) -> str:
-    """What a layer does, in a few words: `3x3 depthwise, stride 2`; else the name of its class."""
+    """A layer's short description, such as `3x3 depthwise, stride 2`, else its class name."""
     return title_of(module) or type(module).__name__
 
 
 def activation_name(function: object) -> str:
-    """The name of an activation; "" for none."""
+    """The name of an activation; "" for the identity."""
     return "" if function is identity else getattr(function, "__name__", "activation")

@@ -1,8 +1,8 @@
-"""Recording what every module of a Flax model returns.
+"""Recording of the outputs of all modules of a Flax model.
 
-ResNet-152 is 50 blocks of eight kinds. JAX traces each of them, and XLA compiles each, though a
-block is the program of the one before it with other weights. So a model can also be run step by
-step: what was traced or compiled for one step serves all of its kind, in this model and the next.
+ResNet-152 has 50 blocks of only eight kinds, but JAX traces and XLA compiles every one, although
+blocks of one kind are the same program with other weights. A model can therefore also be run step
+by step, so that tracing and compiling are done once per kind of step, also across models.
 """
 
 from collections import OrderedDict
@@ -21,8 +21,8 @@ from flaxblocks.nn.drop import Dropout, StochasticDepth
 
 __all__ = ["drop_nothing", "record_by_step", "record_outputs"]
 
-Outputs = OrderedDict[str, Any]  # dotted path -> what `__call__` gave; in order, also out of `jit`
-# Gets the call of one module and its arguments, and gives what the module then gives.
+Outputs = OrderedDict[str, Any]  # dotted path -> output; `jit` preserves the order
+# Called with a module's `__call__` and its arguments; its result replaces the module's output.
 Observer = Callable[..., Any]
 Observed = tuple[nnx.Module, Observer]
 _observers: ContextVar[Mapping[int, Observer]] = ContextVar(
@@ -32,16 +32,17 @@ _observers: ContextVar[Mapping[int, Observer]] = ContextVar(
 
 @contextmanager
 def record_outputs(model: nnx.Module) -> Iterator[Outputs]:
-    """A dict that fills with the output of each module below `model`, by dotted path, while `model`
-    runs.
+    """Record the output of each module below `model`, by dotted path, while `model` runs.
 
-    Works under `jax.jit`, where the outputs are tracers to be returned.
-    `nnx.capture(method_outputs=...)` would do, but it patches classes, which other threads use too,
-    and passes over modules that inherit their `__call__`.
+    Works under `jax.jit`, where the outputs are tracers to be returned. Unlike
+    `nnx.capture(method_outputs=...)`, it does not patch classes, which other threads use too, and
+    it includes modules that inherit their `__call__`.
 
     Args:
-        model: one that nobody else uses meanwhile, such as what `nnx.merge` gives: its modules
-            change their class until the end.
+        model: a model that nothing else uses meanwhile, such as the result of `nnx.merge`: its
+            modules have another class until the context ends.
+
+    Yields: a dict to which each call adds its output.
     """
     outputs: Outputs = OrderedDict()
     with _observed(_recorders(model, outputs)):
@@ -52,19 +53,21 @@ def record_outputs(model: nnx.Module) -> Iterator[Outputs]:
 def record_by_step(
     model: nnx.Module, options: Callable[[nnx.Module], dict[str, Any]] | None = None
 ) -> Iterator[Outputs]:
-    """`record_outputs`, and each step of `model` runs as a program of its own, which is shared by
-    all steps that differ in the values of their variables only.
+    """`record_outputs`, with each step of `model` run as a separate program, which all steps share
+    that differ only in the values of their variables.
 
     Args:
         model: as in `record_outputs`. The steps of an `ImageModel` are its `steps`, and the rest
-            runs operation by operation; any other module is one step.
-        options: the compiler options for a step; not where the whole is under `jax.jit`.
+            runs operation by operation; any other module is a single step.
+        options: gives the compiler options for a step; cannot be used under `jax.jit`.
+
+    Yields: a dict to which each call adds its output.
     """
     named = model.steps if isinstance(model, ImageModel) else [("", model)]
     steps = [(name, step) for name, step in named if isinstance(step, nnx.Module)]
 
     def stepping(name: str, step: nnx.Module) -> Observer:
-        # While its modules have their own classes; the state is of their own variables.
+        # Split before the modules change class; the state refers to their own variables.
         graphdef, state = nnx.split(step)
         chosen = {} if options is None else options(step)
 
@@ -83,8 +86,8 @@ def record_by_step(
 
 
 def drop_nothing(model: nnx.Module) -> None:
-    """Turn dropout and stochastic depth off in every mode; blocks that differed in their rates only
-    are now of one kind.
+    """Disable dropout and stochastic depth in every mode, so that blocks that differed only in
+    their rates become one kind.
     """
     model.set_attributes(
         Dropout, StochasticDepth, rate=0.0, deterministic=True, raise_if_not_found=False
@@ -93,7 +96,7 @@ def drop_nothing(model: nnx.Module) -> None:
 
 @lru_cache
 def _program(options: tuple[tuple[str, Any], ...]) -> Callable[..., tuple[Outputs, nnx.State]]:
-    """What runs a step; `jax.jit` keeps it for each `graphdef` and shape."""
+    """The function that runs a step; `jax.jit` caches a program per `graphdef` and shape."""
 
     def run(graphdef: nnx.GraphDef, state: nnx.State, args: tuple) -> tuple[Outputs, nnx.State]:
         step = nnx.merge(graphdef, state)
@@ -105,7 +108,7 @@ def _program(options: tuple[tuple[str, Any], ...]) -> Callable[..., tuple[Output
 
 
 def _recorders(model: nnx.Module, outputs: Outputs) -> list[Observed]:
-    """What puts the output of each module into `outputs`."""
+    """For each callable module, an observer that stores its output in `outputs`."""
 
     def recording(path: str) -> Observer:
         def observe(call, *args, **kwargs):
@@ -123,7 +126,9 @@ def _recorders(model: nnx.Module, outputs: Outputs) -> list[Observed]:
 
 @contextmanager
 def _observed(observed: Sequence[Observed]) -> Iterator[None]:
-    """Within it a call of one of the modules goes to its observer, the last one, in this thread."""
+    """Within this context, a call of one of the modules in this thread goes to its observer (the
+    last one given).
+    """
     added = {id(module): observer for module, observer in observed}
     classes = {id(module): (module, type(module)) for module, _ in observed}.values()
     token = _observers.set({**_observers.get(), **added})
@@ -139,8 +144,8 @@ def _observed(observed: Sequence[Observed]) -> Iterator[None]:
 
 @cache
 def _observable(cls: type[nnx.Module]) -> type[nnx.Module]:
-    """`cls`, but that a call looks for an observer. Without one, as in another thread, and for the
-    copies inside of `nnx.remat` and `nnx.scan`, it is the call that it was.
+    """A subclass of `cls` whose calls go to an observer, if there is one. Without an observer, as
+    in another thread or in the copies that `nnx.remat` and `nnx.scan` make, calls are unchanged.
     """
 
     def __call__(self, *args, **kwargs):

@@ -1,4 +1,4 @@
-"""What a model is made of: stages, their output shapes, parameters, multiply-adds."""
+"""A summary of a model: its stages with their output shapes, parameters and multiply-adds."""
 
 from collections.abc import Callable, Container
 from dataclasses import dataclass
@@ -23,15 +23,16 @@ class StageRow:
     """One stage of a model.
 
     Attributes:
-        name: its native path, "" the model's.
-        kind: the class of the module.
-        shape: of its output for one image, without the batch axis; () where it gave no one array.
-        parameters: trainable ones below it.
-        multiply_adds: of its convolutions with their biases and of its linear layers for one image,
-            and 1 for each bias of those and each parameter of a norm: the convention of the
-            published counts.
-        uncounted: the paths of what is below it and not in `multiply_adds`: layers with parameters
-            that no rule is known for, or that did not run or gave no one array.
+        name: its native path; "" for the model itself.
+        kind: name of its class.
+        shape: shape of its output for one image, without the batch axis; () if the output is not a
+            single array.
+        parameters: number of trainable parameters in it.
+        multiply_adds: multiply-adds for one image, by the convention of the published counts: those
+            of convolutions with their biases and of linear layers, plus 1 per bias parameter of a
+            linear layer and per parameter of a norm.
+        uncounted: paths of layers in it that `multiply_adds` does not include: layers with
+            parameters that have no known rule, did not run, or did not return a single array.
     """
 
     name: str
@@ -45,13 +46,14 @@ class StageRow:
 def summarize(
     model: nnx.Module, input_size: tuple[int, int], in_channels: int = 3
 ) -> list[StageRow]:
-    """A row for each outermost module below `model` that has an output, in forward order: a list's
-    items by themselves. Then a row for each other module with parameters of its own.
+    """Summarise a model by its stages.
 
-    Nothing is computed: shapes come from `jax.eval_shape`, so an abstract model will do.
+    There is a row for each outermost module below `model` that has an output, in forward order (the
+    items of a list have a row each), then a row for each other module with parameters of its own.
+    Nothing is computed: shapes come from `jax.eval_shape`, so the model may be abstract.
 
     Args:
-        model: of one image batch.
+        model: a model that takes an image batch.
         input_size: (height, width) in pixels.
         in_channels: channels of the image.
     """
@@ -65,7 +67,7 @@ def summarize(
     ]
     uncounted = [*(path for path, cost in costs.items() if cost is None), *silent]
 
-    stages: dict[str, list[str]] = {}  # an outermost module -> it and what lies below it
+    stages: dict[str, list[str]] = {}  # outermost module -> itself and the modules below it
     for path in [*shapes, *silent]:
         stages.setdefault(_outermost(path, shapes), []).append(path)
     unknown = frozenset(uncounted)
@@ -98,8 +100,8 @@ def summarize(
 
 
 def output_shapes(module: nnx.Module, image: tuple[int, int, int]) -> dict[str, tuple[int, ...]]:
-    """The shape of what each module below gives for one image `(H, W, C)`, without the batch axis,
-    by path and in forward order; modules that do not give one array are left out.
+    """The output shape of each module below `module` for one image `(H, W, C)`, without the batch
+    axis, by path and in forward order; modules that do not return a single array are left out.
     """
 
     def outputs(fresh: nnx.Module, x: jax.Array) -> dict[str, Any]:
@@ -111,9 +113,9 @@ def output_shapes(module: nnx.Module, image: tuple[int, int, int]) -> dict[str, 
 
 
 def step_shapes(model: ImageModel, image: tuple[int, int, int]) -> dict[str, tuple[int, ...]]:
-    """The shape of what each step of a model gives, as `output_shapes`; of functions too.
+    """The output shape of each step of a model, as in `output_shapes`, including functions.
 
-    Raises: ValueError naming the first step that does not give one array.
+    Raises: ValueError that names the first step that does not return a single array.
     """
 
     def outputs(fresh: ImageModel, x: jax.Array) -> dict[str, Any]:
@@ -131,7 +133,7 @@ def step_shapes(model: ImageModel, image: tuple[int, int, int]) -> dict[str, tup
 def _shapes(
     module: nnx.Module, image: tuple[int, int, int], outputs: Callable[..., dict[str, Any]]
 ) -> dict[str, tuple[int, ...]]:
-    """Of the arrays that `outputs` gives for a copy of `module` and one image."""
+    """The shapes of the arrays that `outputs` returns for a copy of `module` and one image."""
     graphdef, state = nnx.split(module)
 
     def forward(state: nnx.State, x: jax.Array) -> dict[str, Any]:
@@ -145,14 +147,14 @@ def _shapes(
 
 
 def _outermost(path: str, paths: Container[str]) -> str:
-    """The outermost one of `paths` that is `path` or encloses it, but for the root; "" if none."""
+    """The outermost of `paths`, except the root, that is `path` or encloses it; "" if none."""
     steps = path.split(".")
     enclosing = (".".join(steps[: i + 1]) for i in range(len(steps)))
     return next((other for other in enclosing if other and other in paths), "")
 
 
 def table(rows: list[StageRow]) -> str:
-    """The rows in aligned columns, for a terminal; below them what is not counted."""
+    """The rows as aligned columns of text, followed by the names of uncounted layers."""
     cells = [("stage", "module", "output", "parameters", "multiply-adds")] + [
         (
             row.name or ROOT,
@@ -174,5 +176,5 @@ def table(rows: list[StageRow]) -> str:
     uncounted = [path or ROOT for row in rows for path in row.uncounted]
     if uncounted:
         names = ", ".join(uncounted)
-        lines.append(f"not in the multiply-adds, for want of a rule or an output: {names}")
+        lines.append(f"not in the multiply-adds, without a known rule or an output: {names}")
     return "\n".join(lines)

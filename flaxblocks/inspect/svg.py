@@ -1,4 +1,4 @@
-"""Boxes, arrows and text as an SVG file: no more than the pictures of models need."""
+"""Boxes, arrows and text as an SVG file, as far as the diagrams of models need them."""
 
 from collections.abc import Sequence
 from html import escape
@@ -7,20 +7,20 @@ __all__ = ["Canvas"]
 
 FONT = "font-family='Helvetica, Arial, sans-serif'"
 LINE = 15  # pixels from one line of text to the next
-LETTER = 7.0  # pixels a letter is wide, on average
+LETTER = 7.0  # average width of a letter in pixels
 
 
 class Canvas:
-    """Shapes in pixels from the top left, drawn in the order in which they are added."""
+    """Shapes at positions in pixels from the top left, drawn in the order that they are added."""
 
     def __init__(self):
-        """Begin with nothing, of no size."""
+        """Start empty, with width and height 0."""
         self._shapes: list[str] = []
         self.width = 0.0
         self.height = 0.0
 
     def text(self, x: float, y: float, line: str, *, bold: bool = False, middle: bool = True):
-        """A line of text whose baseline is at `y`, about `x` or from it."""
+        """Add a line of text with its baseline at `y`, centred at `x` or starting there."""
         weight = " font-weight='bold'" if bold else ""
         anchor = " text-anchor='middle'" if middle else ""
         self._shapes.append(
@@ -31,7 +31,7 @@ class Canvas:
     def box(
         self, x: float, y: float, width: float, height: float, lines: Sequence[str], fill: str
     ) -> None:
-        """A box with lines of text in its middle, the first of them bold."""
+        """Add a box with centred lines of text, the first of them bold."""
         self._shapes.append(
             f"<rect x='{x:.1f}' y='{y:.1f}' width='{width:.1f}' height='{height:.1f}' rx='4' "
             f"fill='{fill}' stroke='#444'/>"
@@ -42,14 +42,14 @@ class Canvas:
             self.text(x + width / 2, top + LINE * i, line, bold=not i)
 
     def circle(self, x: float, y: float, radius: float, line: str) -> None:
-        """A circle about (x, y) with a short text in it."""
+        """Add a circle around (x, y) with a short text in it."""
         self._shapes.append(
             f"<circle cx='{x:.1f}' cy='{y:.1f}' r='{radius:.1f}' fill='white' stroke='#444'/>"
         )
         self.text(x, y + 4, line, bold=True)
 
     def arrow(self, *points: tuple[float, float], head: bool = True) -> None:
-        """A line through points, with a head at its end."""
+        """Add a line through points, with an arrow head at its end if `head`."""
         drawn = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
         marker = " marker-end='url(#head)'" if head else ""
         self._shapes.append(f"<polyline points='{drawn}' fill='none' stroke='#444'{marker}/>")
@@ -57,13 +57,13 @@ class Canvas:
             self._reach(x, y)
 
     def place(self, other: "Canvas", x: float, y: float) -> None:
-        """Another canvas with its top left at (x, y)."""
+        """Add another canvas with its top left at (x, y)."""
         shapes = "\n".join(other._shapes)
         self._shapes.append(f"<g transform='translate({x:.1f} {y:.1f})'>\n{shapes}\n</g>")
         self._reach(x + other.width, y + other.height)
 
     def svg(self, margin: float = 16) -> str:
-        """The file's text."""
+        """The text of the SVG file."""
         width, height = self.width + 2 * margin, self.height + 2 * margin
         shapes = "\n".join(self._shapes)
         return (

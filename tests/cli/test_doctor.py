@@ -46,7 +46,7 @@ def test_a_probe_that_fails_makes_no_traceback(run: Run, monkeypatch: pytest.Mon
     monkeypatch.setattr(probes, "PROBES", (devices,))
     ran = run("doctor")
     assert ran[::2] == (0, "")
-    assert ran.out == "note  devices            cannot be told: RuntimeError: no such thing\n"
+    assert ran.out == "note  devices            cannot be examined: RuntimeError: no such thing\n"
 
 
 def test_torch_is_not_imported_to_tell_its_version() -> None:
@@ -59,4 +59,4 @@ def test_torch_is_not_imported_to_tell_its_version() -> None:
     assert (ran.returncode, ran.stderr) == (0, "")
     found = {each["name"]: each["value"] for each in json.loads(ran.stdout)}
     assert found["torch"][0].isdigit()
-    assert found["verify"] == "all it needs is installed"
+    assert found["verify"] == "everything it needs is installed"

@@ -91,7 +91,7 @@ def test_what_is_not_counted_is_named():
     assert sum(row.parameters for row in rows) == count_parameters(model)
     lines = table(rows).splitlines()
     assert lines[-1] == (
-        "not in the multiply-adds, for want of a rule or an output: stem.layers.1, (model), spare"
+        "not in the multiply-adds, without a known rule or an output: stem.layers.1, (model), spare"
     )
     assert lines[-3].split() == ["(model)", "Mixed", "5", "4", "0"]
     assert lines[-2].split() == ["spare", "Linear", "10", "0"]

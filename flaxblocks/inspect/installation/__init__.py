@@ -1,1 +1,1 @@
-"""What is installed and set on this machine, what is wrong or missing, and what to do about it."""
+"""Diagnosis of the installation: what is installed and set, what is wrong, and remedies."""

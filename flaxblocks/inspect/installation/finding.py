@@ -1,4 +1,4 @@
-"""One line of a diagnosis."""
+"""One finding of the diagnosis."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -10,13 +10,13 @@ WIDTH = len("compilation cache")  # the longest name
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at.
+    """One thing that was examined.
 
     Attributes:
-        name: what it is.
+        name: what was examined.
         value: what was found.
-        status: "ok"; "note" where something could be better or is missing; "bad" where JAX computes
-            wrongly, or not at all.
+        status: "ok"; "note" if something is missing or could be better; "bad" if JAX computes wrong
+            results or does not work.
         remedy: what to do about it, or None.
     """
 

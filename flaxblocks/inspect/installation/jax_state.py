@@ -1,4 +1,4 @@
-"""What JAX runs on, what its numbers are worth, and what it was told."""
+"""The devices, numerical reliability, precision and settings of JAX."""
 
 import os
 from collections import Counter
@@ -22,18 +22,18 @@ from flaxblocks.inspect.installation.reproductions import shows_here
 
 __all__ = ["devices", "known_bad", "precision", "xla_flags"]
 
-DRIVER = Path("/proc/driver/nvidia/version")  # there where NVIDIA's driver is loaded
+DRIVER = Path("/proc/driver/nvidia/version")  # exists if NVIDIA's driver is loaded
 FULL = ("highest", "float32")
-FAST = {"gpu": "TF32 (10 bits)", "tpu": "bfloat16 (7 bits)"}  # where nothing is set
+FAST = {"gpu": "TF32 (10 bits)", "tpu": "bfloat16 (7 bits)"}  # the default of these devices
 
 
 def devices() -> Iterator[Finding]:
-    """The devices by kind, and a GPU that JAX does not see."""
+    """The devices by kind, and an NVIDIA GPU that JAX does not use."""
     try:
         found = jax.devices()
     except RuntimeError as error:
         chosen = jax_setting("jax_platforms")
-        remedy = f"JAX_PLATFORMS={chosen} asks for it: unset it" if chosen else None
+        remedy = f"unset JAX_PLATFORMS={chosen}, which requests it" if chosen else None
         yield Finding("devices", str(error).partition("\n")[0], "bad", remedy)
         return
     for kind, count in Counter(map(_describe, found)).items():
@@ -41,38 +41,38 @@ def devices() -> Iterator[Finding]:
     if DRIVER.exists() and jax.default_backend() == "cpu" and not jax_setting("jax_platforms"):
         plugins = [plugin for plugin in PLUGINS["cuda"] if version_of(plugin)]
         remedy = "JAX_PLATFORMS=cuda makes JAX say why" if plugins else "pip install 'jax[cuda13]'"
-        yield Finding("devices", "a GPU of NVIDIA's is there, and JAX has none", "note", remedy)
+        yield Finding("devices", "there is an NVIDIA GPU, but JAX does not use it", "note", remedy)
 
 
 def known_bad() -> Iterator[Finding]:
-    """Whether jaxlib is one that computes wrong numbers, and whether it shows on this machine."""
+    """Whether jaxlib is a release with a known fault, and whether the fault occurs here."""
     release = jaxlib.version.__version__
     rows = bad_rows(release)
     if not rows:
-        yield Finding("known-bad jaxlib", f"{release} is not known to compute wrongly")
+        yield Finding("known-bad jaxlib", f"{release} has no known wrong results")
     yield from (_judge(row) for row in rows)
 
 
 def precision() -> Iterator[Finding]:
-    """How many bits products of float32 have, and whether there is float64."""
+    """The precision of float32 products, and whether float64 is on."""
     chosen, backend = jax_setting("jax_default_matmul_precision"), jax.default_backend()
     wide = f"float64 is {'on' if jax_setting('jax_enable_x64') else 'off'}"
     if chosen in FULL or (chosen is None and backend not in FAST):
-        yield Finding("precision", f"products of float32 are in full; {wide}")
+        yield Finding("precision", f"float32 products have full precision; {wide}")
         return
     fast = f"{FAST[backend]} by default" if chosen is None else f"{chosen!r}, as JAX is set"
-    remedy = "JAX_DEFAULT_MATMUL_PRECISION=highest for products in full"
-    yield Finding("precision", f"products of float32 are {fast}; {wide}", "note", remedy)
+    remedy = "JAX_DEFAULT_MATMUL_PRECISION=highest for full precision"
+    yield Finding("precision", f"float32 products are {fast}; {wide}", "note", remedy)
 
 
 def xla_flags() -> Iterator[Finding]:
-    """XLA_FLAGS as it stands."""
+    """The value of XLA_FLAGS."""
     yield Finding("XLA_FLAGS", os.environ.get("XLA_FLAGS") or "none")
 
 
 def _describe(device: Any) -> str:
     if device.platform == "cpu":
-        return f"CPU of {os.cpu_count()} cores"
+        return f"CPU with {os.cpu_count()} cores"
     limit = (device.memory_stats() or {}).get("bytes_limit")
     memory = f", {limit / 1e9:.0f} GB for JAX" if limit else ""
     return f"{device.device_kind} ({device.platform}){memory}"
@@ -84,4 +84,4 @@ def _judge(row: BadJaxlib) -> Finding:
         return Finding("known-bad jaxlib", f"wrong here: {what}", "bad", row.remedy)
     if is_cured(row):
         return Finding("known-bad jaxlib", f"cured by XLA_FLAGS: {what}")
-    return Finding("known-bad jaxlib", f"does not show here: {what}", "note", row.remedy)
+    return Finding("known-bad jaxlib", f"does not occur here: {what}", "note", row.remedy)

@@ -1,8 +1,7 @@
 """Releases of jaxlib that compute wrong numbers, as data. Importing flaxblocks warns of them.
 
-Whether a release is concerned is told from its version, the platforms that JAX is set to and the
-plugins that are installed: no device is touched before the user does, and JAX is imported only if
-the version is in question.
+A release is recognised by its version, the platforms that JAX is set to and the installed plugins.
+This initialises no device, and imports JAX only if the version is in one of the ranges.
 """
 
 import os
@@ -42,17 +41,17 @@ class KnownBadJaxlib(UserWarning):
 
 @dataclass(frozen=True, kw_only=True)
 class BadJaxlib:
-    """One fault of a range of releases.
+    """A fault of a range of releases.
 
     Attributes:
-        first: the first release that has it.
-        last: the last one.
-        backend: where it shows.
-        wrong: what is computed wrongly, as a sentence about "wrong numbers" goes on.
+        first: first release that has the fault.
+        last: last release that has it.
+        backend: backend on which it occurs.
+        wrong: what is computed wrongly, as a phrase that continues a sentence on "wrong numbers".
         source: the public report.
-        remedy: what to install or to set, in one sentence.
-        flag: what in XLA_FLAGS cures it; empty if nothing does.
-        reproduction: the function in `reproductions.py` that says whether it shows.
+        remedy: what to install or set, in one sentence.
+        flag: flag in XLA_FLAGS that cures it; empty if there is none.
+        reproduction: name of the function in `reproductions.py` that tests whether it occurs.
     """
 
     first: str
@@ -65,7 +64,7 @@ class BadJaxlib:
     reproduction: str
 
 
-NO_YNNPACK = "--xla_cpu_experimental_ynn_fusion_type="  # of the fusions that go to YNNPACK: none
+NO_YNNPACK = "--xla_cpu_experimental_ynn_fusion_type="  # pass no fusions to YNNPACK
 WITHOUT_YNNPACK = (
     "pip install 'jax>=0.12', or 'jax==0.10.1' for Python 3.11; "
     f"or add {NO_YNNPACK} to XLA_FLAGS before Python starts"
@@ -86,7 +85,7 @@ BAD_JAXLIBS = (
         first="0.10.2",
         last="0.11.2",
         backend="cpu",
-        wrong="on the CPU, sums over a broadcast array, in each call by another amount",
+        wrong="on the CPU, sums over a broadcast array, by a different amount in each call",
         source="tensorflow#126812",
         remedy=WITHOUT_YNNPACK,
         flag=NO_YNNPACK,
@@ -96,13 +95,13 @@ BAD_JAXLIBS = (
 
 
 def warn_of_bad_jaxlib() -> None:
-    """Warn, in one sentence with the remedy, if the installed jaxlib computes wrong numbers and no
-    flag cures it. Called once, when flaxblocks is imported.
+    """Warn, in one sentence with the remedy, if the installed jaxlib computes wrong numbers and
+    XLA_FLAGS does not cure it. Called once, when flaxblocks is imported.
     """
     release = jaxlib.version.__version__
     rows = [row for row in bad_rows(release) if not is_cured(row)]
     if rows:
-        # Three up: past this function and the package's __init__, to who imports it.
+        # Three levels up, past this function and the package's __init__: the importing module.
         warnings.warn(_sentence(release, rows), KnownBadJaxlib, stacklevel=3)
 
 
@@ -117,7 +116,7 @@ def bad_rows(release: str) -> list[BadJaxlib]:
 
 
 def may_run_on(backend: Backend) -> bool:
-    """Whether JAX is set to `backend`, or nothing is set and what it needs is installed."""
+    """Whether JAX is set to `backend`, or to none while the plugin of `backend` is installed."""
     chosen = jax_setting("jax_platforms")
     if chosen:
         names = {backend, "gpu"} if backend in ("cuda", "rocm") else {backend}
@@ -126,21 +125,21 @@ def may_run_on(backend: Backend) -> bool:
 
 
 def is_cured(row: BadJaxlib) -> bool:
-    """Whether the last that XLA_FLAGS says of the row's flag is the flag itself."""
+    """Whether XLA_FLAGS sets the row's flag, and no later word in it overrides it."""
     name, flags = row.flag.partition("=")[0], os.environ.get("XLA_FLAGS", "")
     words = [word for word in flags.split() if word.partition("=")[0] == name]
     return bool(words) and words[-1] == row.flag
 
 
 def jax_setting(name: str) -> Any:
-    """What JAX is set to, by the environment or `jax.config.update`; it starts nothing."""
+    """A setting of JAX, from the environment or `jax.config.update`; starts no backend."""
     import jax
 
     return getattr(jax.config, name)
 
 
 def release_numbers(release: str) -> tuple[int, ...]:
-    """`(0, 10, 2)` of `"0.10.2"` and of `"0.10.2.dev20260601"`."""
+    """The numbers of a release: `(0, 10, 2)` for `"0.10.2"` and for `"0.10.2.dev20260601"`."""
     found = re.match(r"\d+(\.\d+)*", release)
     return tuple(map(int, found[0].split("."))) if found else ()
 

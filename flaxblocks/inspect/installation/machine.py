@@ -1,4 +1,4 @@
-"""Memory in huge pages, and the folders that things are kept in."""
+"""Huge pages, and the cache folders."""
 
 import os
 import platform
@@ -22,7 +22,7 @@ LARGEST = 3e9  # bytes: regnet_y_128gf's weights are 2.6 GB
 
 
 def huge_pages() -> Iterator[Finding]:
-    """Whether the memory that XLA takes anew in each call comes in huge pages: on Linux's CPUs."""
+    """Whether the memory that XLA allocates in each call is in huge pages (CPUs on Linux only)."""
     if not sys.platform.startswith("linux") or jax.default_backend() != "cpu":
         return
     library, release = platform.libc_ver()
@@ -31,21 +31,21 @@ def huge_pages() -> Iterator[Finding]:
     tunables = os.environ.get("GLIBC_TUNABLES", "").split(":")
     asked = any(f"{TUNABLE}={way}" in tunables for way in (1, 2))
     remedy = f"export GLIBC_TUNABLES={TUNABLE}=1 before Python starts"
-    value = f"{mode} in the kernel, {'' if asked else 'not '}asked for by GLIBC_TUNABLES"
+    value = f"{mode} in the kernel, {'' if asked else 'not '}requested by GLIBC_TUNABLES"
     if mode == "always" or (asked and mode == "madvise"):
         yield Finding("huge pages", value)
     elif mode == "never":
         allow = f"echo madvise | sudo tee {KERNEL}"
         yield Finding("huge pages", value, "note", f"{allow}; {remedy}")
     elif library != "glibc" or tuple(map(int, release.split(".")[:2])) < (2, 35):
-        yield Finding("huge pages", f"{value}, which takes glibc 2.35")
+        yield Finding("huge pages", f"{value}, which needs glibc 2.35")
     else:
         gain = "with it MobileNetV2 took 3.6 ms instead of 7.1"
         yield Finding("huge pages", value, "note", f"{remedy}: {gain}")
 
 
 def weights_cache() -> Iterator[Finding]:
-    """Where published weights are kept, and whether the folder can take them."""
+    """The cache folder of published weights, and whether it is writable and has enough space."""
     folder = cache_folder()
     free = shutil.disk_usage(_nearest(folder)).free
     value = f"{folder}, {free / 1e9:.1f} GB free"
@@ -59,11 +59,11 @@ def weights_cache() -> Iterator[Finding]:
 
 
 def compilation_cache() -> Iterator[Finding]:
-    """Where JAX keeps what it compiled for the next process."""
+    """The folder in which JAX caches compiled programs for later processes."""
     folder = jax_setting("jax_compilation_cache_dir")
     setting = "set JAX_COMPILATION_CACHE_DIR to a folder"
     if not folder:
-        remedy = f"{setting}: the next process need not compile again"
+        remedy = f"{setting}, so that the next process need not compile again"
         yield Finding("compilation cache", "off", "note", remedy)
     elif "://" in folder:
         yield Finding("compilation cache", folder)
@@ -75,7 +75,7 @@ def compilation_cache() -> Iterator[Finding]:
 
 
 def _write_problem(folder: Path) -> str | None:
-    """Why no file can be made in a folder, or beside where it would be made; None if it can."""
+    """Why no file can be created in `folder`, or its nearest existing parent; else None."""
     try:
         with tempfile.TemporaryFile(dir=_nearest(folder)):
             return None
@@ -84,5 +84,5 @@ def _write_problem(folder: Path) -> str | None:
 
 
 def _nearest(folder: Path) -> Path:
-    """The folder, or the nearest above it that exists."""
+    """The folder, or its nearest parent that exists."""
     return next(path for path in (folder, *folder.absolute().parents) if path.exists())

@@ -1,7 +1,7 @@
-"""Modules and names where they once were, for scripts that still say so.
+"""Former names of modules and of what is in them, for scripts that still import them.
 
 `import flaxblocks.oracle` gives `flaxblocks.parity.oracle` itself, not a copy of it, and
-`from flaxblocks.convert import to_torch` the one of today.
+`from flaxblocks.convert import to_torch` gives the function that is `flaxblocks.to_torch` now.
 """
 
 import sys

@@ -1,5 +1,6 @@
-"""The versions of what is installed, and what each command needs of it. Nothing is imported: the
-metadata of the packages say it, so that it takes no torch to find torch's version.
+"""The versions of installed packages, and the packages that each command needs.
+
+Versions are read from the metadata of the packages; nothing is imported, such as torch.
 """
 
 import platform
@@ -25,12 +26,12 @@ TRAINING = (
 
 @dataclass(frozen=True)
 class Need:
-    """What one command or part of one needs.
+    """The packages that a command, or a part of one, needs.
 
     Attributes:
         name: the command or the part.
-        packages: as pip calls them.
-        extra: the extra of flaxblocks that brings them and nothing else; empty if none does.
+        packages: names of the packages, as in pip.
+        extra: the extra of flaxblocks that installs exactly these; empty if there is none.
     """
 
     name: str
@@ -57,7 +58,7 @@ def version_of(package: str) -> str | None:
 
 
 def versions() -> Iterator[Finding]:
-    """Of Python, of what is installed among `SHOWN`, and of JAX's plugins."""
+    """The versions of Python, of the installed packages among `SHOWN`, and of JAX's plugins."""
     yield Finding("Python", platform.python_version())
     for package in SHOWN:
         if found := version_of(package):
@@ -69,18 +70,18 @@ def versions() -> Iterator[Finding]:
     for package in PLUGINS["cuda"]:
         found = version_of(package)
         if found and release_numbers(found) != release_numbers(jaxlib):
-            value = f"{found}, and JAX does not use it with jaxlib {jaxlib}"
+            value = f"{found}, which JAX does not use with jaxlib {jaxlib}"
             yield Finding(package, value, "note", f"pip install {package}=={jaxlib}")
         elif found:
             yield Finding(package, found)
 
 
 def needs() -> Iterator[Finding]:
-    """Whether what each command needs is installed."""
+    """Whether the packages that each command needs are installed."""
     for need in NEEDS:
         missing = [package for package in need.packages if version_of(package) is None]
         if not missing:
-            yield Finding(need.name, "all it needs is installed")
+            yield Finding(need.name, "everything it needs is installed")
             continue
         wanted = f"'flaxblocks[{need.extra}]'" if need.extra else " ".join(missing)
         value = f"missing: {', '.join(missing)}"

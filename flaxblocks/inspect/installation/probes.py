@@ -1,4 +1,4 @@
-"""All that the doctor looks at, one after the other."""
+"""All examinations of the doctor, in order."""
 
 from collections.abc import Callable, Iterable, Iterator
 
@@ -16,11 +16,11 @@ PROBES: tuple[Callable[[], Iterable[Finding]], ...] = (
 
 
 def diagnose() -> Iterator[Finding]:
-    """Look at everything. A probe that fails is a finding itself, and the others go on."""
+    """Run all probes. A probe that fails becomes a finding itself, and the others still run."""
     for probe in PROBES:
         try:
             yield from probe()
-        except Exception as error:  # of whatever library, on whatever machine
+        except Exception as error:  # from any library, on any machine
             name = probe.__name__.replace("_", " ")
             reason = " ".join(str(error).split())[:200]
-            yield Finding(name, f"cannot be told: {type(error).__name__}: {reason}", "note")
+            yield Finding(name, f"cannot be examined: {type(error).__name__}: {reason}", "note")

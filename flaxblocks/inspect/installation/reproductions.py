@@ -1,7 +1,7 @@
-"""What shows the faults of `known_bad`: each function says whether JAX computes one wrongly here.
+"""Reproductions of the faults in `known_bad`: each function returns whether the fault occurs here.
 
-Every number in them is an integer that its type holds exactly, so right and wrong do not depend on
-rounding. They run on JAX's default device.
+All numbers in them are integers that their dtype represents exactly, so the results do not depend
+on rounding. They run on JAX's default device.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from flaxblocks.inspect.installation.known_bad import BadJaxlib
 
 __all__ = ["REPRODUCTIONS", "shows_here", "squares_of_products", "sum_of_broadcast"]
 
-CALLS = 500  # of what goes wrong where two threads meet: in one call of ten, at worst of 200
+CALLS = 500  # repetitions of a race of two threads, which occurs in one call of 10 to 200
 
 
 def shows_here(row: BadJaxlib) -> bool:
@@ -25,7 +25,9 @@ def shows_here(row: BadJaxlib) -> bool:
 
 
 def squares_of_products() -> bool:
-    """The sum of squares of `M @ row` for each of 16,385 rows, M the identity, in float64."""
+    """Whether the sum of squares of `M @ row` is wrong for any of 16,385 rows, with M the identity,
+    in float64.
+    """
     first = np.arange(16_385, dtype=np.float64)
     rows = np.stack((first, np.zeros_like(first), np.zeros_like(first)), axis=1)
     identity = np.eye(3)
@@ -38,8 +40,8 @@ def squares_of_products() -> bool:
 
 
 def sum_of_broadcast() -> bool:
-    """The sum of 2,097,152 ones that are 1,024 broadcast; threads overwrite each other's parts, so
-    it does not show where there is but one.
+    """Whether the sum of 2,097,152 ones, broadcast from 1,024, is wrong. Threads overwrite each
+    other's partial sums, so the fault does not occur with a single thread.
     """
 
     def total(column: Any) -> jax.Array:

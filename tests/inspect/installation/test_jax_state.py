@@ -65,13 +65,13 @@ def test_without_a_device_jax_is_bad(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jax_state, "jax_setting", lambda _: "cuda")
     [found] = jax_state.devices()
     assert (found.status, found.value) == ("bad", "Unable to initialize backend 'cuda'")
-    assert found.remedy == "JAX_PLATFORMS=cuda asks for it: unset it"
+    assert found.remedy == "unset JAX_PLATFORMS=cuda, which requests it"
 
 
 def test_a_release_without_known_faults_is_well(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jaxlib.version, "__version__", "0.12.0")
     [found] = jax_state.known_bad()
-    assert (found.status, found.value) == ("ok", "0.12.0 is not known to compute wrongly")
+    assert (found.status, found.value) == ("ok", "0.12.0 has no known wrong results")
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_a_release_without_known_faults_is_well(monkeypatch: pytest.MonkeyPatch)
         (True, "", "bad", "wrong here: "),
         (True, NO_YNNPACK, "bad", "wrong here: "),
         (False, NO_YNNPACK, "ok", "cured by XLA_FLAGS: "),
-        (False, "", "note", "does not show here: "),
+        (False, "", "note", "does not occur here: "),
     ],
 )
 def test_a_known_fault_is_tried_out(
@@ -99,11 +99,11 @@ def test_a_known_fault_is_tried_out(
 @pytest.mark.parametrize(
     ("backend", "chosen", "status", "words"),
     [
-        ("cpu", None, "ok", "in full"),
+        ("cpu", None, "ok", "full precision"),
         ("gpu", None, "note", "TF32"),
         ("tpu", None, "note", "bfloat16"),
-        ("gpu", "highest", "ok", "in full"),
-        ("tpu", "float32", "ok", "in full"),
+        ("gpu", "highest", "ok", "full precision"),
+        ("tpu", "float32", "ok", "full precision"),
         ("gpu", "high", "note", "'high', as JAX is set"),
         ("cpu", "BF16_BF16_F32", "note", "'BF16_BF16_F32', as JAX is set"),
     ],

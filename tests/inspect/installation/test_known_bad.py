@@ -117,9 +117,9 @@ def test_the_import_warns_once_and_starts_no_backend() -> None:
     assert place == "<string>"  # the line that imports flaxblocks
     assert message == (
         "jaxlib 0.10.2 computes wrong numbers (on the CPU, compiled sums of squares of many "
-        "matrix-vector products, jax#39103; on the CPU, sums over a broadcast array, in each call "
-        "by another amount, tensorflow#126812): pip install 'jax>=0.12', or 'jax==0.10.1' for "
-        f"Python 3.11; or add {CURE} to XLA_FLAGS before Python starts"
+        "matrix-vector products, jax#39103; on the CPU, sums over a broadcast array, by a "
+        "different amount in each call, tensorflow#126812): pip install 'jax>=0.12', or "
+        f"'jax==0.10.1' for Python 3.11; or add {CURE} to XLA_FLAGS before Python starts"
     )
 
 

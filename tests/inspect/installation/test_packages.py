@@ -59,5 +59,5 @@ def test_a_plugin_of_another_release_is_not_used(monkeypatch: pytest.MonkeyPatch
     install(monkeypatch, jaxlib="0.11.0", jax_cuda12_plugin="0.10.1")
     *_, plugin = packages.versions()
     assert plugin.status == "note"
-    assert plugin.value.startswith("0.10.1, and JAX does not use it with jaxlib 0.11.0")
+    assert plugin.value.startswith("0.10.1, which JAX does not use with jaxlib 0.11.0")
     assert plugin.remedy == "pip install jax-cuda12-plugin==0.11.0"

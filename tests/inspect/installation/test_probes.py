@@ -28,7 +28,7 @@ def test_a_probe_that_fails_is_a_finding_and_the_others_go_on(
     monkeypatch.setattr(probes, "PROBES", (half_way, after))
     assert list(diagnose()) == [
         Finding("first", "well"),
-        Finding("half way", "cannot be told: OSError: the disk is gone", "note"),
+        Finding("half way", "cannot be examined: OSError: the disk is gone", "note"),
         Finding("last", "well"),
     ]
 
