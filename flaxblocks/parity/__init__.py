@@ -1,5 +1,5 @@
-"""Hold a Flax model against its PyTorch original: every module, buffer and gradient, against the
-float64 truth.
+"""Compare a Flax model with its PyTorch original: every module, buffer and gradient, with PyTorch's
+float64 result as the truth.
 """
 
 from flaxblocks.parity.compare import compare

@@ -1,4 +1,4 @@
-"""PyTorch's stored answers to hashed weights and images, and how an answer is held against one."""
+"""PyTorch's stored results for hashed weights and images, and the comparison with them."""
 
 import json
 from collections.abc import Mapping
@@ -14,18 +14,18 @@ from flaxblocks.parity.hashed import Norms, picks
 __all__ = ["FILE", "Answer", "answers", "departures", "digest", "digests"]
 
 FILE = "answers.npz"  # beside this module; written by tools/make_selftest_answers.py
-SAMPLES, FEW_SAMPLES = 256, 4  # numbers kept of an output, and of each of many variables
-MOMENTS = 3  # that stand before the samples
-ZERO = 1e-12  # of the largest gradient: below it a gradient is 0 up to rounding
+SAMPLES, FEW_SAMPLES = 256, 4  # values kept of an output, and of each of many variables
+MOMENTS = 3  # numbers before the samples
+ZERO = 1e-12  # a gradient below this fraction of the largest one is 0 up to rounding
 
 
 def digest(name: str, tensor: Any, most: int = SAMPLES) -> np.ndarray:
-    """Norm, mean and largest magnitude of a tensor, then samples of it, in float64.
+    """The norm, mean and largest magnitude of a tensor, followed by samples of it, in float64.
 
     Args:
-        name: of the tensor: it decides which numbers are sampled.
-        tensor: in Flax's layout.
-        most: how many samples.
+        name: name of the tensor, which determines the values that are sampled.
+        tensor: the tensor in Flax's layout.
+        most: maximum number of samples.
     """
     flat = np.asarray(tensor).astype(np.float64).reshape(-1)
     moments = [np.sqrt(np.square(flat).sum()), flat.mean(), np.abs(flat).max()]
@@ -33,7 +33,7 @@ def digest(name: str, tensor: Any, most: int = SAMPLES) -> np.ndarray:
 
 
 def digests(tensors: Mapping[str, Any]) -> np.ndarray:
-    """A row for each of many variables, padded to one length with zeros."""
+    """The digests of many variables, one per row, padded with zeros to equal length."""
     rows = np.zeros((len(tensors), MOMENTS + FEW_SAMPLES))
     for row, (name, tensor) in zip(rows, tensors.items(), strict=True):
         numbers = digest(name, tensor, FEW_SAMPLES)
@@ -42,13 +42,13 @@ def digests(tensors: Mapping[str, Any]) -> np.ndarray:
 
 
 def departures(ours: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """How far each digest is from the stored one, relative to the tensor's size.
+    """The difference of each digest from the stored one, relative to the magnitude of the tensor.
 
     Args:
-        ours: a digest, or rows of them.
-        truth: the same shape.
+        ours: a digest, or several as rows.
+        truth: the stored ones, in the same shape.
 
-    Returns: the largest relative error of each row; infinity where a number is not finite.
+    Returns: the largest relative error of each row; infinity if a value is not finite.
     """
     ours, truth = np.atleast_2d(ours), np.atleast_2d(truth)
     if ours.shape != truth.shape:
@@ -64,13 +64,13 @@ def departures(ours: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Answer:
-    """What PyTorch computed of one case.
+    """PyTorch's results for one case.
 
     Attributes:
-        norms: what the hashed running statistics are about.
-        truth: "output", "features", "buffers" or "gradients" -> digests in float64.
-        float32: the same -> PyTorch's own error in float32: the largest of an output, the median
-            over variables.
+        norms: means and variances around which the running statistics are hashed.
+        truth: maps "output", "features", "buffers" or "gradients" to digests in float64.
+        float32: maps the same to PyTorch's own error in float32: the largest one for an output, the
+            median over variables for buffers and gradients.
         bfloat16: the same in bfloat16.
     """
 
@@ -82,7 +82,7 @@ class Answer:
 
 @cache
 def answers() -> dict[str, Answer]:
-    """`Case.key` -> answer."""
+    """The stored answers by `Case.key`."""
     with files("flaxblocks.parity").joinpath(FILE).open("rb") as file, np.load(file) as stored:
         about = json.loads(str(stored["about"]))
         return {

@@ -1,5 +1,6 @@
-"""Random weights that hide nothing and amplify little, for a PyTorch model. Imports torch when
-called.
+"""Random weights for a PyTorch model that reveal mistakes and amplify rounding little.
+
+Imports torch when called.
 """
 
 from collections.abc import Iterable, Iterator
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = ["calibrate"]
 
-SPREAD = 0.2  # standard deviation of what is drawn about a constant
+SPREAD = 0.2  # standard deviation of the values drawn around a constant
 ADDITIONS = {"AddBackward0", "torch::autograd::CopySlices"}  # x + y, and x[:, :c] += y
 NORM = "NativeBatchNormBackward0"
 
@@ -19,23 +20,22 @@ NORM = "NativeBatchNormBackward0"
 def calibrate(
     model: "nn.Module", input_shape: tuple[int, ...], *, passes: int = 3, seed: int = 0
 ) -> None:
-    """Give a freshly built PyTorch model weights that hide nothing, in place; it ends in evaluation
-    mode.
+    """Give a freshly built PyTorch model weights that reveal mistakes, in place, and put it in
+    evaluation mode.
 
-    Parameters that start constant, as scales of 1 and biases of 0 do, are drawn about their value
-    (a forgotten or a swapped one would not show), and the running statistics are the average over
-    a few training-mode passes on random images (0 and 1 hide likewise, and statistics that lag
-    behind let a deep network amplify rounding). The last scale of a residual branch is drawn
-    about 0, where training usually starts it: a deep network of branches as strong as their skips
-    amplifies a last bit a thousandfold.
+    Constant parameters, such as scales of 1 and biases of 0, are redrawn around their value,
+    because a forgotten or swapped one would go unnoticed. Running statistics become the average
+    over a few training-mode passes on random images, because 0 and 1 hide mistakes as well, and
+    statistics far from the actual ones let a deep network amplify rounding. The last scale of each
+    residual branch is drawn around 0, where training often starts it: a deep network whose branches
+    are as strong as their skips amplifies an error in the last bit a thousandfold.
 
     Args:
         model: any module with batch norms.
         input_shape: `(N, C, H, W)` of the random images; N * H * W must leave each norm more than
-            one value.
-        passes: training-mode passes.
-        seed: of the draws, and of dropout's in the passes; torch's own random state is left as it
-            was.
+            one value per channel.
+        passes: number of training-mode passes.
+        seed: seed of the draws and of dropout; torch's global random state does not change.
     """
     import torch
 
@@ -57,7 +57,7 @@ def calibrate(
         momenta = [norm.momentum for norm in norms]
         for norm in norms:
             norm.reset_running_stats()
-            norm.momentum = None  # the plain average
+            norm.momentum = None  # plain average over all passes
         model.train()
         for _ in range(passes):
             model(draw(input_shape).to(dtype))
@@ -67,8 +67,8 @@ def calibrate(
 
 
 def _last_scales(model: "nn.Module", image: "torch.Tensor") -> "list[torch.Tensor]":
-    """The scale of the last norm of every residual branch, found in the graph of the gradient: of
-    two summands the deeper one is the branch.
+    """The scale of the last norm of every residual branch, found in the autograd graph, where the
+    deeper one of two summands is the branch.
     """
     output = model(image.requires_grad_())
     outputs = output if isinstance(output, list | tuple) else [output]
@@ -89,7 +89,7 @@ def _parents(node: Any) -> list[Any]:
 
 
 def _parents_first(outputs: Iterable[Any]) -> Iterator[Any]:
-    """Every node of a graph, each after those it was computed from."""
+    """All nodes of a graph, each after the nodes that it was computed from."""
     seen, stack = set(), [(output, False) for output in outputs]
     while stack:
         node, parents_done = stack.pop()
@@ -102,8 +102,9 @@ def _parents_first(outputs: Iterable[Any]) -> Iterator[Any]:
 
 
 def _nearest_scale(node: Any) -> "list[torch.Tensor]":
-    """The scale of the norm that a branch ends with, reached through whatever follows the norm but
-    a convolution: an activation, a gate, a slice, a drop. Empty if there is no such norm.
+    """The scale of the norm at the end of a branch, searched through anything that may follow it
+    except a convolution or an addition: an activation, a gate, a slice, dropout. Empty if there is
+    none.
     """
     nodes = [node]
     while nodes:

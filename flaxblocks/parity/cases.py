@@ -1,4 +1,4 @@
-"""What the self-test runs: a model of each family and every block, as data."""
+"""The cases of the self-test, a model of each family and every block, as data."""
 
 import fnmatch
 from dataclasses import dataclass
@@ -19,16 +19,17 @@ CLASSES = 100
 
 @dataclass(frozen=True)
 class Case:
-    """A network, its images, and what is computed of it.
+    """A network, its images, and its mode.
 
     Attributes:
-        name: of a registered model, or of a class in `flaxblocks.blocks`.
+        name: name of a registered model, or of a class in `flaxblocks.blocks`.
         size: (height, width) of the images.
-        batch: how many there are.
-        train: in training mode, with gradients and updated buffers; else inference.
-        widths: the positional arguments of a block.
-        options: the further arguments, as pairs.
-        default: it runs unless all are asked for.
+        batch: number of images.
+        train: whether to run in training mode, with gradients and updated buffers, rather than in
+            inference.
+        widths: the positional arguments of a block; empty for a model.
+        options: the other arguments, as pairs of name and value.
+        default: whether it runs by default, not only if all cases are requested.
     """
 
     name: str
@@ -41,7 +42,7 @@ class Case:
 
     @property
     def is_block(self) -> bool:
-        """A lone block, no model."""
+        """Whether it is a single block, not a model."""
         return bool(self.widths)
 
     @property
@@ -51,7 +52,7 @@ class Case:
 
     @property
     def network(self) -> str:
-        """Which network it is: `MBConv(24, 32, stride=2)`, or the model's name."""
+        """The network as text: `MBConv(24, 32, stride=2)`, or the model's name."""
         if not self.is_block:
             return self.name
         options = [f"{name}={value}" for name, value in self.options]
@@ -69,14 +70,14 @@ class Case:
         return self.widths[0] if self.is_block else 3
 
     def abstract(self) -> Any:
-        """The module without its numbers, with nothing that is random."""
+        """The abstract module, without any randomness."""
         if not self.is_block:
             return abstract_model(self.name, num_classes=CLASSES, dropout=0.0)
         with undrawn():
             return getattr(blocks, self.name)(*self.widths, **dict(self.options), rngs=nnx.Rngs(0))
 
     def build(self) -> Any:
-        """The module with fresh numbers, to be filled."""
+        """The module with freshly drawn parameters, to be overwritten."""
         if self.is_block:
             return getattr(blocks, self.name)(*self.widths, **dict(self.options), rngs=nnx.Rngs(0))
         keys = {"params": 0, "dropout": 0}
@@ -99,8 +100,8 @@ def _block(name: str, *widths: int, **options: Any) -> list[Case]:
     return [Case(name, (17, 14), 8, train, widths, named, default=True) for train in (False, True)]
 
 
-# The smallest of each family, and which of them are trained by default: with a depthwise
-# convolution, with dense ones, with one in groups.
+# The smallest model of each family, and whether it is also trained by default: one with depthwise
+# convolutions and one with dense ones.
 MODELS = {
     "mnasnet_small": False,
     "mobilenetv2_035": True,
@@ -133,9 +134,9 @@ CASES: tuple[Case, ...] = (
 
 
 def cases_of(pattern: str = "*", *, everything: bool = False) -> list[Case]:
-    """The cases whose name matches an `fnmatch` pattern, those by default unless `everything`.
+    """The cases whose names match an `fnmatch` pattern; only the default ones unless `everything`.
 
-    Raises: ValueError if none does.
+    Raises: ValueError if no case matches.
     """
     named = [case for case in CASES if fnmatch.fnmatch(case.name, pattern)]
     if not named:

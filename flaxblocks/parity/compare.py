@@ -1,4 +1,4 @@
-"""The same input through a Flax and a PyTorch model, and everything both compute side by side."""
+"""Run a Flax model and a PyTorch model on the same input, and compare everything they compute."""
 
 from typing import TYPE_CHECKING
 
@@ -34,33 +34,35 @@ def compare(
 ) -> ParityReport:
     """Run both models on `x` and compare the output of every module that both have.
 
-    Neither model is changed. Each runs in float64, where only rounding may differ, and in float32
-    and bfloat16, where each is held against PyTorch's float64 result. Dropout and stochastic depth
-    are off in every mode: their draws cannot agree.
+    Neither model is changed. Both run in float64, where they may differ by rounding only, and in
+    float32 and bfloat16, where the result of each is compared with PyTorch's float64 result.
+    Dropout and stochastic depth are disabled in every mode, because their draws cannot agree.
 
-    To see every module, ours runs as a program that is made for it, which XLA compiles otherwise
-    than the one that users run. `whole` runs theirs: the model under one `jax.jit` with XLA's
-    default options, which gives the output, and the buffers and gradients that are asked for.
+    To return the output of every module, the Flax model is compiled as a special program, which XLA
+    optimises differently from the one that users run. `whole` runs the latter: the model under one
+    `jax.jit` with XLA's default options, which returns only the output, and the buffers and
+    gradients if requested.
 
     Args:
         flax_model: any module with a key map.
-        torch_model: its PyTorch original, with the same weights if they are to agree.
+        torch_model: its PyTorch original, with the same weights.
         x: input in Flax's layout, `(N, H, W, C)`.
-        layout: what joins the two; "auto" finds it by the keys of `torch_model.state_dict()`.
-        train: normalise by the batch, and compare the updated buffers too.
-        grad: compare the gradient of every parameter, of the sum of the output times a fixed random
-            tensor.
-        float32: run in float32 too.
-        bfloat16: run in bfloat16 too: ours with float32 parameters and statistics, as
+        layout: the naming that maps one model to the other; "auto" determines it from the keys of
+            `torch_model.state_dict()`.
+        train: run in training mode, with batch statistics, and compare the updated buffers too.
+        grad: also compare the gradient, with respect to every parameter, of the sum of the output
+            times a fixed random tensor.
+        float32: also run in float32.
+        bfloat16: also run in bfloat16: the Flax model with float32 parameters and statistics, as
             `create_model(dtype=jnp.bfloat16)`, PyTorch's as `model.to(torch.bfloat16)`.
-        whole: run the program that users run, and compare no module but the model itself.
+        whole: run the program that users run; of the modules only the model itself is compared.
         dialect: an older name of `layout`.
 
-    Returns: a report whose `ok` says whether the bounds of `parity.BOUNDS` hold. An output that is
-        a list, tuple or dict has a row for each tensor in it.
+    Returns: a report, whose `ok` is True if all bounds hold. If an output is a list, tuple or dict,
+        each tensor in it has a row.
 
     Raises: ConversionError if the two do not have the same variables; ValueError if `x` is not `(N,
-        H, W, C)`, or if the layout pairs a module that the PyTorch model lacks.
+        H, W, C)`, or if the layout names a module that the PyTorch model lacks.
     """
     x = np.array(x, np.float64)
     if x.ndim != 4:
@@ -99,7 +101,7 @@ def compare(
         for name, reference in truth.items():
             ours = ours64.tensors(kind).get(name, never_ran)
             same = ours.shape == reference.shape
-            # Where a gradient is 0 a narrow type has but noise.
+            # Where a gradient is 0, float32 and bfloat16 give only noise.
             is_zero = kind == "gradient" and np.abs(reference).max(initial=0) <= negligible
             errors = [
                 None

@@ -1,5 +1,6 @@
-"""XLA options for what runs but a few times, where compiling takes most of the time: the one place
-that asks a compiler for anything.
+"""XLA options for programs that run only a few times, so that compiling dominates.
+
+No other module sets compiler options.
 """
 
 from functools import cache
@@ -17,24 +18,24 @@ Options = dict[str, Any]
 
 
 def quick_to_compile(model: nnx.Module | None, *, grad: bool) -> Options:
-    """The options with which a CPU or a GPU compiles a model and runs it once in the least time;
-    none for another backend.
+    """The options with which compiling a model and running it once takes the least time on a CPU or
+    GPU; empty for another backend.
 
-    For float64, where the mathematics counts and not the rounding. On a CPU the gradients of a
-    model of depthwise convolutions compile in a fifth of the processor time, and what XLA sets
-    aside beside inputs and outputs falls to a quarter; a GPU takes a quarter less time.
+    Meant for float64, where the mathematics matters and not the rounding. On a CPU, compiling the
+    gradients of a model with depthwise convolutions takes a fifth of the processor time, and XLA's
+    temporary memory falls to a quarter; on a GPU it takes a quarter less time.
 
     Args:
-        model: what will be compiled; None for what has no convolutions, such as an optimiser.
-        grad: its gradients will be.
+        model: the model to compile; None for a program without convolutions, such as an optimiser.
+        grad: whether its gradients will be compiled.
     """
-    if jax.default_backend() == "gpu":  # no kernel is tried out, to take the fastest of them
+    if jax.default_backend() == "gpu":  # do not time kernels to select the fastest
         return _taken({"xla_gpu_autotune_level": 0})
     memory = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
     unoptimized = {
         "xla_backend_optimization_level": 0,
         "xla_cpu_use_fusion_emitters": False,
-        "xla_cpu_parallel_codegen_split_count": 1,  # to split takes longer than to generate
+        "xla_cpu_parallel_codegen_split_count": 1,  # splitting takes longer than generating
     }
     modules = () if model is None else nnx.iter_modules(model)
     convs = (m for _, m in modules if isinstance(m, Conv))
@@ -44,7 +45,7 @@ def quick_to_compile(model: nnx.Module | None, *, grad: bool) -> Options:
 
 
 def _is_slow_unoptimized(conv: Conv, grad: bool) -> bool:
-    """Without optimisation the loops of its windows take up to a hundred times as long."""
+    """Whether, without optimisation, the loops over its windows take up to 100 times as long."""
     if conv.groups > 1:
         return conv.groups < conv.in_features
     is_stem = conv.in_features <= 4
@@ -52,8 +53,8 @@ def _is_slow_unoptimized(conv: Conv, grad: bool) -> bool:
 
 
 def _taken(options: Options) -> Options:
-    """Those of `options` that this backend has a use for and this jaxlib knows: they come and go
-    from one release to the next.
+    """Those of `options` that apply to this backend and that this jaxlib knows, because options
+    come and go between releases.
     """
     if jax.default_backend() not in ("cpu", "gpu"):
         return {}

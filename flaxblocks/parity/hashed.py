@@ -1,9 +1,8 @@
-"""Weights and images by arithmetic alone: the same bits for ever, on every machine and NumPy.
+"""Weights and images computed by a formula: the same bits on every machine and with every NumPy.
 
-A library's random generator may draw other numbers in its next release, and PyTorch's draws others
-than NumPy's. Here number `i` of a tensor is a hash of the tensor's name, its shape and `i`, by
-integers, so that what was computed from it once, in PyTorch, can be held against what is computed
-from it today.
+A library's random generator may change with a release, and PyTorch's differs from NumPy's. Here
+value `i` of a tensor is an integer hash of the tensor's name, its shape and `i`, so that results
+computed from it in PyTorch once can be compared with results computed from it today.
 """
 
 import hashlib
@@ -14,20 +13,20 @@ import numpy as np
 
 __all__ = ["Norms", "hashed", "hashed_state", "picks"]
 
-BITS = 24  # what float32 holds exactly
-SPREAD = 0.25  # of what a norm's scales, biases and statistics are about
+BITS = 24  # the precision of float32
+SPREAD = 0.25  # largest relative deviation of a norm's scales, biases and statistics
 
 Norms = Mapping[str, tuple[float, float]]  # path of a batch norm -> mean and variance of its input
 
 
 def hashed(name: str, shape: Sequence[int]) -> np.ndarray:
-    """Numbers in [-1, 1), uniform, exact in float32, as float64.
+    """Uniform values in [-1, 1), exact in float32, as float64.
 
     Args:
-        name: another name gives other numbers.
-        shape: of the result.
+        name: different names give different values.
+        shape: shape of the result.
 
-    Source: the finaliser of SplitMix64, Steele et al. 2014, over a counter that begins at the
+    Source: the finaliser of SplitMix64, Steele et al. 2014, applied to a counter that starts at the
         first 8 bytes of the SHA-256 of name and shape.
     """
     words = _words(name, shape, math.prod(shape))
@@ -36,7 +35,7 @@ def hashed(name: str, shape: Sequence[int]) -> np.ndarray:
 
 
 def picks(name: str, count: int, most: int) -> np.ndarray:
-    """`min(count, most)` indices below `count`: all of them in order, or hashed ones."""
+    """`min(count, most)` indices below `count`: all of them in order, or pseudo-random ones."""
     if count <= most:
         return np.arange(count)
     return (_words(name, (count,), most) % np.uint64(count)).astype(np.int64)
@@ -57,14 +56,14 @@ def hashed_state(
 ) -> dict[str, np.ndarray]:
     """A PyTorch state dict of a convolutional network, in float32.
 
-    Kernels have the variance 1 / fan_in. Scales, biases and running statistics of norms differ from
-    channel to channel, as in a trained network: about 1 and 0, and about `norms`, so that a network
-    of any depth neither dies nor explodes.
+    Kernels have variance 1 / fan_in. The scales, biases and running statistics of norms vary
+    between channels, as in a trained network: around 1, around 0 and around `norms`, so that
+    activations neither vanish nor explode in a network of any depth.
 
     Args:
-        shapes: key -> shape.
-        seed: another one gives other numbers.
-        norms: what is measured on the images that the network will see.
+        shapes: the shape for each key.
+        seed: different seeds give different values.
+        norms: the mean and variance of each norm's input, measured on the images to be used.
     """
     return {key: _entry(key, shape, seed, norms) for key, shape in shapes.items()}
 

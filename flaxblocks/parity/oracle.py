@@ -1,5 +1,6 @@
-"""The PyTorch side of a comparison: torchvision's or timm's model of a registry row. Imports torch
-when called.
+"""The PyTorch original of a registry row, such as torchvision's or timm's model.
+
+Imports torch when called.
 """
 
 import importlib
@@ -27,23 +28,21 @@ __all__ = [
 
 TAKEN_BY_TORCHVISIONS_FUNCTIONS = ("width_mult", "reduced_tail", "dropout")
 CALIBRATION_IMAGES = 4
-CALIBRATION_SIDE = 96  # at least: 3x3 pixels an image where the map has shrunk 32 times
+CALIBRATION_SIDE = 96  # minimum; leaves 3x3 pixels per image at reduction 32
 
 
 class OracleError(ValueError):
-    """There is no PyTorch model to compare with: a library is missing, or it cannot build this
-    one.
-    """
+    """There is no PyTorch model to compare with: a library is missing or cannot build it."""
 
 
-_libraries: list[Any] = []  # a torch.library.Library unregisters its operators when it is collected
+_libraries: list[Any] = []  # keeps operators registered: a garbage-collected Library removes them
 
 
 def import_torchvision():
-    """Import torchvision, also where its C++ operators do not fit the installed torch.
+    """Import torchvision, even if its C++ operators do not match the installed torch.
 
-    A CUDA build of torchvision beside a CPU torch stops at two missing operator schemas. Its models
-    are pure Python, so the schemas are declared first where they are missing.
+    Importing a CUDA build of torchvision next to a CPU build of torch fails because two operator
+    schemas are missing. The models are pure Python, so the missing schemas are declared first.
     """
     import torch
 
@@ -66,13 +65,13 @@ def make_oracle(
     """Build the PyTorch model of a registry row with random weights, in evaluation mode.
 
     Args:
-        entry: the row, which says who has the model.
-        num_classes: width of the head; 0 for no head, which torchvision cannot build.
-        in_channels: channels of the image; torchvision's models take 3 only.
-        config: further arguments, which the library's own constructor must know.
-        seed: of the random weights; torch's own random state is left as it was.
+        entry: the row, which names the library.
+        num_classes: number of classes; 0 for no head, which torchvision cannot build.
+        in_channels: channels of the image; torchvision's models take only 3.
+        config: further arguments, which the library's own constructor must accept.
+        seed: seed of the random weights; torch's global random state does not change.
 
-    Raises: OracleError if the library is not installed, or does not take these arguments.
+    Raises: OracleError if the library is not installed or does not accept these arguments.
     """
     try:
         import_torchvision()
@@ -120,7 +119,7 @@ def _build(entry: ModelEntry, num_classes: int, in_channels: int, config: Mappin
         raise OracleError(f"torchvision's {entry.name} cannot be without a head: 1 class or more")
     model = models.get_model(entry.library_name or entry.name, num_classes=num_classes, **config)
     known = {*inspect.signature(type(model).__init__).parameters, *TAKEN_BY_TORCHVISIONS_FUNCTIONS}
-    swallowed = sorted(set(config) - known)  # some classes take any name without a word
+    swallowed = sorted(set(config) - known)  # some classes silently accept any argument
     if swallowed:
         raise OracleError(f"torchvision's {entry.name} has no {', '.join(swallowed)}")
     return model
@@ -136,18 +135,17 @@ def calibrated_oracle(
     passes: int = 3,
     seed: int = 0,
 ) -> "nn.Module":
-    """The PyTorch model of a registry row with weights that hide nothing and amplify little, in
-    evaluation mode.
+    """The PyTorch model of a registry row with weights from `calibrate`, in evaluation mode.
 
     Args:
-        entry: the row, which says who has the model.
-        num_classes: width of the head.
-        in_channels: channels of the image; torchvision's models take 3 only.
+        entry: the row, which names the library.
+        num_classes: number of classes.
+        in_channels: channels of the image; torchvision's models take only 3.
         config: further arguments, as in `make_oracle`.
-        size: (height, width) of the images that shall be compared; those of the calibration are no
-            smaller, and large enough that each norm sees some tens of values.
-        passes: over the images of the calibration.
-        seed: of weights and images.
+        size: (height, width) of the images to be compared; calibration images are at least as
+            large, and large enough that each norm sees some tens of values per channel.
+        passes: number of passes over calibration images.
+        seed: seed of weights and images.
 
     Raises: OracleError as `make_oracle`.
     """
@@ -158,7 +156,7 @@ def calibrated_oracle(
 
 
 def load_arrays(model: "nn.Module", arrays: Mapping[str, np.ndarray]) -> None:
-    """`model.load_state_dict(arrays, strict=True)` for what `to_torch` gives, writable arrays."""
+    """`model.load_state_dict(arrays, strict=True)` for writable arrays from `to_torch`."""
     import torch
 
     state = OrderedDict((key, torch.from_numpy(a)) for key, a in arrays.items())

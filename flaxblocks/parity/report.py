@@ -1,4 +1,4 @@
-"""What a comparison found, and which bounds it must keep."""
+"""The report of a comparison, and the bounds that it checks."""
 
 import math
 from collections.abc import Mapping
@@ -20,19 +20,19 @@ OUTPUT = "(output)"
 Kind = Literal["module", "buffer", "gradient"]
 Narrow = Literal["float32", "bfloat16"]
 
-# The largest relative error in float64. Both frameworks then round some 1e-16 at each operation.
+# Bounds on the relative error in float64, where each operation of either framework rounds by 1e-16.
 BOUNDS: Mapping[Kind, float] = {"module": 1e-12, "buffer": 1e-12, "gradient": 1e-10}
-# In a narrow type our error against the float64 truth may be this many times PyTorch's own.
+# In float32 and bfloat16, our error against the float64 truth may be this multiple of PyTorch's.
 FLOAT32_FACTOR = 2.0
 BFLOAT16_FACTOR = 2.0
 FACTORS: Mapping[Narrow, float] = {"float32": FLOAT32_FACTOR, "bfloat16": BFLOAT16_FACTOR}
-# The largest error of fewer numbers than these is a matter of luck, in both frameworks.
+# For fewer values than this, the largest error in either framework is a matter of luck.
 FEW = 200
 # A gradient below this fraction of the model's largest is 0 up to rounding, such as a bias's before
 # a batch norm.
 NEGLIGIBLE = 1e-12
-# PyTorch's float32 error, brought down to float64's rounding, is what its float64 error must be
-# about; a departure within this many times that is rounding that the model itself amplifies.
+# PyTorch's float64 error is about its float32 error times 2^-29, the ratio of the two precisions.
+# An error within 100 times that is rounding that the model itself amplifies.
 AMPLIFIED = 100 * 2.0**-29
 
 
@@ -40,12 +40,12 @@ def relative_error(ours: np.ndarray, reference: np.ndarray, negligible: float = 
     """max|ours - reference| / max|reference| over a whole tensor.
 
     Args:
-        ours: any shape, and any type that NumPy takes for a number, `ml_dtypes.bfloat16` too.
-        reference: the same shape.
-        negligible: a magnitude that counts as 0; where both tensors stay below it they agree.
+        ours: an array of any shape and numeric dtype, including `ml_dtypes.bfloat16`.
+        reference: an array of the same shape.
+        negligible: magnitude that counts as 0; if neither tensor exceeds it, the error is 0.
 
-    Returns: 0 or more; infinity where shapes differ, something is not finite, or the reference
-        alone is 0.
+    Returns: 0 or more; infinity if the shapes differ, a value is not finite, or only the reference
+        is 0.
     """
     if ours.shape != reference.shape or not (
         np.isfinite(ours).all() and np.isfinite(reference).all()
@@ -69,14 +69,14 @@ def _exceeds(dtype: Narrow, ours: float, theirs: float) -> bool:
 
 @dataclass(frozen=True)
 class Row:
-    """One tensor that both frameworks have.
+    """The comparison of one tensor that both frameworks have.
 
     Attributes:
         kind: a module's output, an updated buffer, or a parameter's gradient.
-        native: its Flax path.
-        foreign: its PyTorch name.
-        shape: in Flax's layout.
-        max_abs: largest difference in float64.
+        native: its path in Flax.
+        foreign: its name in PyTorch.
+        shape: its shape in Flax's layout.
+        max_abs: largest absolute difference in float64.
         relative: `relative_error` in float64.
         ours32: relative error of Flax in float32 against PyTorch in float64; None if not run.
         torch32: relative error of PyTorch in float32 against PyTorch in float64; None if not run.
@@ -97,18 +97,18 @@ class Row:
 
     @property
     def departs(self) -> bool:
-        """The float64 bound of its kind is broken."""
+        """Whether the float64 error exceeds the bound of its kind."""
         return not self.relative <= BOUNDS[self.kind]
 
     @property
     def amplified(self) -> bool:
-        """The error is of the size of PyTorch's own: this input amplifies rounding, as norms over a
-        handful of values do.
+        """Whether the error is comparable to PyTorch's own: this input amplifies rounding, as norms
+        over a few values do.
         """
         return self.torch32 is not None and self.relative <= AMPLIFIED * self.torch32
 
     def narrow_errors(self, dtype: Narrow) -> tuple[float, float] | None:
-        """Our error and PyTorch's in a narrow type; None if it was not run."""
+        """Our error and PyTorch's in float32 or bfloat16; None if it was not run."""
         pair = (self.ours32, self.torch32) if dtype == "float32" else (self.ours16, self.torch16)
         ours, theirs = pair
         return None if ours is None or theirs is None else (ours, theirs)
@@ -116,13 +116,13 @@ class Row:
 
 @dataclass(frozen=True)
 class ParityReport:
-    """Everything that `compare` compared, in PyTorch's forward order.
+    """The results of `compare`, in PyTorch's forward order.
 
     Attributes:
         rows: modules, then buffers, then gradients.
-        layout: the naming that joined the two models.
-        train: the models ran in training mode.
-        whole: ours ran as the one program that users run, of which no module's output is known.
+        layout: the naming that mapped one model to the other.
+        train: whether the models ran in training mode.
+        whole: whether the Flax model ran as users run it, without the outputs of inner modules.
     """
 
     rows: tuple[Row, ...]
@@ -132,26 +132,26 @@ class ParityReport:
 
     @property
     def first_departure(self) -> Row | None:
-        """The first tensor whose float64 bound is broken: where to start looking."""
+        """The first tensor that exceeds its float64 bound, which is where to start looking."""
         return next((row for row in self.rows if row.departs), None)
 
     @property
     def output(self) -> Row:
-        """The row of the model's own output; of several, the one with the largest float32 error."""
+        """The row of the model's output; of several, that with the largest float32 error."""
         rows = [row for row in self.rows if row.foreign.startswith(OUTPUT)]
         return max(rows, key=lambda row: row.ours32 or 0.0)
 
     @property
     def float32_holds(self) -> bool:
-        """The output's float32 error is at most `FLOAT32_FACTOR` times PyTorch's own (inference
-        only).
+        """Whether the output's float32 error is at most `FLOAT32_FACTOR` times PyTorch's own; True
+        in training mode, which has no such bound.
         """
         return self._holds("float32")
 
     @property
     def bfloat16_holds(self) -> bool:
-        """The output's bfloat16 error is at most `BFLOAT16_FACTOR` times PyTorch's own (inference
-        only).
+        """Whether the output's bfloat16 error is at most `BFLOAT16_FACTOR` times PyTorch's own;
+        True in training mode, which has no such bound.
         """
         return self._holds("bfloat16")
 
@@ -161,15 +161,15 @@ class ParityReport:
 
     @property
     def ok(self) -> bool:
-        """Every bound is kept."""
+        """Whether every bound holds."""
         return self.first_departure is None and self.float32_holds and self.bfloat16_holds
 
     def worst(self, kind: Kind) -> float:
-        """The largest float64 relative error of a kind; 0 if there is none of it."""
+        """The largest float64 relative error among tensors of a kind; 0 if there are none."""
         return max((row.relative for row in self.rows if row.kind == kind), default=0.0)
 
     def as_dict(self) -> dict[str, Any]:
-        """All of it as plain data, for JSON; an infinite error is the string "inf"."""
+        """The report as plain data, for JSON; an infinite error is the string "inf"."""
         rows = [
             {
                 key: str(value) if isinstance(value, float) and not np.isfinite(value) else value
@@ -217,7 +217,7 @@ class ParityReport:
         return "\n".join(lines)
 
     def _count(self, kind: Kind) -> str:
-        """As in "53 modules agree"."""
+        """A phrase such as "53 modules agree"."""
         count = sum(row.kind == kind for row in self.rows)
         noun = "output" if kind == "module" and self.whole else kind
         plural = "" if count == 1 else "s"
@@ -225,7 +225,9 @@ class ParityReport:
         return f"{count} {noun}{plural}{of_what} {'agrees' if count == 1 else 'agree'}"
 
     def _narrow_verdict(self, dtype: Narrow) -> list[str]:
-        """What is said of the output in a narrow type: of the one that misses, or of the worst."""
+        """The sentences about the output in float32 or bfloat16: an output that exceeds its bound,
+        else the one with the largest error.
+        """
         outputs = [row for row in self.rows if row.foreign.startswith(OUTPUT)]
         errors = [(row.narrow_errors(dtype), row) for row in outputs]
         found = [(_exceeds(dtype, *pair), *pair, row) for pair, row in errors if pair is not None]
@@ -243,7 +245,7 @@ class ParityReport:
         ]
 
     def __str__(self) -> str:
-        """A line for each row, then the verdict."""
+        """One line per row, followed by the verdict."""
         width = max([len(row.foreign) for row in self.rows] + [len("PyTorch name")])
         columns = ["max abs", "relative", "JAX f32", "torch f32"]
         narrower = any(row.ours16 is not None for row in self.rows)

@@ -1,4 +1,4 @@
-"""What one framework computed in one precision, and what both must do alike to be compared."""
+"""The results of one framework in one precision, and what both frameworks must do alike."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,10 +18,10 @@ class Mode(NamedTuple):
     """How a model runs.
 
     Attributes:
-        train: by the statistics of the batch, which updates the buffers.
+        train: with batch statistics, updating the buffers.
         grad: with the gradients of the parameters.
-        whole: as one program that gives the output, buffers and gradients alone; else with the
-            output of every module.
+        whole: as one program that returns only the output, buffers and gradients, rather than the
+            output of every module too.
     """
 
     train: bool
@@ -31,7 +31,7 @@ class Mode(NamedTuple):
 
 @dataclass
 class Run:
-    """What one framework computed in one precision, by PyTorch name and in Flax's layout."""
+    """The results of one framework in one precision, by PyTorch name and in Flax's layout."""
 
     module: dict[str, np.ndarray] = field(default_factory=dict)
     buffer: dict[str, np.ndarray] = field(default_factory=dict)
@@ -43,20 +43,20 @@ class Run:
 
 
 def cotangent(shape: tuple[int, ...]) -> np.ndarray:
-    """The fixed tensor that turns an output into a scalar, in Flax's layout."""
+    """The fixed tensor by which an output is multiplied to give a scalar, in Flax's layout."""
     return np.random.default_rng(0).standard_normal(shape)
 
 
 def output_pairs(keys: KeyMap, whole: bool) -> dict[str, ModulePair]:
-    """Pairs of modules whose outputs are the same thing, by foreign name, of which the last holds;
-    for a whole program the two models alone.
+    """The pairs of modules with the same output, by foreign name (the last pair of a name wins);
+    for a whole program only the two models.
     """
     pairs = {"": ModulePair("", ""), **{pair.foreign: pair for pair in keys.modules}}
     return {"": pairs[""]} if whole else pairs
 
 
 def tensors(name: str, output: Any) -> dict[str, Any]:
-    """The tensors of an output: itself, or by `name[i]` those of a list, tuple or dict."""
+    """The tensors of an output: itself, or those of a list, tuple or dict, named `name[i]`."""
     items = list(output.values()) if isinstance(output, Mapping) else output
     if not isinstance(items, list | tuple):
         return {name: output}

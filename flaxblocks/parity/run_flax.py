@@ -25,10 +25,10 @@ def run_flax(
 ) -> Run:
     """Run a copy of `model` on `x`.
 
-    In bfloat16 the parameters and buffers are float32, as `create_model(dtype=jnp.bfloat16)` has
-    them. A whole program is compiled with XLA's default options: it is the one that users run. Else
-    the program gives the output of every module too, which changes what XLA fuses; in float64 it is
-    compiled quickly, and in inference step by step.
+    In bfloat16 the parameters and buffers are float32, as in `create_model(dtype=jnp.bfloat16)`.
+    With `mode.whole`, the program is the one that users run, compiled with XLA's default options.
+    Otherwise it also returns the output of every module, which changes what XLA fuses; in float64
+    it is then compiled with options that compile quickly, and in inference step by step.
     """
     model = nnx.clone(model)
     dtype = jnp.bfloat16 if precision == "bfloat16" else None
@@ -53,7 +53,7 @@ def run_flax(
     inputs = _stored(params, precision), _stored(rest, precision), x.astype(precision)
     gradients: Mapping = {}
     if mode.grad:
-        compute = jax.jit(jax.grad(loss, has_aux=True), donate_argnums=0)  # to the gradients
+        compute = jax.jit(jax.grad(loss, has_aux=True), donate_argnums=0)  # reused for gradients
         lowered = compute.lower(*inputs)
         options = quick_to_compile(model, grad=True) if is_quick else {}
         gradients, (outputs, stats) = lowered.compile(compiler_options=options)(*inputs)
@@ -72,15 +72,15 @@ def run_flax(
 
 
 def _output_alone(_model: nnx.Module) -> AbstractContextManager[dict[str, Any]]:
-    """A recorder that records nothing, so that the program is the user's own."""
+    """A recorder that records nothing, so that the program is the one that users run."""
     return nullcontext({})
 
 
 def _stored(state: nnx.State, precision: Precision) -> dict:
-    """The variables in the type in which they are kept."""
+    """The variables in the dtype in which they are stored."""
     kept = "float64" if precision == "float64" else "float32"
 
-    def cast(a: jax.Array) -> jax.Array:  # into JAX one by one: large models fit once only
+    def cast(a: jax.Array) -> jax.Array:  # one by one: memory may hold a large model only once
         is_float = jnp.issubdtype(a.dtype, np.floating)
         return jax.device_put(np.asarray(a, kept), may_alias=False) if is_float else a
 
@@ -88,7 +88,7 @@ def _stored(state: nnx.State, precision: Precision) -> dict:
 
 
 def _by_path(tree: Mapping, prefix: str = "") -> dict[str, object]:
-    """A nested dict as dotted path -> leaf."""
+    """Flatten a nested dict to a dict from dotted paths to leaves."""
     flat = {}
     for key, value in tree.items():
         path = f"{prefix}{key}"

@@ -1,4 +1,5 @@
-"""The PyTorch side of a comparison: a module run in one precision, its tensors laid as ours are.
+"""The PyTorch side of a comparison: a module run in one precision, its tensors in Flax's axes.
+
 Imports torch when called.
 """
 
@@ -28,8 +29,8 @@ def run_torch(
 ) -> Run:
     """Run a copy of `model` on `x`, which is in Flax's layout.
 
-    In bfloat16 parameters, buffers and the image are all of that type. `ours` are the outputs of
-    the Flax model, which say how PyTorch's are laid.
+    In bfloat16, parameters, buffers and image all have that dtype. `ours` are the outputs of the
+    Flax model, which determine the axis order of PyTorch's.
     """
     import torch
 
@@ -75,7 +76,7 @@ def run_torch(
         for name, p in model.named_parameters():
             gradient = torch.zeros_like(p) if p.grad is None else p.grad
             run.gradient[name] = _native(entries[name], gradient)
-            p.grad = None  # large models fit once only
+            p.grad = None  # memory may hold a large model only once
     return run
 
 
@@ -84,10 +85,10 @@ def _order(
 ) -> tuple[int, ...]:
     """The axes of a PyTorch output in the order of ours.
 
-    Its channels are the second axis, or where its modules permute, as ConvNeXt's do, the last: the
-    one that gives our shape. Where both do, height, width and channels are equally many, and the
-    nearer to our numbers is taken: they agree to rounding in one order only, and wrong ones in
-    none. Where neither does, or there is no output of ours, images have their channels second.
+    Channels are its second axis or, in modules that permute as ConvNeXt's do, its last: whichever
+    gives our shape. If both do, because height, width and channels are equal, the order with values
+    nearer to ours is used: correct values agree in one order only, and wrong ones in neither. If
+    neither does, or there is no output of ours, images have their channels second.
     """
     as_is = tuple(range(theirs.ndim))
     orders = [as_is] if theirs.ndim < 3 else [(0, *as_is[2:], 1), as_is]
@@ -101,8 +102,8 @@ def _order(
 
 
 def _laid(array: np.ndarray, order: tuple[int, ...], stored_as: str | None) -> np.ndarray:
-    """A PyTorch output with its axes in that order, and with the axes of our layer where PyTorch
-    has another kind.
+    """A PyTorch output with its axes in `order`, and with axes added or removed where PyTorch has a
+    linear layer for our 1x1 convolution or the reverse.
     """
     array = array.transpose(order)
     if stored_as == "conv1x1" and array.ndim == 4 and array.shape[1:3] == (1, 1):
@@ -115,6 +116,6 @@ def _native(entry: Entry, tensor: "Tensor") -> np.ndarray:
 
 
 def _numbers(tensor: "Tensor") -> np.ndarray:
-    """A tensor in NumPy, which has no bfloat16 of its own: as float32, which has all its values."""
+    """A tensor as a NumPy array; bfloat16, which NumPy lacks, becomes float32 without loss."""
     is_bfloat16 = str(tensor.dtype) == "torch.bfloat16"
     return (tensor.float() if is_bfloat16 else tensor).detach().numpy()

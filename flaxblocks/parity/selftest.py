@@ -1,9 +1,9 @@
-"""`flaxblocks selftest`: this device and this jaxlib, held against PyTorch's stored answers.
+"""`flaxblocks selftest`: compare this device and this jaxlib with PyTorch's stored results.
 
-What is proven on one machine may fail on another: a compiler computes something wrong, a product is
-rounded to TF32. So the models run here as users run them, with weights and images that arithmetic
-alone makes (`flaxblocks.parity.hashed`), and PyTorch's float64 results to those come with the
-package. PyTorch is not needed.
+Results proven on one machine may be wrong on another: its compiler has a fault, or it rounds
+products to TF32. Models therefore run here as users run them, with weights and images computed by a
+formula (`flaxblocks.parity.hashed`), and PyTorch's float64 results for these come with the package.
+PyTorch is not needed.
 """
 
 import os
@@ -40,14 +40,15 @@ BOUND = {
     "buffers": BOUNDS["buffer"],
     "gradients": BOUNDS["gradient"],
 }
-# Of PyTorch's own error in training mode: XLA's CPU backend adds up a batch one number after the
-# other, which rounds up to four times as much. In float64 the bounds above hold for it.
+# Multiple of PyTorch's own error that is allowed in training mode: XLA's CPU backend adds the
+# values of a batch one after another, which gives up to four times the rounding error. In float64
+# the bounds above apply.
 TRAINING_FACTOR = 10.0
 THOROUGH = ("mobilenetv2_035",)  # runs in every way and precision by default
-# Backend -> what its default products are if they are not float32's, and how many times less than
-# bfloat16 they round: TF32 has three binary digits more.
+# Backends whose default float32 products are less precise: the name of these, and the ratio of
+# bfloat16's rounding error to theirs (TF32 has three bits more).
 NARROW = {"gpu": ("TF32", 8), "tpu": ("bfloat16 products", 1)}
-MOST_THREADS = 4  # that trace and compile side by side
+MOST_THREADS = 4  # threads that trace and compile in parallel
 
 
 @dataclass(frozen=True)
@@ -55,12 +56,12 @@ class Program:
     """One way of running one case.
 
     Attributes:
-        case: which network and images.
-        way: the whole under one `jax.jit`, operation by operation, by `compile_inference`, or
-            `forward_features` under `jax.jit`. In training mode the program gives output, updated
-            buffers and gradients.
-        precision: "float32" is JAX's default, which is TF32 on some GPUs, "float32 full" asks for
-            whole products.
+        case: the network and its images.
+        way: "jit", the model under one `jax.jit`; "eager", operation by operation; "compiled", by
+            `compile_inference`; or "features", `forward_features` under `jax.jit`. In training mode
+            the program returns the output, updated buffers and gradients.
+        precision: "float32" is JAX's default, which is TF32 on some GPUs; "float32 full" sets full
+            precision.
     """
 
     case: Case
@@ -73,15 +74,16 @@ def selftest(
     *,
     everything: bool = False,
 ) -> SelfTestReport:
-    """Run models and blocks on the default device, and hold them against what PyTorch computed.
+    """Run models and blocks on the default device, and compare them with PyTorch's stored results.
 
     Args:
-        pattern: `fnmatch` pattern of names of models and of classes in `flaxblocks.blocks`.
-        everything: run every case in every way, not only what takes a minute on two cores.
+        pattern: `fnmatch` pattern for the names of models and of classes in `flaxblocks.blocks`.
+        everything: run every case in every way, rather than a selection that takes a minute on two
+            cores.
 
-    Returns: a report; its `ok` says whether every bound holds.
+    Returns: a report, whose `ok` is True if every bound holds.
 
-    Raises: ValueError if nothing has such a name.
+    Raises: ValueError if no name matches.
     """
     platform = jax.default_backend()
     programs = [
@@ -98,14 +100,14 @@ def selftest(
 
 
 def _counted(found: Iterable[list[Check]], total: int) -> Iterator[list[Check]]:
-    """What is found, with a bar on a terminal that shows how many of `total` have come."""
+    """Pass on the checks found, with a progress bar if stderr is a terminal."""
     from tqdm import tqdm
 
     return iter(tqdm(found, total=total, unit=" programs", leave=False, disable=None))
 
 
 def programs_of(case: Case, platform: str, *, everything: bool) -> Iterator[Program]:
-    """The ways in which a case runs on a platform."""
+    """The programs that run a case on a platform."""
     narrow: list[Precision] = ["float32"] if platform == "cpu" else ["float32", "float32 full"]
     exact: list[Precision] = [] if platform == "tpu" else ["float64"]  # a TPU has no float64
     everywhere: list[Precision] = [*exact, *narrow, "bfloat16"]
@@ -132,7 +134,7 @@ def programs_of(case: Case, platform: str, *, everything: bool) -> Iterator[Prog
 
 
 def run_program(program: Program) -> list[Check]:
-    """Run one program. A failure of JAX is a check that does not hold; it raises nothing."""
+    """Run one program and check its results. An error in JAX becomes a check that does not hold."""
     answer = answers()[program.case.key]
     wide = program.precision == "float64"
     full = wide or program.precision == "float32 full"
@@ -143,22 +145,22 @@ def run_program(program: Program) -> list[Check]:
         started = time.monotonic()
         try:
             found = _outcome(program, answer)
-        except Exception as error:  # whatever the compiler or the device raises is a finding
+        except Exception as error:  # anything that the compiler or the device raises is a finding
             text = " ".join(f"{type(error).__name__}: {error}".split())
             return [_check(program, "output", np.inf, 0.0, failure=text[:200])]
         seconds = time.monotonic() - started
     checks = [
         _judged(program, answer, what, ours)
         for what, ours in found.items()
-        # A derivative jumps where ReLU bends. In a deep network it is rounding in float32 that
-        # decides on which side a number lies, in PyTorch as here.
+        # The derivative of ReLU is discontinuous. In a deep network, float32 rounding decides on
+        # which side of 0 a value lies, in PyTorch as here.
         if wide or what != "gradients" or program.case.is_block
     ]
     return [replace(checks[0], seconds=seconds), *checks[1:]]
 
 
 def _outcome(program: Program, answer: Answer) -> dict[str, np.ndarray]:
-    """Quantity -> digest of what this device computed."""
+    """The digests of what this device computed, by quantity."""
     case, precision = program.case, program.precision
     model, keys = _filled(case, answer)
     dtype = jnp.dtype(precision.partition(" ")[0])
@@ -176,7 +178,7 @@ def _outcome(program: Program, answer: Answer) -> dict[str, np.ndarray]:
 
 
 def _filled(case: Case, answer: Answer) -> tuple[Any, KeyMap]:
-    """The network with its hashed weights, and what they are called in PyTorch."""
+    """The network with its hashed weights, and their key map to PyTorch."""
     model = case.build()
     keys = key_map(model, case.layout)
     shapes = {entry.foreign: entry.foreign_shape for entry in keys.entries}
@@ -226,7 +228,7 @@ def _training(program: Program, model: Any, keys: KeyMap, x: jax.Array) -> dict[
 
 
 def _judged(program: Program, answer: Answer, what: str, ours: np.ndarray) -> Check:
-    """Hold a quantity against its bound."""
+    """Compare a quantity with the stored answer, and its error with the bound."""
     errors = departures(ours, answer.truth[what])
     precision = program.precision
     if precision == "float64":

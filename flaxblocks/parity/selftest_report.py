@@ -1,4 +1,4 @@
-"""What the self-test found, on which device and with which versions."""
+"""The report of the self-test, with the device and the versions."""
 
 import platform
 from dataclasses import asdict, dataclass
@@ -16,20 +16,20 @@ COLUMNS = ("network", "images", "mode", "way", "precision", "output", "buffers",
 
 @dataclass(frozen=True)
 class Check:
-    """One quantity of one program.
+    """The check of one quantity that a program computes.
 
     Attributes:
         network: the model, or the block with its arguments.
-        images: `NxHxW`.
+        images: number and size of the images, `NxHxW`.
         mode: "eval" or "train".
-        way: "jit", "eager", "compiled" or "features".
+        way: how the program runs: "jit", "eager", "compiled" or "features".
         precision: "float64", "float32" (JAX's default), "float32 full" or "bfloat16".
-        what: "output", "features", "buffers" or "gradients".
-        error: relative to PyTorch in float64; infinite for what is no number.
-        bound: what it must not exceed.
-        seen: the narrower products that the error speaks of, "TF32" or "bfloat16 products".
-        failure: what JAX raised.
-        seconds: that the program took, its compilation included; with its first quantity.
+        what: the quantity: "output", "features", "buffers" or "gradients".
+        error: error relative to PyTorch in float64; infinite if a value is not finite.
+        bound: bound on the error.
+        seen: the less precise products that the error indicates, "TF32" or "bfloat16 products".
+        failure: the error that JAX raised, if any.
+        seconds: duration of the program including its compilation, for its first quantity only.
     """
 
     network: str
@@ -46,12 +46,12 @@ class Check:
 
     @property
     def ok(self) -> bool:
-        """The bound holds."""
+        """Whether the bound holds."""
         return not self.failure and self.error <= self.bound
 
     @property
     def program(self) -> tuple[str, ...]:
-        """What ran."""
+        """The fields that identify the program."""
         return self.network, self.images, self.mode, self.way, self.precision
 
 
@@ -61,7 +61,7 @@ class SelfTestReport:
 
     Attributes:
         checks: one for each quantity of each program.
-        seconds: that all of it took.
+        seconds: total duration.
     """
 
     checks: tuple[Check, ...]
@@ -69,16 +69,16 @@ class SelfTestReport:
 
     @property
     def ok(self) -> bool:
-        """Every bound holds."""
+        """Whether every bound holds."""
         return all(check.ok for check in self.checks)
 
     @property
     def broken(self) -> list[Check]:
-        """The checks whose bound is broken."""
+        """The checks whose bound does not hold."""
         return [check for check in self.checks if not check.ok]
 
     def heading(self) -> str:
-        """Device, versions and the precision of products that is in force."""
+        """The device, the versions and the current precision of matrix products."""
         device = jax.devices()[0]
         names = ", ".join(f"{name} {version(name)}" for name in ("jax", "jaxlib", "flax", "numpy"))
         precision = getattr(jax.config, "jax_default_matmul_precision", None) or "default"
@@ -88,7 +88,7 @@ class SelfTestReport:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """All of it as plain data, for JSON; what is infinite is null."""
+        """The report as plain data, for JSON; infinite values are null."""
         checks = [
             {
                 key: None if isinstance(value, float) and not np.isfinite(value) else value
@@ -100,7 +100,7 @@ class SelfTestReport:
         return {"ok": self.ok, "on": heading, "seconds": self.seconds, "checks": checks}
 
     def __str__(self) -> str:
-        """The heading, a line for each program, and the verdict."""
+        """The heading, one line per program, and the verdict."""
         lines: list[tuple[str, ...]] = [COLUMNS]
         for program, group in groupby(self.checks, key=lambda check: check.program):
             by_what = {check.what.replace("features", "output"): check for check in group}
@@ -114,10 +114,11 @@ class SelfTestReport:
         return "\n".join([self.heading(), *table, self.verdict()])
 
     def verdict(self) -> str:
-        """What came out, in a sentence or a few."""
+        """The result in one or a few sentences."""
         seen = {check.seen for check in self.checks if check.seen}
         narrow = [
-            f"float32 is {name} here; whole products: `jax.default_matmul_precision('highest')`"
+            f"float32 uses {name} here; `jax.default_matmul_precision('highest')` gives full "
+            "precision"
             for name in sorted(seen)
         ]
         failures = [f"{' '.join(c.program)}: {c.failure}" for c in self.checks if c.failure]
@@ -125,12 +126,12 @@ class SelfTestReport:
         if self.ok:
             result = f"every bound holds: {count} programs in {self.seconds:.0f} s"
         else:
-            result = f"{len(self.broken)} of {len(self.checks)} bounds are broken"
+            result = f"{len(self.broken)} of {len(self.checks)} bounds are exceeded"
         return "\n".join([*narrow, *failures, result])
 
 
 def _cell(check: Check | None) -> str:
-    """`3.1e-15`, with what it says if it does not hold."""
+    """The error of a check as text, such as `3.1e-15`, with its bound if that does not hold."""
     if check is None:
         return "-"
     if check.failure:

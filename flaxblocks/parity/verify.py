@@ -1,4 +1,4 @@
-"""`flaxblocks verify`: build both models of a registry row, give them the same weights, compare."""
+"""`flaxblocks verify`: compare a registered model with its PyTorch original."""
 
 from collections.abc import Callable
 from typing import Any
@@ -39,26 +39,25 @@ def verify(
     choice: Choice | None = None,
     tell: Callable[[LoadReport], None] | None = None,
 ) -> ParityReport:
-    """Compare a registered model with the PyTorch model that torchvision or timm has under its
-    name.
+    """Compare a registered model with its PyTorch original, such as torchvision's or timm's.
 
     Args:
-        entry: the row.
-        weights: as in `create_model`; None gives both the random weights of the PyTorch model,
-            calibrated.
+        entry: the model's registry row.
+        weights: as in `create_model`; None gives both models random weights with calibrated
+            running statistics.
         size: (height, width) of the random images.
         batch: number of images.
-        train: normalise by the batch, and compare the updated buffers.
-        grad: compare the gradient of every parameter.
-        seed: of the random weights and images.
-        num_classes: width of the head; if None, that of the weights, and 1000 without weights.
+        train: run in training mode, with batch statistics, and compare the updated buffers.
+        grad: also compare the gradient of every parameter.
+        seed: seed of the random weights and images.
+        num_classes: number of classes; None means that of the weights, or 1000 without weights.
         in_channels: channels of the image.
         config: further arguments of the model.
-        float32: run in float32 too.
-        bfloat16: run in bfloat16 too.
-        whole: run the program that users run, and compare no module but the model itself.
-        choice: which of several networks in the checkpoint.
-        tell: is given what was taken of the checkpoint.
+        float32: also run in float32.
+        bfloat16: also run in bfloat16.
+        whole: run the program that users run; of the modules only the model itself is compared.
+        choice: which network to load if the checkpoint holds several.
+        tell: called with the report of what was loaded from the checkpoint.
 
     Raises: OracleError if the PyTorch model cannot be built here; ConversionError if the weights
         are not this model's.
