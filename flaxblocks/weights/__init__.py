@@ -1,4 +1,4 @@
-"""Published weights as data: where a file lies, its hash, and the images it was trained for."""
+"""Published weights as data: the location of each file, its hash, and its preprocessing."""
 
 from flaxblocks.weights.entry import WeightEntry, find_weights, list_weights
 from flaxblocks.weights.fetch import WeightsError, cache_folder, fetch_weights

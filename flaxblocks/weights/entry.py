@@ -1,8 +1,8 @@
-"""The published weights and how they are looked up.
+"""Look-up of published weights.
 
-The data lie beside this file: one JSON file a family, written by `tools/make_weights_data.py`, and
-one `categories_*.json` for each data set. A further family is a further file and no change here.
-Nothing is read before the first look-up.
+The data are in this folder: one JSON file per family, written by `tools/make_weights_data.py`, and
+one `categories_*.json` per data set. A new family is a new file and needs no change here. Nothing
+is read before the first look-up.
 """
 
 from __future__ import annotations
@@ -27,26 +27,24 @@ class WeightEntry:
     """One published set of weights.
 
     Attributes:
-        model: The name its library gives the model: `mobilenet_v2`, `mobilenetv2_100`.
-        tag: What tells this set from the model's others: `IMAGENET1K_V2`, `ra_in1k`.
-        source: Whose checkpoint it is, and hence the layout of its keys: `torchvision` or `timm`.
-        url: Where the file lies; None if only the hub has it.
-        hub_id: The repository on the Hugging Face hub whose `model.safetensors` it is; None if
-            there is none.
-        file_name: The file's name in the cache folder.
-        sha256_prefix: The first hexadecimal digits of the file's sha256; None where they are not
-            published.
-        transforms: The preprocessing it was evaluated with.
-        num_params: Trainable parameters of the model.
-        num_classes: Width of the head.
-        categories: The names of the classes in the order of the logits; empty where they are not
-            known.
-        metrics: On ImageNet-1K, in percent: `acc@1`, `acc@5`; empty where the library publishes
+        model: The model's name in the library: `mobilenet_v2`, `mobilenetv2_100`.
+        tag: The name of this set among the model's sets: `IMAGENET1K_V2`, `ra_in1k`.
+        source: The library that publishes the set, and hence the layout of its keys: `torchvision`
+            or `timm`.
+        url: The address of the file; None if only the hub has it.
+        hub_id: The Hugging Face hub repository that has it as `model.safetensors`; None if there is
             none.
-        license: An identifier; None where the library names none.
-        recipe_url: How it was trained; None where that is not published.
-        docs_url: The page about it.
-        default: Whether it is its model's default set.
+        file_name: The file's name in the cache folder.
+        sha256_prefix: The first hexadecimal digits of the file's sha256; None if not published.
+        transforms: The preprocessing for evaluation.
+        num_params: Number of trainable parameters of the model.
+        num_classes: Number of classes.
+        categories: The names of the classes in the order of the logits; empty if not known.
+        metrics: `acc@1` and `acc@5` on ImageNet-1K in percent; empty if the library publishes none.
+        license: The identifier of the license; None if the library names none.
+        recipe_url: The address of the training recipe; None if not published.
+        docs_url: The address of the documentation; None if there is none.
+        default: Whether it is the model's default set.
     """
 
     model: str
@@ -67,29 +65,30 @@ class WeightEntry:
     default: bool
 
     def __post_init__(self) -> None:
-        """Check that the file has a source, and a name that stays inside the cache folder."""
+        """Check that the file has a source, and a name that is not outside the cache folder."""
         if self.url is None and self.hub_id is None:
-            raise ValueError(f"weights {self.name!r} need a `url` or a `hub_id`, and have neither")
+            raise ValueError(f"weights {self.name!r} must have a `url` or a `hub_id`")
         if self.file_name in ("", ".", "..") or {"/", "\\"} & set(self.file_name):
             raise ValueError(
-                f"`file_name` (={self.file_name!r}) must be a file's name without a folder"
+                f"`file_name` (={self.file_name!r}) must be a file name without a folder"
             )
 
     @property
     def name(self) -> str:
-        """The model and the tag, as timm writes them: `mobilenetv2_100.ra_in1k`."""
+        """The model and the tag in timm's notation: `mobilenetv2_100.ra_in1k`."""
         return f"{self.model}.{self.tag}"
 
 
 def list_weights(model: str | None = None) -> list[WeightEntry]:
-    """The published weights of one model, or of all.
+    """The published weights of one model, or of all models.
 
     Args:
-        model: A model's name in torchvision or timm; where both have the same network, either name
-            finds the weights of both. None for every entry.
+        model: A model's name in torchvision or timm; if both have the same network, either name
+            finds the weights of both. None for all models.
 
-    Returns: The entries: those under the name itself before those under its other name,
-        torchvision's before timm's, the default before the others. Empty if the model has none.
+    Returns: The entries: first those under the given name, then those under other names of the
+        network; torchvision's before timm's, the default before the others. Empty if the model has
+        none.
     """
     rows = [row for family in _families() for row in family["entries"]]
     if model is None:
@@ -111,12 +110,12 @@ def find_weights(model: str, tag: str) -> WeightEntry:
 
     Args:
         model: A model's name in torchvision or timm, as in `list_weights`.
-        tag: A tag (`IMAGENET1K_V2`, `ra_in1k`), `DEFAULT`, or a full name as either library writes
-            it (`mobilenetv2_100.ra_in1k`, `MobileNet_V2_Weights.IMAGENET1K_V2`).
+        tag: A tag (`IMAGENET1K_V2`, `ra_in1k`), `DEFAULT`, or a full name in the notation of either
+            library (`mobilenetv2_100.ra_in1k`, `MobileNet_V2_Weights.IMAGENET1K_V2`).
 
     Returns: The entry.
-    Raises: ValueError if the model has no weights, or none of that tag; the message lists what
-        there is, nearest first.
+    Raises: ValueError if the model has no weights, or none with that tag; the message lists the
+        existing ones, the most similar first.
     """
     entries = list_weights(model)
     if not entries:
@@ -124,7 +123,7 @@ def find_weights(model: str, tag: str) -> WeightEntry:
         near = ", ".join(repr(name) for name in _nearest(model, published)[:5])
         raise ValueError(
             f"`model` (={model!r}) has no published weights; "
-            f"models that have, nearest first: {near}"
+            f"models that have some, nearest first: {near}"
         )
     prefix, _, bare = str(tag).rpartition(".")
     prefix = prefix.removesuffix("_Weights").lower()
@@ -144,7 +143,7 @@ def find_weights(model: str, tag: str) -> WeightEntry:
 
 
 def _nearest(word: str, candidates: Iterable[str]) -> list[str]:
-    """`candidates`, the most alike first, capitals not counted."""
+    """`candidates`, sorted by similarity to `word` regardless of case."""
 
     def likeness(candidate: str) -> float:
         return difflib.SequenceMatcher(None, word.lower(), candidate.lower()).ratio()
@@ -156,7 +155,7 @@ def _nearest(word: str, candidates: Iterable[str]) -> list[str]:
 
 @functools.cache
 def _families() -> tuple[dict[str, Any], ...]:
-    """Every family's file, parsed."""
+    """The parsed files of all families."""
     files = sorted(resources.files("flaxblocks.weights").iterdir(), key=lambda file: file.name)
     return tuple(
         json.loads(file.read_text(encoding="utf-8"))
@@ -172,7 +171,7 @@ def _read_categories(name: str) -> tuple[str, ...]:
 
 
 def _names_of_network(model: str) -> tuple[str, ...]:
-    """`model` and then the names that the same network has in the other library."""
+    """`model`, followed by the names of the same network in the other library."""
     aliases: dict[str, str] = {}
     for family in _families():
         aliases |= family["aliases"]
@@ -182,7 +181,7 @@ def _names_of_network(model: str) -> tuple[str, ...]:
 
 
 def _entry(row: dict[str, Any]) -> WeightEntry:
-    """One row of a family's file as an entry of its own."""
+    """One row of a family's file as an entry."""
     transforms: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value
         for key, value in row["transforms"].items()

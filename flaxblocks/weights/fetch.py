@@ -1,9 +1,9 @@
-"""Fetch a published file once, check its hash, and keep it.
+"""Download a published file once, check its hash, and keep it.
 
-Files lie in the folder that the environment variable FLAXBLOCKS_CACHE names, else in the user's
-cache folder. A file put there by hand, under the name that the error message gives, serves as well
-as a download: that is the way for machines without a network. A URL whose file has a published hash
-comes first; the Hugging Face hub, where a file may change under its name, comes after it.
+Files are kept in the folder given by the environment variable FLAXBLOCKS_CACHE, else in the user's
+cache folder. On machines without a network, a file can be put there by hand, under the name that
+the error message gives. A URL whose file has a published hash is tried before the Hugging Face hub,
+where the file of a given name may change.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from flaxblocks.weights.entry import WeightEntry
 __all__ = ["OTHER_FOLDER", "WeightsError", "cache_folder", "fetch_weights"]
 
 _CHUNK_BYTES = 1 << 16
-OTHER_FOLDER = "set the environment variable FLAXBLOCKS_CACHE to a folder that can be written"
+OTHER_FOLDER = "set the environment variable FLAXBLOCKS_CACHE to a writable folder"
 
 
 class WeightsError(ValueError):
-    """Published weights that cannot be had, or a file whose hash is not the published one."""
+    """Published weights cannot be downloaded, or a file does not have the published hash."""
 
 
 class _SourceError(Exception):
-    """One source did not serve the file; another may."""
+    """A source did not serve the file; another one may."""
 
 
 def cache_folder() -> Path:
-    """The folder of the fetched files: FLAXBLOCKS_CACHE, else the user's cache folder.
+    """The folder of downloaded files: FLAXBLOCKS_CACHE, else the user's cache folder.
 
     Returns: An absolute path; the folder may not exist yet.
     """
@@ -47,20 +47,20 @@ def cache_folder() -> Path:
 
 
 def fetch_weights(entry: WeightEntry, *, progress: bool = True) -> Path:
-    """The local file of a published set of weights, downloaded if it is not there yet.
+    """The local file of a published set of weights, downloaded if it does not exist yet.
 
-    No file is ever written over: a download goes to a temporary file in the same folder, is checked
-    against the published hash, and only then gets its name. If it fails or is interrupted, nothing
-    of it stays behind. (The hub's own cache keeps its partial files, in order to resume.)
+    No file is ever overwritten: a download goes to a temporary file in the same folder, which is
+    checked against the published hash and then renamed. If it fails or is interrupted, nothing is
+    left behind. (The hub's own cache keeps partial files, in order to resume.)
 
     Args:
         entry: The weights, from `find_weights`.
         progress: Whether to show a progress bar on stderr.
 
-    Returns: The path of a file whose sha256 begins with `entry.sha256_prefix`, where that is
+    Returns: The path of a file whose sha256 begins with `entry.sha256_prefix`, if that is
         published.
-    Raises: WeightsError, a ValueError, in one sentence: no source can be reached (it says where to
-        put the file by hand), the hash is another, or the cache folder cannot be written.
+    Raises: WeightsError, a ValueError, if no source can be reached (the message says where to put
+        the file by hand), the hash does not match, or the cache folder is not writable.
     """
     folder = cache_folder()
     path = folder / entry.file_name
@@ -82,12 +82,12 @@ def fetch_weights(entry: WeightEntry, *, progress: bool = True) -> Path:
     by_hand = entry.url or hub.hub_url(entry.hub_id or "")
     raise WeightsError(
         f"cannot fetch the weights {entry.name!r}: {' and '.join(failures)}; "
-        f"get {by_hand} in another way and put it at {path}"
+        f"download {by_hand} by other means and put it at {path}"
     )
 
 
 def _existing(path: Path, prefix: str | None) -> Path:
-    """`path`, if it is the published file."""
+    """`path`, after a check that it is the published file."""
     try:
         problem = _hash_problem(path, prefix)
     except OSError as error:
@@ -111,13 +111,13 @@ def _from_url(entry: WeightEntry, path: Path, progress: bool) -> Path | None:
         download = pooch.HTTPDownloader(
             progressbar=progress,
             chunk_size=_CHUNK_BYTES,
-            headers={"Accept-Encoding": "identity"},  # the hash is that of the plain file
+            headers={"Accept-Encoding": "identity"},  # the hash is of the uncompressed file
         )
         download(entry.url, str(partial), None)
         if problem := _hash_problem(partial, entry.sha256_prefix):
             raise WeightsError(f"{entry.url} does not serve the published file ({problem})")
         os.replace(partial, path)
-    except requests.RequestException as error:  # an OSError as well, so it goes first
+    except requests.RequestException as error:  # also an OSError, so it must come first
         raise _SourceError(entry.url) from error
     except OSError as error:
         raise WeightsError(
@@ -125,7 +125,7 @@ def _from_url(entry: WeightEntry, path: Path, progress: bool) -> Path | None:
             f"({_reason(error, outer)}): {OTHER_FOLDER}"
         ) from error
     finally:
-        with suppress(OSError):  # it was renamed, or never made
+        with suppress(OSError):  # it was renamed or never created
             partial.unlink()
     return path
 
@@ -137,12 +137,12 @@ def _from_hub(entry: WeightEntry, path: Path, progress: bool) -> Path | None:
     try:
         return hub.download(entry.hub_id, path.parent, progress=progress)
     except Exception as error:
-        # Its client raises its own errors, its HTTP library's and the system's.
+        # The client raises its own errors, those of its HTTP library and those of the system.
         raise _SourceError(hub.hub_url(entry.hub_id)) from error
 
 
 def _hash_problem(path: Path, prefix: str | None) -> str | None:
-    """What is wrong with the file's sha256, or None if it begins with `prefix`."""
+    """The mismatch of the file's sha256 as text; None if it begins with `prefix`."""
     if prefix is None:
         return None
     with path.open("rb") as file:
@@ -153,9 +153,10 @@ def _hash_problem(path: Path, prefix: str | None) -> str | None:
 
 
 def _reason(error: BaseException, outer: BaseException | None) -> str:
-    """What lies at the bottom of `error`, in a few words.
+    """The root cause of `error`, in a few words.
 
-    `outer` is the error that the caller was handling, if any: it is in the chain and no part of it.
+    `outer` is the error that the caller was handling, if any, which is in the chain of causes but
+    unrelated.
     """
     while True:
         response = getattr(error, "response", None)

@@ -1,7 +1,6 @@
-"""Files of the Hugging Face hub, through its own client: the extra `hub`.
+"""Files of the Hugging Face hub, by its own client (the extra `hub`).
 
-The cache lies where the user's HF_HOME or HF_HUB_CACHE says, else below this library's cache
-folder.
+The cache is in the folder given by HF_HOME or HF_HUB_CACHE, else in this library's cache folder.
 """
 
 from __future__ import annotations
@@ -18,12 +17,12 @@ _REACH_SECONDS = 10
 
 
 def hub_url(hub_id: str, endpoint: str = "https://huggingface.co") -> str:
-    """The address of the weights in the repository `hub_id`, for a browser as well."""
+    """The address of the weights in the repository `hub_id`, which also works in a browser."""
     return f"{endpoint}/{hub_id}/resolve/main/{_FILE}"
 
 
 def cached_on_disk(hub_id: str, cache_folder: Path) -> Path | None:
-    """The file, if an earlier download left it in the hub's cache; the network is not touched."""
+    """The file, if it is in the hub's cache; the network is not used."""
     try:
         from huggingface_hub import try_to_load_from_cache
     except ImportError:
@@ -35,9 +34,9 @@ def cached_on_disk(hub_id: str, cache_folder: Path) -> Path | None:
 def download(hub_id: str, cache_folder: Path, *, progress: bool) -> Path:
     """Download the file into the hub's cache.
 
-    Raises: whatever the client raises; ConnectionError at once where the hub cannot be reached or
-        HF_HUB_OFFLINE is set (the client itself would try for 23 s); ImportError without the extra
-        `hub`.
+    Raises: any error of the client; ConnectionError at once if the hub cannot be reached or
+        HF_HUB_OFFLINE is set (the client itself would retry for 23 s); ImportError without the
+        extra `hub`.
     """
     try:
         import huggingface_hub
@@ -64,7 +63,7 @@ def _folder(cache_folder: Path) -> Path:
 
 @contextmanager
 def _progress_bar(show: bool) -> Iterator[None]:
-    """Turn off the client's one switch for the whole process meanwhile, if `show` is false."""
+    """If not `show`, disable the client's progress bars, in the whole process, within the block."""
     from huggingface_hub import utils
 
     if show or utils.are_progress_bars_disabled():

@@ -1,9 +1,10 @@
-"""An image file -> the array that published weights were trained for, bit for bit, without torch.
+"""Preprocessing of images for published weights, bit-identical to torchvision and timm, without
+torch.
 
-torchvision and timm both resize with Pillow, crop the centre, divide by 255 and normalise in
-float32; they differ in how the size after resizing is rounded. `Transforms` holds the settings of
-either, and `preprocess` repeats their arithmetic operation by operation, so that a prediction can
-only differ in the network.
+Both libraries resize with Pillow, crop the centre, divide by 255 and normalise in float32; they
+differ in how they round the size after resizing. `Transforms` holds the settings of either, and
+`preprocess` repeats their arithmetic operation by operation, so that predictions can differ only
+because of the network.
 """
 
 from __future__ import annotations
@@ -44,18 +45,18 @@ class Transforms:
     """Settings of an evaluation transform of torchvision or timm.
 
     Attributes:
-        resize_size: Pixels. An int: the shorter side becomes this long and the other side is
-            rounded down (torchvision's preset, and timm's for square inputs). A pair (height,
-            width): what `crop_mode` says.
-        crop_size: (height, width) of the result, cut from the centre; where the resized image is
-            smaller it is padded.
+        resize_size: Size after resizing, in pixels. An int is the length of the shorter side, with
+            the other side rounded down (torchvision's preset, and timm's for square inputs). A pair
+            (height, width) is used according to `crop_mode`.
+        crop_size: (height, width) of the result, cropped from the centre; a smaller image is
+            padded.
         interpolation: Pillow's filter: nearest, bilinear, bicubic, box, hamming or lanczos, always
             antialiased.
-        mean: Means of the channels R, G, B, on the scale [0, 1].
-        std: Their standard deviations on that scale, above 0.
-        crop_mode: `center`: keep the proportions and cover the pair `resize_size`. `squash`: resize
-            to exactly that pair. `border`: keep the proportions, fit into the pair, and pad with
-            the mean colour (elsewhere the padding is 0).
+        mean: Means of the channels R, G, B, on a scale of 0 to 1.
+        std: Standard deviations of the channels on the same scale, above 0.
+        crop_mode: `center`: keep the aspect ratio and cover the pair `resize_size`. `squash`:
+            resize to exactly that pair. `border`: keep the aspect ratio, fit into the pair, and pad
+            with the mean colour (in the other modes, padding is 0).
 
     Raises: ValueError if a field breaks the rules above.
     Source: torchvision `transforms._presets.ImageClassification`; timm `transforms_imagenet_eval`,
@@ -99,28 +100,28 @@ def preprocess(
 ) -> Float[np.ndarray, "H W 3"]:
     """Resize, crop the centre, scale to [0, 1] and normalise one image.
 
-    Every Pillow mode is first turned into RGB by `image.convert("RGB")`, as the reference training
-    scripts do: an alpha channel is dropped. Of an animation the first frame is taken. EXIF
-    orientation is not applied, because torchvision and timm do not apply it: turn such a photograph
-    with `PIL.ImageOps.exif_transpose` first.
+    Images of any Pillow mode are first converted by `image.convert("RGB")`, as in the reference
+    training scripts, which drops an alpha channel. Only the first frame of an animation is used.
+    EXIF orientation is not applied, because torchvision and timm do not apply it either: rotate
+    such a photograph with `PIL.ImageOps.exif_transpose` first.
 
-    In one thing the scripts are not followed: of grey in 16 bits they clip all above 255, which
-    leaves white, and of floats from 0 to 1 the fraction is cut off, which leaves black. Here grey
-    in 16 bits (the modes `I;16` and its kin, and `I` of a PGM file) has its high byte taken, 0 to 0
-    and 65535 to 255, which is how Pillow reads colour in 16 bits; a TIFF file's 12 bits have their
-    highest eight. Other images of the modes `I` and `F` do not say which value is white, and are
-    refused: scale them to 0 to 255, and save them with 8 bits a channel.
+    There is one difference from the scripts. They clip 16-bit greyscale values above 255, which
+    gives a white image, and truncate floats in [0, 1], which gives a black one. Here 16-bit
+    greyscale (modes such as `I;16`, and `I` from a PGM file) is reduced to its high byte, so that 0
+    gives 0 and 65535 gives 255, as Pillow does for 16-bit colour; a 12-bit TIFF file is reduced to
+    its highest eight bits. Other images in the modes `I` and `F` are rejected, because they do not
+    define which value is white: scale them to 0 to 255 and save them with 8 bits per channel.
 
     Args:
-        image: A Pillow image (left unchanged) or the path of an image file.
+        image: A Pillow image (not modified) or the path of an image file.
         transforms: The settings, for instance `find_weights(...).transforms`.
-        dtype: Floating type of the result. The arithmetic is float32 in any case, as in PyTorch,
-            and then cast.
+        dtype: Floating dtype of the result. The arithmetic is always in float32, as in PyTorch, and
+            the result is cast.
 
-    Returns: `(H, W, 3)` with (H, W) = `transforms.crop_size`, equal to the last bit to what
-        torchvision or timm give, in NHWC's order of axes.
-    Raises: ValueError in one sentence naming the file, if it is missing, truncated, no image, of a
-        mode without a known white, or a decompression bomb.
+    Returns: `(H, W, 3)` with (H, W) = `transforms.crop_size`, bit-identical to the result of
+        torchvision or timm except for the order of axes.
+    Raises: ValueError that names the file if it is missing, truncated, not an image, in a mode that
+        does not define white, or a decompression bomb.
     """
     dtype = np.dtype(dtype)
     if dtype.kind in "biucOSUmM":
@@ -132,7 +133,7 @@ def preprocess(
 
 
 def resize_and_crop(image: ImageSource, transforms: Transforms) -> UInt8[np.ndarray, "H W 3"]:
-    """`preprocess` up to the pixels: 0 to 255, not yet scaled and normalised.
+    """The part of `preprocess` before scaling and normalising, which gives pixels of 0 to 255.
 
     Raises: ValueError as `preprocess`.
     """
@@ -178,13 +179,13 @@ def _is_pair_of_pixels(value: Any) -> bool:
 
 
 def _describe(image: Any) -> str:
-    """The file's name where there is one, else what kind of image it is."""
+    """The file's name if there is one, else the type of the image."""
     name = image if isinstance(image, str | os.PathLike) else getattr(image, "filename", "")
     return os.fspath(name) if name else f"{type(image).__name__}"
 
 
 def _open_rgb(image: Any) -> Image.Image:
-    """Read `image` wholly and convert it to RGB, leaving a given Pillow image as it was."""
+    """Read all of `image` and convert it to RGB, without modifying a given Pillow image."""
     from PIL import Image
 
     try:
@@ -201,9 +202,9 @@ def _open_rgb(image: Any) -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """A Pillow image in RGB, as `preprocess` says; the given one is left unchanged.
+    """Convert a Pillow image to RGB as described in `preprocess`, without modifying it.
 
-    Raises: ValueError for a mode without a known white.
+    Raises: ValueError for a mode that does not define white.
     """
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
         return _high_byte(image).convert("RGB")
@@ -213,14 +214,14 @@ def to_rgb(image: Image.Image) -> Image.Image:
             "save it with 8 bits a channel"
         )
     if isinstance(image.info.get("transparency"), bytes):
-        # A palette with an alpha for each colour: RGB drops it, about which Pillow would warn.
+        # A palette with an alpha value per colour, about whose loss in RGB Pillow would warn.
         image = image.copy()
         del image.info["transparency"]
     return image.convert("RGB")
 
 
 def _high_byte(image: Image.Image) -> Image.Image:
-    """Grey in 16 bits, or as many as a TIFF file's tag says, in its highest eight."""
+    """Reduce 16-bit greyscale, or that of a TIFF file's bit depth, to its highest eight bits."""
     from PIL import Image
 
     bits = getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, (16,))[0]
@@ -242,7 +243,7 @@ def _resize(image: Image.Image, transforms: Transforms, name: str) -> Image.Imag
     if 0 in image.size:
         raise ValueError(f"image {name!r} has no pixels: its width and height are {image.size}")
     height, width = _resized_size(image.height, image.width, transforms)
-    # A sliver, such as 1x40000, passes Pillow's bomb check and is blown up only here.
+    # A sliver, such as 1x40000, passes Pillow's check for bombs and becomes huge only here.
     limit = 2 * (Image.MAX_IMAGE_PIXELS or math.inf)
     if min(height, width) == 0 or height * width > limit:
         raise ValueError(
@@ -253,7 +254,7 @@ def _resize(image: Image.Image, transforms: Transforms, name: str) -> Image.Imag
 
 
 def _resized_size(height: int, width: int, transforms: Transforms) -> tuple[int, int]:
-    """The (height, width) after resizing, each library's rounding kept."""
+    """The (height, width) after resizing, rounded as in each library."""
     size = transforms.resize_size
     if isinstance(size, int):
         long_side = int(size * max(height, width) / min(height, width))
@@ -268,9 +269,9 @@ def _resized_size(height: int, width: int, transforms: Transforms) -> tuple[int,
 def _center_crop(
     pixels: np.ndarray, size: tuple[int, int], fill: tuple[int, int, int]
 ) -> np.ndarray:
-    """Pad to at least `size`, an odd pixel after the image, then cut the centre.
+    """Pad to at least `size`, with an odd pixel after the image, then crop the centre.
 
-    Offsets are rounded half to even, as both libraries do.
+    Offsets are rounded half to even, as in both libraries.
     """
     height, width, _ = pixels.shape
     missing = (max(size[0] - height, 0), max(size[1] - width, 0))

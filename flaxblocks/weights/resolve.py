@@ -1,4 +1,4 @@
-"""What `weights=` may name: a file, a mapping, or published weights."""
+"""The argument `weights=`: a file, a mapping, or the name of published weights."""
 
 import os
 import sys
@@ -12,9 +12,9 @@ Weights = str | os.PathLike[str] | Mapping[str, Any] | Enum | None
 
 
 def published_weights(name: str, weights: Any) -> Any:
-    """The `WeightEntry` of model `name` that `weights` names; None where it is a path or a mapping.
+    """The `WeightEntry` of model `name` that `weights` names; None if it is a path or a mapping.
 
-    Raises: ValueError if there is neither a file nor published weights of that name.
+    Raises: ValueError if it names neither a file nor published weights.
     """
     if type(weights).__name__.endswith("_Weights"):  # torchvision's `ResNet50_Weights.DEFAULT`
         weights = str(weights)
@@ -26,7 +26,7 @@ def published_weights(name: str, weights: Any) -> Any:
 
     suffixes = tuple(suffix for row in FORMATS for suffix in row.suffixes)
     if os.sep in weights or weights.lower().endswith(suffixes):
-        return None  # the reader says that it is missing
+        return None  # the reader will report that the file is missing
     from flaxblocks.weights.entry import find_weights
 
     try:
@@ -49,9 +49,10 @@ def default_weights(name: str, layout: str | None) -> Any:
 
 
 def resolve_weights(name: str, weights: Any) -> Any:
-    """The downloaded file of published weights of model `name`; a path or a mapping as it is.
+    """The downloaded file of published weights of model `name`; a path or mapping is returned
+    unchanged.
 
-    Raises: ValueError if there is neither a file nor published weights of that name.
+    Raises: ValueError if `weights` names neither a file nor published weights.
     """
     entry = published_weights(name, weights)
     if entry is None:

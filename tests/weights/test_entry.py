@@ -186,7 +186,7 @@ def test_a_caller_cannot_change_the_data() -> None:
 
 def test_an_entry_needs_a_source_and_a_plain_file_name() -> None:
     entry = ENTRIES[0]
-    with pytest.raises(ValueError, match="need a `url` or a `hub_id`"):
+    with pytest.raises(ValueError, match="must have a `url` or a `hub_id`"):
         replace(entry, url=None, hub_id=None)
     for name in ("", "..", "a/b.pth", "..\\b.pth"):
         with pytest.raises(ValueError, match="`file_name`"):

@@ -115,7 +115,7 @@ def test_no_connection_says_what_to_do(
         fetch_weights(entry_at(url), progress=False)
     assert str(caught.value) == (
         f"cannot fetch the weights 'mobilenet_v2.IMAGENET1K_V2': {url} failed (Connection refused);"
-        f" get {url} in another way and put it at {cache / 'net.pth'}"
+        f" download {url} by other means and put it at {cache / 'net.pth'}"
     )
     assert left_behind() == []
 

@@ -130,6 +130,7 @@ def test_no_hub_says_what_to_do(
         fetch_weights(entry_at(url, hub_id="somebody/net"), progress=False)
     assert str(caught.value) == (
         f"cannot fetch the weights 'mobilenet_v2.IMAGENET1K_V2': {url} failed (Connection refused) "
-        f"and {hub} failed ({reason}); get {url} in another way and put it at {cache / 'net.pth'}"
+        f"and {hub} failed ({reason}); download {url} by other means and put it at "
+        f"{cache / 'net.pth'}"
     )
     assert left_behind() == []
