@@ -33,9 +33,9 @@ def demo_command(picture: Path, as_json: bool) -> None:
     try:
         draw_digits(digits, logits, picture)
     except ModuleNotFoundError:
-        drawn, note = None, "(with matplotlib installed it would draw some of them too)"
+        drawn, note = None, "(with matplotlib installed, it would draw some of the digits too)"
     else:
-        drawn, note = str(picture), f"some of them, with both answers: {picture}"
+        drawn, note = str(picture), f"some digits with both predictions: {picture}"
     if as_json:
         print_json({**result.as_dict(), "picture": drawn})
     else:

@@ -1,8 +1,8 @@
-"""The demo's data: 360 digits that a small MobileNetV2 never saw, and PyTorch's answers.
+"""The demo's data: 360 digits that a small MobileNetV2 was not trained on, and PyTorch's logits.
 
-The scans are 8 x 8 with values 0..16, from the UCI "Optical Recognition of Handwritten Digits" set
-(Alpaydin and Kaynak 1998, https://archive.ics.uci.edu/dataset/80), as scikit-learn carries it.
-The network is torchvision's MobileNetV2 at width 0.25. Both files come from
+The scans are 8 x 8 with values 0..16, from the UCI data set "Optical Recognition of Handwritten
+Digits" (Alpaydin and Kaynak 1998, https://archive.ics.uci.edu/dataset/80), as included in
+scikit-learn. The network is torchvision's MobileNetV2 at width 0.25. Both files were written by
 `tools/make_demo_checkpoint.py`.
 """
 
@@ -32,18 +32,18 @@ __all__ = [
 CHECKPOINT = "mobilenet_v2_digits.pth"
 DATA = "digits.npz"
 
-MAX_VALUE = 16.0  # of a scan
-SIZE = 32  # pixels, of the network's input
+MAX_VALUE = 16.0  # largest value of a scan
+SIZE = 32  # side of the network's input in pixels
 HELD_OUT = 360
-SEED = 0  # of the choice of them
-# Of the 1,437 training digits, resized and scaled to [0, 1].
+SEED = 0  # seed of the choice of held-out digits
+# Mean and standard deviation of the 1,437 training digits, resized and scaled to [0, 1].
 MEAN = 0.305
 STD = 0.324
 
 
 @dataclass(frozen=True, eq=False)
 class Digits:
-    """The digits held out from training, and PyTorch's answers to them in eval mode.
+    """The digits held out from training, and PyTorch's logits for them in evaluation mode.
 
     Attributes:
         images: `(360, 8, 8)`, the raw scans, 0..16.
@@ -61,7 +61,7 @@ class Digits:
 
 
 def load_digits() -> Digits:
-    """The digits and the answers that come with the package."""
+    """The digits and logits that come with the package."""
     with files("flaxblocks.demo").joinpath(DATA).open("rb") as file, np.load(file) as data:
         return Digits(
             images=data["images"],
@@ -75,7 +75,8 @@ def load_digits() -> Digits:
 def split_digits() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Training scans, held-out scans `(N, 8, 8)`, training labels, held-out labels; all uint8.
 
-    The held-out ones are those of `load_digits`. Needs scikit-learn, which carries the whole set.
+    The held-out digits are those of `load_digits`. Needs scikit-learn, which has the whole data
+    set.
     """
     import sklearn.datasets
     from sklearn.model_selection import train_test_split
@@ -91,9 +92,9 @@ def split_digits() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
 
 @cache
 def checkpoint_path() -> Path:
-    """The file with the trained network, a plain PyTorch `state_dict` of torchvision's MobileNetV2.
+    """The file of the trained network, a plain PyTorch `state_dict` of torchvision's MobileNetV2.
 
-    A package inside a zip archive has no such file: then it is a copy that lives until Python ends.
+    If the package is inside a zip archive, it is a temporary copy, deleted when Python exits.
     """
     stack = ExitStack()
     atexit.register(stack.close)
@@ -101,7 +102,7 @@ def checkpoint_path() -> Path:
 
 
 def digits_to_images(images: UInt8[np.ndarray, "N 8 8"]) -> Float32[np.ndarray, "N 32 32 3"]:
-    """Turn raw scans into what the network was trained on.
+    """Convert raw scans to the network's input.
 
     Args:
         images: `(N, 8, 8)`, uint8, ink from 0 to 16.

@@ -1,4 +1,4 @@
-"""The demo: a PyTorch checkpoint becomes a Flax model that gives PyTorch's answers, without
+"""The demo: convert a PyTorch checkpoint to Flax and reproduce PyTorch's predictions, without
 PyTorch.
 """
 
@@ -25,22 +25,21 @@ WIDTH_MULT = 0.25
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What the demo measured.
+    """The measurements of the demo.
 
     Attributes:
-        digits: how many were classified; none of them was trained on.
-        accuracy_torch: fraction that PyTorch gets right, from the logits that came with the
-            package.
-        accuracy_jax: fraction that this model gets right.
-        same_answers: digits for which both give the same class.
-        max_abs: largest difference of a logit, float32 in both.
+        digits: number of digits classified, none of which was used for training.
+        accuracy_torch: PyTorch's accuracy in [0, 1], from the logits that come with the package.
+        accuracy_jax: this model's accuracy in [0, 1].
+        same_answers: number of digits for which both predict the same class.
+        max_abs: largest difference between logits, both in float32.
         error_jax: relative error of JAX in float32 against PyTorch in float64.
         error_torch: relative error of PyTorch in float32 against PyTorch in float64.
         error_float64: relative error of JAX in float64 against PyTorch in float64.
-        load_seconds: reading and converting the file.
-        compile_seconds: the first call.
-        run_seconds: a call on all digits after that.
-        torch_version: the PyTorch that gave the reference.
+        load_seconds: time to read and convert the file.
+        compile_seconds: time of the first call.
+        run_seconds: time of a later call, on all digits.
+        torch_version: version of the PyTorch that computed the reference.
     """
 
     digits: int
@@ -57,29 +56,31 @@ class DemoResult:
     torch_version: str
 
     def describe(self) -> str:
-        """What happened, for a terminal."""
+        """The result as text for a terminal."""
         return "\n".join(
             (
-                f"A MobileNetV2 that PyTorch {self.torch_version} trained on scans, in Flax:",
+                f"A MobileNetV2 trained with PyTorch {self.torch_version}, converted to Flax:",
                 f"  read and converted in {self.load_seconds:.2f} s, without torch",
-                f"  {self.digits} digits it never saw: PyTorch {self.accuracy_torch:.1%} right, "
-                f"JAX {self.accuracy_jax:.1%}, the same answer for {self.same_answers}",
-                f"  largest difference of a logit, float32 in both: {self.max_abs:.1e}",
+                f"  accuracy on {self.digits} digits it never saw: PyTorch "
+                f"{self.accuracy_torch:.1%}, JAX {self.accuracy_jax:.1%}, "
+                f"the same prediction for {self.same_answers}",
+                f"  largest difference between logits, both in float32: {self.max_abs:.1e}",
                 f"  relative error against float64: JAX {self.error_jax:.1e}, "
                 f"PyTorch {self.error_torch:.1e}; JAX in float64 {self.error_float64:.1e}",
-                f"  all digits in {self.run_seconds * 1e3:.0f} ms a call, "
+                f"  all digits take {self.run_seconds * 1e3:.0f} ms per call, "
                 f"after {self.compile_seconds:.1f} s of compiling",
             )
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """The same as plain data."""
+        """The result as plain data."""
         return asdict(self)
 
 
 def run_demo() -> tuple[DemoResult, Digits, np.ndarray]:
-    """Read the bundled `.pth`, convert it, classify the held-out digits. Returns the result, digits
-    and logits.
+    """Read the bundled `.pth`, convert it, and classify the held-out digits.
+
+    Returns: the result, the digits, and the logits `(360, 10)`.
     """
     digits = load_digits()
     images = digits_to_images(digits.images)
@@ -116,12 +117,12 @@ def run_demo() -> tuple[DemoResult, Digits, np.ndarray]:
 
 
 def draw_digits(digits: Digits, logits: np.ndarray, path: Path, count: int = 24) -> None:
-    """Write a picture of the first digits, each with the answers of both frameworks. Needs
-    matplotlib.
+    """Draw the first `count` digits, each with the predictions of both frameworks, to an image
+    file. Needs matplotlib.
 
-    Digits that either gets wrong come first, in red.
+    Digits that either framework gets wrong come first, in red.
 
-    Raises: ValueError if the picture cannot be written, or its suffix is that of no picture.
+    Raises: ValueError if the file cannot be written, or its suffix is not that of an image format.
     """
     from matplotlib.figure import Figure
 

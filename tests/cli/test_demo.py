@@ -50,7 +50,7 @@ def test_the_picture_shows_both_answers_and_marks_the_wrong_ones(
     monkeypatch.setattr(Axes, "imshow", lambda self, image, **_: shown.append(image))
     ran = run("demo", "--picture", "digits.pdf")
     assert ran[::2] == (0, "")
-    assert ran.out.splitlines()[-1] == "  some of them, with both answers: digits.pdf"
+    assert ran.out.splitlines()[-1] == "  some digits with both predictions: digits.pdf"
     assert Path("digits.pdf").read_bytes().startswith(b"%PDF")
     digits = demo_module.load_digits()
     assert len(titles) == len(shown) == 24
