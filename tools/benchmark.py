@@ -1,4 +1,4 @@
-"""How fast a model runs here, in JAX and in PyTorch, in one run: medians and ratios.
+"""Measure how fast a model runs on this machine in JAX and in PyTorch: medians and ratios.
 
 python -m tools.benchmark mobilenet_v2 --batch 1 8
 """
@@ -13,7 +13,7 @@ SIZE = 224
 
 
 def jax_compiled(name: str, batch: int) -> Callable[[], object]:
-    """`compile_inference`."""
+    """The model compiled by `compile_inference`."""
     import jax
 
     import flaxblocks as fb
@@ -24,7 +24,7 @@ def jax_compiled(name: str, batch: int) -> Callable[[], object]:
 
 
 def jax_tutorial(name: str, batch: int) -> Callable[[], object]:
-    """The model under `nnx.jit`, as tutorials show it, with XLA's own convolution throughout."""
+    """The model under `nnx.jit`, as in tutorials, with XLA's own convolutions only."""
     import jax
     from flax import nnx
 
@@ -40,7 +40,7 @@ def jax_tutorial(name: str, batch: int) -> Callable[[], object]:
 
 
 def torch_eager(name: str, batch: int, channels_last: bool = False) -> Callable[[], object]:
-    """PyTorch as it stands."""
+    """The PyTorch original, in eager mode."""
     import torch
 
     import flaxblocks.models  # noqa: F401
@@ -59,7 +59,7 @@ def torch_eager(name: str, batch: int, channels_last: bool = False) -> Callable[
 
 
 def torch_channels_last(name: str, batch: int) -> Callable[[], object]:
-    """PyTorch with channels last."""
+    """The PyTorch original, in eager mode with the channels-last memory format."""
     return torch_eager(name, batch, channels_last=True)
 
 
@@ -69,7 +69,7 @@ WAYS: dict[str, Way] = {
 
 
 def main() -> None:
-    """Parse the arguments, run every way in turn, print a table."""
+    """Parse the arguments, run all ways in turn, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("model", nargs="?", default="mobilenet_v2")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
@@ -80,7 +80,7 @@ def main() -> None:
         way, batch = options.one
         print(json.dumps(measure(WAYS[way], options.model, int(batch))))
         return
-    print(f"{options.model} at {SIZE}x{SIZE}, float32: ms a call, and times compile_inference's")
+    print(f"{options.model} at {SIZE}x{SIZE}, float32: ms per call, and ratio to jax_compiled")
     for batch in options.batch:
         compare(
             ["-m", "tools.benchmark", options.model], WAYS, "jax_compiled", batch, options.rounds

@@ -1,10 +1,10 @@
-"""How fast images are read, decoded and augmented here: images a second, and the first batch.
+"""Measure how fast images are read, decoded and augmented on this machine.
 
     python -m tools.benchmark_data photos --make 1000
     python -m tools.benchmark_data photos --threads 1 2 4 --workers 0 2
 
-The way is that of `python -m train --data photos`, without a network at its end. `--make` writes
-smooth random JPEG files of 500x375, as large as ImageNet's are, into a folder that is not there.
+The pipeline is that of `python -m train --data photos`, without a network. `--make` writes smooth
+random JPEG files of 500x375 pixels, about the size of ImageNet's, if the folder does not exist.
 """
 
 import argparse
@@ -19,12 +19,12 @@ from train.data.augment import Augmentation
 from train.data.folder import open_folder
 from train.data.source import Source
 
-SECONDS = 10.0  # of reading, after the first batch of each way
-GRID = (12, 16, 3)  # random colours that a picture is blown up from
+SECONDS = 10.0  # of reading, after the first batch
+GRID = (12, 16, 3)  # random colours that are enlarged to a picture
 
 
 def make(folder: Path, count: int) -> None:
-    """Write pictures of two classes."""
+    """Write `count` random pictures in two classes."""
     rng = np.random.default_rng(0)
     for i in range(count):
         small = Image.fromarray(rng.integers(0, 256, GRID, np.uint8))
@@ -36,7 +36,7 @@ def make(folder: Path, count: int) -> None:
 
 
 def measure(source: Source, batch: int, size: int, workers: int) -> tuple[float, float]:
-    """Seconds until the first batch, and images a second from then on."""
+    """The seconds until the first batch, and the images per second after it."""
     augmentation = Augmentation((size, size), "bilinear", min_crop=0.08, flip=0.5, trivial=False)
     start = time.perf_counter()
     batches = pipeline.train_batches(
@@ -53,15 +53,19 @@ def measure(source: Source, batch: int, size: int, workers: int) -> tuple[float,
 
 
 def main() -> None:
-    """Parse the arguments, measure each way in turn, print a table."""
+    """Parse the arguments, measure each setting in turn, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("folder", type=Path, help="of images by class")
-    parser.add_argument("--make", type=int, metavar="COUNT", help="write so many pictures first")
+    parser.add_argument("folder", type=Path, help="folder with a subfolder of images per class")
+    parser.add_argument("--make", type=int, metavar="COUNT", help="first write this many pictures")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--size", type=int, default=224)
-    parser.add_argument("--threads", type=int, nargs="+", help="of each process; else as in train")
-    parser.add_argument("--workers", type=int, nargs="+", default=[0], help="processes; 0: none")
-    parser.add_argument("--rounds", type=int, default=3, help="turns of all ways")
+    parser.add_argument(
+        "--threads", type=int, nargs="+", help="threads per process; by default as in training"
+    )
+    parser.add_argument(
+        "--workers", type=int, nargs="+", default=[0], help="worker processes; 0 reads in threads"
+    )
+    parser.add_argument("--rounds", type=int, default=3, help="number of turns of each setting")
     options = parser.parse_args()
     if options.make and not options.folder.exists():
         make(options.folder, options.make)

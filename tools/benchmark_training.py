@@ -1,10 +1,10 @@
-"""How fast a training step runs here, in JAX and in PyTorch, in one run: medians and ratios.
+"""Measure how fast a training step runs on this machine in JAX and in PyTorch: medians and ratios.
 
     python -m tools.benchmark_training resnet50 mobilenet_v2 --batch 128 --dtype bfloat16
 
-The step is that of `python -m train`: pixels are normalised, loss with label smoothing, gradients,
-SGD with Nesterov's momentum and decay. PyTorch does the same, with channels last, and in bfloat16
-under autocast.
+The step is that of `python -m train`: normalisation of pixels, loss with label smoothing,
+gradients, and SGD with Nesterov momentum and weight decay. PyTorch does the same in the
+channels-last memory format, with autocast for bfloat16.
 """
 
 import argparse
@@ -30,7 +30,7 @@ def _batch(batch: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def jax_step(name: str, batch: int) -> Callable[[], object]:
-    """The step of `train/`, its state donated."""
+    """The step of `train/`, with its state donated."""
     import jax
     import jax.numpy as jnp
 
@@ -59,7 +59,7 @@ def jax_step(name: str, batch: int) -> Callable[[], object]:
 
 
 def jax_tutorial(name: str, batch: int) -> Callable[[], object]:
-    """The step as tutorials show it: `nnx.jit`, `nnx.Optimizer`, XLA's own convolutions."""
+    """The step as in tutorials: `nnx.jit`, `nnx.Optimizer`, XLA's own convolutions."""
     import jax
     import jax.numpy as jnp
     import optax
@@ -93,7 +93,7 @@ def jax_tutorial(name: str, batch: int) -> Callable[[], object]:
 
 
 def torch_eager(name: str, batch: int, compiled: bool = False) -> Callable[[], object]:
-    """PyTorch with channels last."""
+    """The step in PyTorch, in eager mode with the channels-last memory format."""
     import torch
 
     import flaxblocks.models  # noqa: F401
@@ -101,7 +101,7 @@ def torch_eager(name: str, batch: int, compiled: bool = False) -> Callable[[], o
     from flaxblocks.parity.oracle import make_oracle
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    torch.backends.cudnn.benchmark = True  # as torchvision's script has it
+    torch.backends.cudnn.benchmark = True  # as in torchvision's training script
     made = make_oracle(find_model(name), CLASSES, 3, {}).train().to(device)
     model: Any = made.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     run_model = torch.compile(model) if compiled else model
@@ -116,7 +116,7 @@ def torch_eager(name: str, batch: int, compiled: bool = False) -> Callable[[], o
     half = os.environ[DTYPE] == "bfloat16"
 
     def run() -> None:
-        images = ((pixels.float() / 255 - mean) / std).permute(0, 3, 1, 2)  # is channels last
+        images = ((pixels.float() / 255 - mean) / std).permute(0, 3, 1, 2)  # now channels last
         optimiser.zero_grad(set_to_none=True)
         with torch.autocast(device, torch.bfloat16, enabled=half):
             loss = loss_of(run_model(images), labels)
@@ -129,7 +129,7 @@ def torch_eager(name: str, batch: int, compiled: bool = False) -> Callable[[], o
 
 
 def torch_compile(name: str, batch: int) -> Callable[[], object]:
-    """The same, under `torch.compile`."""
+    """The step in PyTorch, under `torch.compile`."""
     return torch_eager(name, batch, compiled=True)
 
 
@@ -139,7 +139,7 @@ WAYS: dict[str, Way] = {
 
 
 def main() -> None:
-    """Parse the arguments, run every way in turn, print a table."""
+    """Parse the arguments, run all ways in turn, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("models", nargs="*", default=["resnet50", "mobilenet_v2"])
     parser.add_argument("--batch", type=int, default=128)
@@ -154,7 +154,7 @@ def main() -> None:
         print(json.dumps(measure(WAYS[way], options.models[0], int(batch))))
         return
     for model in options.models:
-        print(f"{model} at {SIZE}x{SIZE}, {options.dtype}: ms a step, and times ours")
+        print(f"{model} at {SIZE}x{SIZE}, {options.dtype}: ms per step, and ratio to the first")
         command = ["-m", "tools.benchmark_training", model, "--dtype", options.dtype]
         ways = {way: WAYS[way] for way in options.ways}
         compare(command, ways, options.ways[0], options.batch, options.rounds)

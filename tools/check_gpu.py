@@ -1,12 +1,12 @@
-"""Try flaxblocks on a GPU in a few minutes: each test of `pytest -m gpu`, the doctor, the selftest.
+"""Check flaxblocks on a GPU in a few minutes: all tests of `pytest -m gpu`, doctor and selftest.
 
     python tools/check_gpu.py --out gpu                      # on a machine with a GPU
-    python tools/check_gpu.py --out cpu --on cpu --quick     # this program itself, without one
+    python tools/check_gpu.py --out cpu --on cpu --quick     # test this program without a GPU
 
-Each part is a process of its own, some of them side by side, so that a crash is one line among
-others. What comes out is written as it comes: a line of JSON each to OUT.jsonl, and a table with
-device and versions to OUT.md. When the time is up, what runs is ended and nothing more is started.
-The exit status is 0 if every part passed.
+Each part runs in its own process, several in parallel, so that a crash is only one failed part.
+Results are written as they arrive: one line of JSON each to OUT.jsonl, and a table with device and
+versions to OUT.md. When the time is up, running parts are ended and no others are started. The exit
+status is 0 if every part passed.
 """
 
 import argparse
@@ -34,21 +34,21 @@ __all__ = ["Part", "Result", "parts_of", "run", "run_all", "table"]
 ROOT = Path(__file__).resolve().parents[1]
 TESTS = "tests/parity/test_on_gpu.py"
 COMMAND = (sys.executable, "-c", "from flaxblocks.cli.main import main; main()")
-# Numbers are asked for here: a warning is printed, where elsewhere in the tests it is an error.
+# Warnings are only printed here, while they are errors in other runs of the tests.
 PYTEST = (sys.executable, "-m", "pytest", "-q", "-n", "0", "-m", "gpu", "-W", "default")
-QUICK = ("resnet10t", "mobilenetv2_035")  # the families, and the selftest's model is the latter
+QUICK = ("resnet10t", "mobilenetv2_035")  # the models tested; the selftest runs the last one
 PACKAGES = ("jax", "jaxlib", "jax-cuda13-plugin", "jax-cuda12-plugin", "flax", "numpy", "torch")
 CORES = os.cpu_count() or 1
-LINES = 60  # of the output of a part that did not pass
+LINES = 60  # number of last lines shown of the output of a part that did not pass
 
-_running: set[int] = set()  # process groups, which end with this program
+_running: set[int] = set()  # process groups to end with this program
 
 Outcome = Literal["passed", "failed", "crashed", "out of time", "not started"]
 
 
 @dataclass(frozen=True)
 class Part:
-    """One thing to do: its name, and its process; pytest's writes a report if it is a test."""
+    """One part of the check: its name, its command, and whether it is a test run by pytest."""
 
     name: str
     command: tuple[str, ...]
@@ -57,7 +57,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Result:
-    """What became of a part; what it measured, by name; and what it printed."""
+    """The result of a part: its outcome, its measurements by name, and its output."""
 
     part: str
     outcome: Outcome
@@ -67,11 +67,12 @@ class Result:
 
 
 def environment(on: str, jobs: int) -> dict[str, str]:
-    """Of every part: the device, its memory and the processors shared, and no known fault of
-    jaxlib's CPU backend.
+    """The environment of all parts, which share the device's memory and the processors.
+
+    It cures known faults of jaxlib's CPU backend.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of such a fault
+        warnings.simplefilter("ignore", UserWarning)  # about such a fault
         import jaxlib.version
 
         from flaxblocks.inspect.installation.known_bad import bad_rows
@@ -79,10 +80,10 @@ def environment(on: str, jobs: int) -> dict[str, str]:
     settings = {
         **os.environ,
         "FLAXBLOCKS_GPU_TESTS_ON": on,
-        "OMP_NUM_THREADS": str(max(1, CORES // jobs)),  # PyTorch's, else all for each part
+        "OMP_NUM_THREADS": str(max(1, CORES // jobs)),  # PyTorch's threads; by default all cores
         "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
         "PYTHONUNBUFFERED": "1",
-        "TF_CPP_MIN_LOG_LEVEL": "2",  # no warnings that others use the device too
+        "TF_CPP_MIN_LOG_LEVEL": "2",  # no warnings that other processes use the device
         "XLA_FLAGS": " ".join([os.environ.get("XLA_FLAGS", ""), *sorted(cures)]).strip(),
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
     }
@@ -90,7 +91,7 @@ def environment(on: str, jobs: int) -> dict[str, str]:
 
 
 def parts_of(settings: Mapping[str, str], quick: bool) -> list[Part]:
-    """The doctor, the selftest by networks, and each test, in the order in which they start."""
+    """The doctor, the selftest of each network, and each test, in the order that they start."""
     from flaxblocks.parity.cases import CASES
 
     listed = subprocess.run(
@@ -114,7 +115,7 @@ def parts_of(settings: Mapping[str, str], quick: bool) -> list[Part]:
 
 
 def run(part: Part, settings: Mapping[str, str], deadline: float) -> Result:
-    """Run a part to its end, or until `time.monotonic()` reaches the deadline."""
+    """Run a part until it ends or `time.monotonic()` reaches the deadline."""
     started = time.monotonic()
     if started >= deadline:
         return Result(part.name, "not started")
@@ -129,7 +130,7 @@ def run(part: Part, settings: Mapping[str, str], deadline: float) -> Result:
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
-            start_new_session=True,  # tests start processes: all of them end together
+            start_new_session=True,  # so that processes started by tests end together
         )
         _running.add(process.pid)
         try:
@@ -145,7 +146,7 @@ def run(part: Part, settings: Mapping[str, str], deadline: float) -> Result:
 
 
 def _outcome(status: int, report: Path | None) -> Outcome:
-    """A test that neither passed nor failed, such as one that was left out, is no success."""
+    """The outcome of a process; a test that was skipped counts as failed."""
     if status == 0 and report is not None:
         (suite,) = ElementTree.parse(report).getroot()
         counts = {name: int(suite.get(name, 0)) for name in ("tests", "skipped")}
@@ -154,7 +155,7 @@ def _outcome(status: int, report: Path | None) -> Outcome:
 
 
 def _measured(report: Path) -> Iterator[tuple[str, str]]:
-    """What the test of a report recorded, numbers as `3.1e-15`."""
+    """The properties that a test recorded in its report, with numbers as `3.1e-15`."""
     for found in ElementTree.parse(report).iter("property"):
         value = found.get("value", "")
         with contextlib.suppress(ValueError):
@@ -165,7 +166,7 @@ def _measured(report: Path) -> Iterator[tuple[str, str]]:
 def run_all(
     parts: Sequence[Part], settings: Mapping[str, str], deadline: float, jobs: int
 ) -> Generator[Result]:
-    """The results, each as it comes. Left early, as by Ctrl-C, it ends what runs."""
+    """Yield results as they arrive. If it is closed early, as by Ctrl-C, it ends running parts."""
     with ThreadPoolExecutor(jobs) as pool:
         futures = [pool.submit(run, part, settings, deadline) for part in parts]
         try:
@@ -181,7 +182,7 @@ def run_all(
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of what is installed of `PACKAGES`."""
+    """The versions of Python and of the installed packages among `PACKAGES`."""
     found = {"Python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -192,7 +193,9 @@ def versions() -> dict[str, str]:
 
 
 def table(parts: Sequence[Part], results: Mapping[str, Result], seconds: float) -> str:
-    """The results so far in Markdown, under device and versions, and what was printed of note."""
+    """The results so far in Markdown, with device, versions, and the output of failed parts and
+    reports.
+    """
     doctor = results.get("doctor", Result("doctor", "not started")).output
     devices = [line.split(maxsplit=2)[2] for line in doctor.splitlines() if "  devices  " in line]
     counts = [result.outcome for result in results.values()]
@@ -221,18 +224,18 @@ def table(parts: Sequence[Part], results: Mapping[str, Result], seconds: float) 
 
 
 def main() -> None:
-    """Run every part, and write what comes out of it."""
-    parser = argparse.ArgumentParser(description="try flaxblocks on a GPU in a few minutes")
-    parser.add_argument("--out", type=Path, required=True, help="writes OUT.jsonl and OUT.md")
-    parser.add_argument("--on", choices=("gpu", "cpu"), default="gpu", help="the device, as JAX")
-    parser.add_argument("--quick", action="store_true", help=f"of families: {', '.join(QUICK)}")
-    parser.add_argument("--minutes", type=float, default=7.5, help="in all; default 7.5")
+    """Run every part, and write the results."""
+    parser = argparse.ArgumentParser(description="check flaxblocks on a GPU in a few minutes")
+    parser.add_argument("--out", type=Path, required=True, help="write OUT.jsonl and OUT.md")
+    parser.add_argument("--on", choices=("gpu", "cpu"), default="gpu", help="device to check")
+    parser.add_argument("--quick", action="store_true", help=f"only test {' and '.join(QUICK)}")
+    parser.add_argument("--minutes", type=float, default=7.5, help="time limit; by default 7.5")
     parser.add_argument(
-        "--jobs", type=int, default=CORES, help="side by side; by default as many as processors"
+        "--jobs", type=int, default=CORES, help="parts in parallel; by default one per processor"
     )
     options = parser.parse_args()
     started = time.monotonic()
-    sys.path.insert(0, str(ROOT))  # it need not be installed
+    sys.path.insert(0, str(ROOT))  # flaxblocks need not be installed
     settings = environment(options.on, options.jobs)
     parts = parts_of(settings, options.quick)
     options.out.parent.mkdir(parents=True, exist_ok=True)

@@ -1,10 +1,10 @@
 """Train the demo's network and write its two files: `python -m tools.make_demo_checkpoint`.
 
-torchvision's MobileNetV2 at width 0.25 learns scikit-learn's handwritten digits, 1,437 of them; the
-other 360 are stored with its logits. One seed fixes the split, the initial weights, the order and
-the augmentation, so a second run on the same machine writes the same bytes; another processor
-rounds otherwise, and the difference grows along the training. The settings below were chosen on
-digits split off the training set; the held-out ones were only counted at the end.
+torchvision's MobileNetV2 at width 0.25 is trained on 1,437 of scikit-learn's handwritten digits;
+the other 360 are stored with its logits. One seed determines the split, the initial weights, the
+order and the augmentation, so a second run on the same machine writes the same bytes; another
+processor rounds differently, and the differences grow during training. The settings below were
+chosen on digits split off the training set; the held-out ones were evaluated only at the end.
 """
 
 import argparse
@@ -22,18 +22,18 @@ from flaxblocks.parity.oracle import import_torchvision
 SEED = 0
 EPOCHS = 100
 BATCH_SIZE = 64
-ROTATION = 15.0  # degrees to either side
-SHIFT = 3.0  # pixels of 32 to either side
+ROTATION = 15.0  # degrees in either direction
+SHIFT = 3.0  # pixels, of 32, in either direction
 MIN_ACCURACY = 0.98
 
 
 def to_tensor(images: np.ndarray) -> Tensor:
-    """Raw scans to the network's input, NCHW."""
+    """Convert raw scans to the network's input, NCHW."""
     return torch.from_numpy(digits.digits_to_images(images)).permute(0, 3, 1, 2).contiguous()
 
 
 def augment(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Rotate and shift each image of `x` a little at random; blank paper comes in at the edges."""
+    """Rotate and shift each image of `x` slightly at random, with blank paper at the edges."""
     angle, dx, dy = (torch.rand(3, len(x), generator=generator) * 2 - 1).unbind()
     angle = torch.deg2rad(angle * ROTATION)
     reach = 2 * SHIFT / digits.SIZE  # the grid is 2 wide
@@ -45,9 +45,9 @@ def augment(x: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def train(model: nn.Module, x: Tensor, labels: Tensor, epochs: int) -> None:
-    """AdamW under a one-cycle schedule; leaves `model` in eval mode."""
+    """Train with AdamW and a one-cycle schedule; leaves `model` in evaluation mode."""
     generator = torch.Generator().manual_seed(SEED)
-    steps = len(x) // BATCH_SIZE  # the rest of an epoch is left out: other digits every time
+    steps = len(x) // BATCH_SIZE  # the remainder is left out, different digits each epoch
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 5e-3, total_steps=epochs * steps)
     model.train()
@@ -66,13 +66,13 @@ def train(model: nn.Module, x: Tensor, labels: Tensor, epochs: int) -> None:
 
 
 def main() -> None:
-    """Train, check the held-out accuracy, write both files."""
+    """Train, check the held-out accuracy, and write both files."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path(digits.__file__).parent, help="folder")
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     arguments = parser.parse_args()
 
-    torch.set_num_threads(1)  # so small a network gains nothing from two, and one repeats anywhere
+    torch.set_num_threads(1)  # reproducible; so small a network gains nothing from two
     torch.use_deterministic_algorithms(True)
     import_torchvision()
     from torchvision.models import mobilenet_v2

@@ -1,10 +1,10 @@
-"""Compute PyTorch's answers to the cases of `flaxblocks selftest`, and store them in the package.
+"""Compute PyTorch's results for the cases of `flaxblocks selftest`, and store them in the package.
 
     python tools/make_selftest_answers.py
 
-Weights and images are those of `flaxblocks.parity.hashed`; the models are torchvision's and timm's,
-the blocks torch_ref's. The running statistics of each batch norm lie about the mean and variance of
-what it sees, measured here, layer after layer. Needs torch, torchvision and timm.
+Weights and images come from `flaxblocks.parity.hashed`, the models from torchvision and timm, and
+the blocks from torch_ref. The running statistics of each batch norm are near the mean and variance
+of its input, which are measured here layer by layer. Needs torch, torchvision and timm.
 """
 
 import argparse
@@ -29,15 +29,15 @@ from flaxblocks.parity.hashed import hashed, hashed_state
 from flaxblocks.parity.oracle import make_oracle
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.append(str(ROOT))  # `torch_ref` is no part of the installed package
-KEPT = 8  # binary digits of a mean or a variance
+sys.path.append(str(ROOT))  # `torch_ref` is not part of the installed package
+KEPT = 8  # bits kept of a mean or a variance
 LIBRARIES = ("torch", "torchvision", "timm")
 
 Tensors = Mapping[str, np.ndarray]
 
 
 def main() -> None:
-    """Compute PyTorch's answers to the cases of the self-test, and write them into the package."""
+    """Compute PyTorch's results for the cases of the self-test, and write them to the package."""
     argparse.ArgumentParser(description=main.__doc__).parse_args()
     torch.manual_seed(0)
     stored: dict[str, Any] = {}
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def answer(case: Case) -> tuple[Tensors, dict[str, Any]]:
-    """The truth of a case, and the rest of what is stored of it."""
+    """The float64 results of a case, and its norms and PyTorch's own errors."""
     model = original(case)
     images = hashed(f"{case.key}/images", (case.batch, *case.size, case.in_channels))
     norms = fill(model, case, images)
@@ -70,7 +70,7 @@ def answer(case: Case) -> tuple[Tensors, dict[str, Any]]:
 
 
 def original(case: Case) -> Any:
-    """The PyTorch network."""
+    """The PyTorch network of a case."""
     if not case.is_block:
         return make_oracle(find_model(case.name), CLASSES, 3, {})
     import torch_ref.blocks
@@ -79,8 +79,8 @@ def original(case: Case) -> Any:
 
 
 def fill(model: Any, case: Case, images: np.ndarray) -> dict[str, tuple[float, float]]:
-    """Give a network the hashed weights. Returns the mean and variance that each norm sees, rounded
-    so that they are written exactly.
+    """Give a network its hashed weights. Returns the mean and variance of each norm's input,
+    rounded to few bits, so that JSON stores them exactly.
     """
     norms: dict[str, tuple[float, float]] = {}
     shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}
@@ -110,23 +110,23 @@ def fill(model: Any, case: Case, images: np.ndarray) -> dict[str, tuple[float, f
 
 
 def load(model: Any, arrays: Tensors) -> None:
-    """Fill a module, every key of it."""
+    """Load arrays for all keys of a module."""
     model.load_state_dict({key: torch.from_numpy(np.array(a)) for key, a in arrays.items()})
 
 
 def strip(arrays: Tensors, path: str) -> dict[str, np.ndarray]:
-    """What lies under `path`, by its own names."""
+    """The arrays with `path` removed from their names."""
     return {key.removeprefix(f"{path}."): array for key, array in arrays.items()}
 
 
 def rounded(number: float) -> float:
-    """`number` with `KEPT` binary digits."""
+    """`number` rounded to `KEPT` bits."""
     mantissa, exponent = np.frexp(number)
     return float(np.ldexp(np.round(mantissa * 2**KEPT), exponent - KEPT))
 
 
 def run(model: Any, case: Case, images: np.ndarray, dtype: torch.dtype) -> dict[str, Tensors]:
-    """What is asked of a case, in one precision: quantity -> name -> array in Flax's layout."""
+    """Run a case in one precision. Returns quantity -> name -> array in Flax's layout."""
     network = copy.deepcopy(model).to(dtype).train(case.train)
     for module in network.modules():
         if "Drop" in type(module).__name__ or "StochasticDepth" in type(module).__name__:
@@ -157,22 +157,22 @@ def run(model: Any, case: Case, images: np.ndarray, dtype: torch.dtype) -> dict[
 
 
 def array(tensor: torch.Tensor) -> np.ndarray:
-    """In float64, and as PyTorch lays it."""
+    """A tensor as a float64 array, in PyTorch's layout."""
     return tensor.detach().double().numpy()
 
 
 def native(tensor: torch.Tensor) -> np.ndarray:
-    """In float64 and in Flax's layout."""
+    """A tensor as a float64 array, in Flax's layout."""
     return array(tensor.permute(0, 2, 3, 1) if tensor.ndim == 4 else tensor)
 
 
 def digested(what: str, tensors: Tensors) -> np.ndarray:
-    """What is kept of a quantity."""
+    """The digest of a quantity, which is what is stored."""
     return digest(what, tensors[what]) if what in tensors else digests(tensors)
 
 
 def own_error(what: str, narrow: Tensors, exact: Tensors) -> float:
-    """PyTorch's own error: of an output the largest of all its numbers, of variables the median."""
+    """PyTorch's own error: the largest one for an output, the median over variables otherwise."""
     if what in exact:
         return parity.relative_error(narrow[what], exact[what])
     return float(np.median(departures(digests(narrow), digests(exact))))

@@ -1,13 +1,13 @@
-"""Write flaxblocks/weights/*.json from the installed torchvision and timm: a file a family.
+"""Write flaxblocks/weights/*.json, one file per family, from the installed torchvision and timm.
 
 Run it where flaxblocks is installed (`pip install -e .[torch]`), or with PYTHONPATH=. :
 
-    python tools/make_weights_data.py            # every family
-    python tools/make_weights_data.py resnet     # flaxblocks/models/resnet.py's
+    python tools/make_weights_data.py            # all families
+    python tools/make_weights_data.py resnet     # that of flaxblocks/models/resnet.py
 
-Which models there are, and which names are of one network, is what the registry says: a model's
-weights are those that either library publishes under its name, an alias of it, or the name of a row
-in `in_layout`.
+The registry determines the models and which names belong to one network: a model's weights are
+those that either library publishes under its name, an alias of it, or the name of a row in
+`in_layout`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Row = dict[str, Any]
 
 
 def main() -> None:
-    """Write the families named on the command line, or all."""
+    """Write the families named on the command line, by default all."""
     families: dict[str, list[ModelEntry]] = {}
     for entry in model_entries():
         families.setdefault(entry.build.__module__.rpartition(".")[2], []).append(entry)
@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def write_family(path: Path, rows: list[ModelEntry]) -> None:
-    """Write one family's file, and the categories beside it if they are not there yet."""
+    """Write one family's file, and the file of categories if it does not exist yet."""
     import_torchvision()
     import timm
     import torchvision
@@ -68,7 +68,7 @@ def write_family(path: Path, rows: list[ModelEntry]) -> None:
 
 
 def _other_names(row: ModelEntry) -> list[str]:
-    """What a library whose layout has a row of its own calls the network of a torchvision row."""
+    """The names of a torchvision row's network in libraries whose layout has its own row."""
     if row.source != "torchvision":
         return []
     others = [find_model(name) for layout, name in row.in_layout.items() if layout == "timm"]
@@ -91,7 +91,7 @@ def _layout(family: Row) -> str:
 
 
 def torchvision_rows(names: list[str]) -> list[Row]:
-    """The rows of torchvision's classification weights."""
+    """The rows for torchvision's classification weights."""
     from torchvision import models
 
     rows = []
@@ -132,7 +132,7 @@ def torchvision_rows(names: list[str]) -> list[Row]:
 
 
 def timm_rows(names: list[str]) -> list[Row]:
-    """The rows of timm's weights; a tag without a file (`untrained`) has none."""
+    """The rows for timm's weights; a tag without a file (`untrained`) has none."""
     import timm
     import torch
     from timm.models import get_arch_pretrained_cfgs
@@ -172,7 +172,7 @@ def timm_rows(names: list[str]) -> list[Row]:
                     "num_params": num_params,
                     "num_classes": cfg.num_classes,
                     "categories": "imagenet1k" if cfg.num_classes == 1000 else None,
-                    "metrics": {},  # timm publishes its results apart from the package
+                    "metrics": {},  # timm publishes its results outside the package
                     "license": cfg.license,
                     "recipe_url": None,
                     "docs_url": f"https://huggingface.co/{hub_id}" if hub_id else None,
@@ -200,14 +200,14 @@ def _timm_transforms(cfg: Any) -> Transforms:
 
 
 def _file(url: str) -> Row:
-    """The file's name and the start of its sha256, which both libraries write at the name's end."""
+    """The file's name and the start of its sha256, with which both libraries end the name."""
     name = url.rpartition("/")[2]
     found = re.search(r"-([0-9a-f]{8,64})\.\w+$", name)
     return {"file_name": name, "sha256_prefix": found.group(1) if found else None}
 
 
 def _categories(names: list[str]) -> str:
-    """Write ImageNet-1K's categories the first time; refuse any others."""
+    """Write ImageNet-1K's categories if there is no file yet; reject any others."""
     if not CATEGORIES.exists():
         CATEGORIES.write_text(
             json.dumps(names, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"

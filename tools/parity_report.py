@@ -1,17 +1,17 @@
-"""Hold every registered model against its PyTorch original, and write what came out of it.
+"""Compare every registered model with its PyTorch original, and write a table of the results.
 
-    python tools/parity_report.py                  # what each model lacks: a row, or a part of it
-    python tools/parity_report.py --only bfloat16  # of that, this part
-    python tools/parity_report.py 'resnet*' -f     # these, again
-    python tools/parity_report.py --write-only     # the README's table from the rows there are
+    python tools/parity_report.py                  # measure missing rows, or missing parts of rows
+    python tools/parity_report.py --only bfloat16  # measure only this part
+    python tools/parity_report.py 'resnet*' -f     # measure these models again
+    python tools/parity_report.py --write-only     # write the README's table from existing rows
 
-The rows lie in tools/parity_report.json, written after each part of each model, so that a run that
-was stopped goes on where it was, and two runs of different patterns may go on side by side. Each
-has the model's parameters and multiply-adds (224x224) and the seconds that `load_torch` takes, the
-least of three; the largest relative error of a module in float64, and the float32 error of the
-output beside PyTorch's own; the bfloat16 errors likewise; and the largest errors of modules,
-updated buffers and gradients in training mode in float64. Weights are random and calibrated. The
-exit status is 1 if a bound of `flaxblocks.parity` is broken.
+The rows are in tools/parity_report.json, which is written after each part of each model, so that a
+stopped run can be resumed, and runs with different patterns can run in parallel. Each row has the
+model's parameters and multiply-adds (224x224) and the seconds that `load_torch` takes, the minimum
+of three; the largest relative error of a module in float64, and the float32 error of the output
+with PyTorch's own; the same for bfloat16; and the largest errors of modules, updated buffers and
+gradients in training mode in float64. Weights are random and calibrated. The exit status is 1 if an
+error exceeds its bound in `flaxblocks.parity`.
 """
 
 import argparse
@@ -37,12 +37,12 @@ from flaxblocks.parity import BOUNDS
 from flaxblocks.parity.oracle import calibrated_oracle
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.append(str(ROOT))  # `torch_ref` is no part of the installed package
+sys.path.append(str(ROOT))  # `torch_ref` is not part of the installed package
 ROWS = ROOT / "tools" / "parity_report.json"
 README = ROOT / "README.md"
 BEGIN, END = "<!-- parity report: begin -->", "<!-- parity report: end -->"
-SIZE = (64, 96)  # of the images; every model takes it, those included that need multiples of 32
-IMAGES, TRAINING_IMAGES = 2, 8  # a gate's batch norm sees one value an image
+SIZE = (64, 96)  # size of the images, which suits models that need multiples of 32 too
+IMAGES, TRAINING_IMAGES = 2, 8  # a batch norm in a gate sees one value per image
 CLASSES = 1000
 MISSING = "-"
 LIBRARIES = ("jax", "flax", "torch", "torchvision", "timm")
@@ -51,7 +51,7 @@ Row = dict[str, Any]
 
 
 def measure_size(entry: ModelEntry, model: Any, oracle: Any) -> Row:
-    """What the model is, and how long its weights take to load."""
+    """The size of the model, and the time to load its weights."""
     state = oracle.state_dict()
     seconds = min(timeit.repeat(lambda: fb.load_torch(model, state), number=1, repeat=3))
     stages = summarize(abstract_model(entry.name), entry.input_size)
@@ -87,7 +87,7 @@ def measure_inference(entry: ModelEntry, model: Any, oracle: Any) -> Row:
 
 
 def measure_bfloat16(entry: ModelEntry, model: Any, oracle: Any) -> Row:
-    """The errors in bfloat16, of the program that users run."""
+    """The errors in bfloat16 of the program that users run."""
     report = fb.parity.compare(
         model, oracle, images(IMAGES), entry.layout, float32=False, bfloat16=True, whole=True
     )
@@ -98,7 +98,7 @@ def measure_bfloat16(entry: ModelEntry, model: Any, oracle: Any) -> Row:
     }
 
 
-# By the key that a row has if that part of it is measured.
+# The parts of a row, by a key that the row has once the part is measured.
 PARTS: dict[str, Callable[[ModelEntry, Any, Any], Row]] = {
     "parameters": measure_size,
     "train": measure_training,
@@ -108,12 +108,12 @@ PARTS: dict[str, Callable[[ModelEntry, Any, Any], Row]] = {
 
 
 def images(count: int) -> np.ndarray:
-    """The images that are compared, the same in every run."""
+    """The input images, the same in every run."""
     return np.random.default_rng(0).standard_normal((count, *SIZE, 3))
 
 
 def measure(entry: ModelEntry, parts: Iterable[str]) -> Iterator[Row]:
-    """Those parts of one model's row, one by one, each with the libraries it was measured with."""
+    """Measure parts of one model's row, each with the versions of the libraries used."""
     oracle = calibrated_oracle(entry, CLASSES, size=SIZE)
     model = fb.create_model(entry.name, weights=oracle.state_dict())
     libraries = ", ".join(f"{name} {version(name)}" for name in LIBRARIES)
@@ -122,12 +122,12 @@ def measure(entry: ModelEntry, parts: Iterable[str]) -> Iterator[Row]:
 
 
 def read_rows() -> dict[str, Row]:
-    """What has been measured so far, by this run or another."""
+    """All rows measured so far, by this run or another."""
     return json.loads(ROWS.read_text(encoding="utf-8")) if ROWS.exists() else {}
 
 
 def add(name: str, found: Row) -> None:
-    """Put a part into the row of its model."""
+    """Add a part to the row of its model."""
     rows = read_rows()
     row = rows.get(name, {})
     libraries = {**row.get("libraries", {}), **found["libraries"]}
@@ -137,7 +137,7 @@ def add(name: str, found: Row) -> None:
 
 
 def holds(row: Row) -> bool:
-    """Every bound that was measured is kept."""
+    """Whether every measured error is within its bound."""
     return (
         max(row.get("float64", 0), row.get("train", 0)) <= BOUNDS["module"]
         and row.get("buffers", 0) <= BOUNDS["buffer"]
@@ -148,12 +148,12 @@ def holds(row: Row) -> bool:
 
 
 def cell(row: Row, form: str, *keys: str) -> str:
-    """The numbers under `keys`, if that part of the row is measured."""
+    """The numbers under `keys`, or `MISSING` if that part of the row is not measured yet."""
     return form.format(*(row[key] for key in keys)) if keys[0] in row else MISSING
 
 
 def table(rows: dict[str, Row]) -> str:
-    """The rows in Markdown, in the order of their names."""
+    """The rows as a Markdown table, sorted by name."""
     head = (
         "model",
         "parameters",
@@ -185,7 +185,7 @@ def table(rows: dict[str, Row]) -> str:
 
 
 def write_readme(rows: dict[str, Row]) -> None:
-    """Put the table and its verdict between the README's markers."""
+    """Write the table and its verdict between the README's markers."""
     text = README.read_text(encoding="utf-8")
     if BEGIN not in text or END not in text:
         raise SystemExit(f"{README.name} must have the lines {BEGIN!r} and {END!r}")
@@ -198,14 +198,16 @@ def write_readme(rows: dict[str, Row]) -> None:
 
 
 def main() -> None:
-    """Measure what is asked for and not there yet, and write rows and table."""
+    """Measure the requested parts that are missing, and write rows and table."""
     parser = argparse.ArgumentParser(
-        description="hold every registered model against its PyTorch original"
+        description="compare every registered model with its PyTorch original"
     )
-    parser.add_argument("patterns", nargs="*", default=["*"], help="names, as 'resnet*'")
-    parser.add_argument("-f", "--again", action="store_true", help="also what is there already")
-    parser.add_argument("--only", choices=PARTS, help="of each row this part")
-    parser.add_argument("--write-only", action="store_true", help="measure nothing")
+    parser.add_argument("patterns", nargs="*", default=["*"], help="names, such as 'resnet*'")
+    parser.add_argument("-f", "--again", action="store_true", help="measure existing parts again")
+    parser.add_argument("--only", choices=PARTS, help="measure only this part of each row")
+    parser.add_argument(
+        "--write-only", action="store_true", help="write the table, measure nothing"
+    )
     options = parser.parse_args()
     chosen = [
         entry

@@ -1,4 +1,4 @@
-"""Comparing ways to do a thing: each in a process of its own, in turns, by medians."""
+"""Comparison of several ways to compute the same: each in its own process, in turns, by medians."""
 
 import json
 import statistics
@@ -9,13 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 
 __all__ = ["Way", "compare", "measure"]
 
-SECONDS = 2.0  # of timed calls in each process
+SECONDS = 2.0  # minimum total of timed calls in each process
 
-Way = Callable[[str, int], Callable[[], object]]  # (model, batch size) -> a call to be timed
+Way = Callable[[str, int], Callable[[], object]]  # (model, batch size) -> the call to time
 
 
 def measure(way: Way, model: str, batch: int) -> dict[str, float]:
-    """Milliseconds of a call: the median, and the first, which compiles."""
+    """The duration of a call in milliseconds: the median, and that of the first, which compiles."""
     run = way(model, batch)
     start = time.perf_counter()
     run()
@@ -33,15 +33,15 @@ def compare(
 ) -> None:
     """Print the median of each way, in ms and as a multiple of the baseline's.
 
-    Two thread pools never share the cores, and the ways take turns, so that a noisy minute falls on
+    Two thread pools never share the cores, and the ways take turns, so that a noisy period affects
     all of them.
 
     Args:
-        command: arguments of Python that print `measure`'s result for `--one WAY BATCH`.
-        ways: by name.
-        baseline: one of them.
-        batch: images of a call.
-        rounds: turns.
+        command: arguments for Python that print the result of `measure` for `--one WAY BATCH`.
+        ways: the ways by name.
+        baseline: name of the way that the others are compared with.
+        batch: number of images per call.
+        rounds: number of turns of each way.
     """
     results: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
     for _ in range(rounds):
