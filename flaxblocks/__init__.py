@@ -3,6 +3,7 @@
 What is asked for is imported when it is asked for: neither JAX nor any part of the package before.
 """
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +75,9 @@ def _module(name: str) -> Any:
         except ModuleNotFoundError as error:
             if error.name != full:
                 raise
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    raise AttributeError(
+        f"module {__name__!r} has no attribute {name!r}", name=name, obj=sys.modules[__name__]
+    )
 
 
 def __dir__() -> list[str]:

@@ -17,6 +17,7 @@ from jax.core import Tracer
 from jax.sharding import NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
 from flaxblocks.blocks.conv_norm_act import ConvNormAct
+from flaxblocks.nn.arguments import as_array, check_module
 from flaxblocks.nn.drop import StochasticDepth
 from flaxblocks.nn.norm import BatchNorm
 
@@ -31,6 +32,8 @@ def fold_batch_norm(model: nnx.Module) -> nnx.Module:
     with running statistics, no other module shares its convolution, and its class does not
     override `__call__`; everything else stays as it is. The copy is for inference only: it no
     longer has the variables of a checkpoint, and its dropout has no random stream.
+
+    Raises: ValueError if `model` is not a module.
     """
     folded = _evaluating_copy(model)
     modules = [module for _, module in nnx.iter_modules(folded)]
@@ -53,6 +56,7 @@ def _evaluating_copy(model: nnx.Module) -> nnx.Module:
     It shares no memory with the original, whose arrays may be donated to a training step. Arrays
     that were not put on a particular device are not in the copy either.
     """
+    check_module("model", model)
     graphdef, state = nnx.split(model)
     copy = nnx.merge(graphdef, jax.tree.map(lambda a: _put(a, a, may_alias=False), state))
     copy.eval()
@@ -122,8 +126,9 @@ class CompiledInference:
     def __call__(self, x: jax.Array | np.ndarray) -> jax.Array:
         """The model's output for `x`.
 
-        Raises: ValueError if the batch was put on other devices than the model.
+        Raises: ValueError if the batch was put on other devices than the model, or is no array.
         """
+        x = x if isinstance(x, jax.Array | np.ndarray) else as_array(x)
         return self._forward(self._arrays_beside(x), x)
 
     def _arrays_beside(self, x: Any) -> dict[str, Any]:
@@ -170,5 +175,6 @@ def compile_inference(model: nnx.Module, *, fold: bool = True) -> CompiledInfere
             rounding.
 
     Returns: `run(x)`, compiled at the first call for each input shape and dtype.
+    Raises: ValueError if `model` is not a module.
     """
     return CompiledInference(fold_batch_norm(model) if fold else _evaluating_copy(model))

@@ -27,7 +27,7 @@ from flaxblocks.blocks.conv_norm_act import ConvNormAct
 from flaxblocks.blocks.residual import apply, make_stochastic_depth
 from flaxblocks.blocks.squeeze_excite import SqueezeExciteChoice, make_squeeze_excite
 from flaxblocks.nn.activation import Activation, get_activation
-from flaxblocks.nn.arguments import check_positive, with_defaults
+from flaxblocks.nn.arguments import check_finite, check_positive, with_defaults
 from flaxblocks.nn.conv import Padding
 from flaxblocks.nn.init import Initializer, uniform_fan_in
 from flaxblocks.nn.norm import Norm
@@ -127,6 +127,7 @@ class InvertedResidual(nnx.Module):
         if hidden_features is not None:
             check_positive(hidden_features=hidden_features)
             expansion = hidden_features / in_features
+        check_finite(expansion=expansion)
         hidden = round(in_features * expansion)
         if hidden < 1:
             raise ValueError(

@@ -15,7 +15,7 @@ from flaxblocks.blocks.conv_norm_act import ConvNormAct, timm_names
 from flaxblocks.blocks.residual import apply, make_stochastic_depth
 from flaxblocks.blocks.squeeze_excite import SqueezeExciteChoice, make_squeeze_excite
 from flaxblocks.nn.activation import Activation, get_activation
-from flaxblocks.nn.arguments import check_positive
+from flaxblocks.nn.arguments import check_finite, check_positive
 from flaxblocks.nn.init import Initializer, uniform_fan_in
 from flaxblocks.nn.norm import Norm
 
@@ -104,6 +104,7 @@ class RexBottleneck(nnx.Module):
             channel.
         """
         check_positive(in_features=in_features, out_features=out_features, stride=stride)
+        check_finite(expansion=expansion)
         hidden = round(in_features * expansion)
         if hidden < 1:
             raise ValueError(

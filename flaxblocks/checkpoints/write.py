@@ -39,6 +39,8 @@ def write_checkpoint(arrays: Mapping[str, Any], path: str | os.PathLike[str]) ->
         or if a name or an array cannot be in such a file. CheckpointError if the file system
         refuses; a file that was at `path` is then as it was.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise ValueError(f"path (a {type(path).__name__}) must be the path of a file to write")
     suffix = PurePath(path).suffix.lower()
     if suffix not in ROWS:
         raise ValueError(f"path (={os.fspath(path)}) must end in {', '.join(ORDER)}")

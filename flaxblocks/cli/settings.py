@@ -8,13 +8,15 @@ import json
 import math
 import types
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from flaxblocks.models.registry import ModelEntry, suggest
 
 __all__ = ["read_settings", "read_size"]
 
-ELSEWHERE = ("num_classes", "in_channels", "dtype", "param_dtype", "rngs", "return")
+OPTIONS = ("num_classes", "in_channels")  # that have a word of their own
+ELSEWHERE = (*OPTIONS, "dtype", "param_dtype", "rngs", "return")
 WORDS = {
     bool: "true or false",
     int: "an integer",
@@ -48,10 +50,11 @@ def read_settings(entry: ModelEntry, settings: Sequence[str]) -> dict[str, Any]:
         name, equals, text = setting.partition("=")
         if not equals:
             raise ValueError(f"--set {setting!r} must be NAME=VALUE")
-        if name in ("num_classes", "in_channels"):
+        if name in OPTIONS:
             raise ValueError(f"--set {setting!r}: use --{name.replace('_', '-')} {text}")
         if name not in known:
-            raise ValueError(f"{entry.name} has no setting {name!r}{suggest(name, known)}")
+            hint = _option_near(name, known) or suggest(name, known)
+            raise ValueError(f"{entry.name} has no setting {name!r}{hint}")
         if name in config:
             raise ValueError(f"setting {name!r} is given twice: {config[name]!r} and {text!r}")
         value = _parse(text)
@@ -59,6 +62,12 @@ def read_settings(entry: ModelEntry, settings: Sequence[str]) -> dict[str, Any]:
             raise ValueError(f"`{name}` (={text}) must be {_describe(hints[name])}")
         config[name] = value
     return config
+
+
+def _option_near(name: str, known: Sequence[str]) -> str:
+    """`: did you mean --num-classes?`, where that is the nearest."""
+    near = get_close_matches(name, [*OPTIONS, *known], n=1, cutoff=0.8)
+    return f": did you mean --{near[0].replace('_', '-')}?" if set(near) & set(OPTIONS) else ""
 
 
 def read_size(text: str) -> tuple[int, int]:

@@ -47,7 +47,14 @@ class Choice:
     drop: Iterable[str] = ()
 
     def __post_init__(self) -> None:
-        """One name to drop may be given by itself."""
+        """One name to drop may be given by itself. Raises: ValueError for what is no name."""
+        for name, value in (("key", self.key), ("prefix", self.prefix)):
+            if not isinstance(value, str | None):
+                raise ValueError(f"`{name}` (={value!r}) must be a name of the checkpoint's")
+        if not isinstance(self.ema, bool | None):
+            raise ValueError(f"`ema` (={self.ema!r}) must be True, False or None")
+        if not isinstance(self.drop, Iterable):
+            raise ValueError(f"`drop` (={self.drop!r}) must be names of the checkpoint's")
         dropped = (self.drop,) if isinstance(self.drop, str) else tuple(self.drop)
         object.__setattr__(self, "drop", dropped)
 

@@ -14,6 +14,7 @@ from flaxblocks.convert.fit import AUTO
 from flaxblocks.convert.keymap import KeyMap, key_map, layouts_of, variables_of
 from flaxblocks.create.origin import origin_of
 from flaxblocks.create.other_settings import warn_of_other_settings
+from flaxblocks.nn.arguments import check_module
 
 __all__ = ["own_layout", "to_torch"]
 
@@ -45,8 +46,7 @@ def to_torch(
     Warns: UserWarning if the library of that layout gives the network other settings, such as
         another epsilon, which no state dict holds.
     """
-    if not isinstance(model, nnx.Module):
-        raise ValueError(f"`model` (a {type(model).__name__}) must be a module of Flax NNX")
+    check_module("model", model)
     layout = dialect or layout
     layout = own_layout(model) if layout == AUTO else layout
     keys = key_map(model, layout, strict)

@@ -3,6 +3,7 @@
 import difflib
 import fnmatch
 import inspect
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -101,15 +102,25 @@ def model_entries() -> list[ModelEntry]:
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """The names, aliases included, that match an `fnmatch` pattern such as "mobilenet*"; sorted."""
+    """The names, aliases included, that match an `fnmatch` pattern such as "mobilenet*"; sorted.
+
+    Raises: ValueError if `pattern` is not a str.
+    """
+    if not isinstance(pattern, str):
+        raise ValueError(f"`pattern` (={pattern!r}) must be a str, such as 'mobilenet*'")
     return sorted(fnmatch.filter(_names, pattern))
 
 
 def find_model(name: str) -> ModelEntry:
     """The row of that name or alias. Raises: ValueError with near names for an unknown one."""
-    if isinstance(name, str) and name in _names:
+    if not isinstance(name, str):
+        shown, kind = " ".join(reprlib.repr(name).split()), type(name).__name__
+        raise ValueError(
+            f"unknown model {shown}: `name` (a {kind}) must be one of `list_models()`, a str"
+        )
+    if name in _names:
         return _names[name]
-    model, _, tag = str(name).rpartition("/")[2].partition(".")  # timm's `hf-hub:timm/model.tag`
+    model, _, tag = name.rpartition("/")[2].partition(".")  # timm's `hf-hub:timm/model.tag`
     if model in _names:
         hint = f": did you mean {model!r}" + (f" with weights={tag!r}?" if tag else "?")
     else:

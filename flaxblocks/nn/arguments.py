@@ -8,6 +8,7 @@ from typing import Any, TypeGuard
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 
 __all__ = [
     "as_array",
@@ -15,11 +16,14 @@ __all__ = [
     "check_choice",
     "check_divisible",
     "check_factor",
+    "check_finite",
+    "check_module",
     "check_positive",
     "check_rate",
     "is_integer",
     "is_number",
     "pair",
+    "parameter_key",
     "with_defaults",
 ]
 
@@ -53,11 +57,17 @@ def check_positive(**values: int) -> None:
             raise ValueError(f"`{name}` (={value!r}) must be an integer of at least 1")
 
 
-def check_factor(**values: Any) -> None:
-    """Raise ValueError for the first value that is not a positive, finite number."""
+def check_finite(**values: Any) -> None:
+    """Raise ValueError for the first value that is not a finite number."""
     for name, value in values.items():
         if not is_number(value):
             raise ValueError(f"`{name}` (={value!r}) must be a finite number")
+
+
+def check_factor(**values: Any) -> None:
+    """Raise ValueError for the first value that is not a positive, finite number."""
+    check_finite(**values)
+    for name, value in values.items():
         if not value > 0:
             raise ValueError(f"`{name}` (={value}) must be positive")
 
@@ -87,6 +97,24 @@ def check_rate(name: str, value: Any) -> None:
     """Raise ValueError unless `value` is a probability in [0, 1]."""
     if not is_number(value) or not 0.0 <= value <= 1.0:
         raise ValueError(f"`{name}` (={value!r}) must be a probability in [0, 1]")
+
+
+def check_module(name: str, value: object) -> None:
+    """Raise ValueError unless `value` is a module."""
+    if isinstance(value, nnx.Module):
+        return
+    made = f", such as `create_model({value!r})` gives" if isinstance(value, str) else ""
+    raise ValueError(f"`{name}` (a {type(value).__name__}) must be a module of Flax NNX{made}")
+
+
+def parameter_key(rngs: Any) -> jax.Array:
+    """A key of the stream `params`. Raises: ValueError for anything but `nnx.Rngs` that have it."""
+    if not isinstance(rngs, nnx.Rngs):
+        raise ValueError(f"`rngs` (={rngs!r}) must be `nnx.Rngs`, such as `nnx.Rngs(0)`")
+    if not hasattr(rngs, "params"):
+        known = sorted(dict(rngs.items()))
+        raise ValueError(f"`rngs` (with {known}) must have the stream 'params' or 'default'")
+    return rngs.params()
 
 
 def as_array(x: Any) -> jax.Array:

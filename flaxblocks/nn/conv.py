@@ -26,7 +26,13 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from flaxblocks.nn.arguments import as_floating, check_divisible, check_positive, pair
+from flaxblocks.nn.arguments import (
+    as_floating,
+    check_divisible,
+    check_positive,
+    pair,
+    parameter_key,
+)
 from flaxblocks.nn.counts import count_convolution
 from flaxblocks.nn.forms.depthwise import depthwise
 from flaxblocks.nn.forms.grouped import grouped, separate_groups
@@ -215,10 +221,12 @@ class Conv(nnx.Module):
         self.groups = groups
         self.dtype = dtype
         shape = (*self.kernel_size, in_features // groups, out_features)
-        self.kernel = nnx.Param(kernel_init(rngs.params(), shape, param_dtype))
+        self.kernel = nnx.Param(kernel_init(parameter_key(rngs), shape, param_dtype))
         draw_bias = bias_init or partial(uniform_fan_in, fan_in=math.prod(shape[:-1]))
         self.bias = (
-            nnx.Param(draw_bias(rngs.params(), (out_features,), param_dtype)) if bias else None
+            nnx.Param(draw_bias(parameter_key(rngs), (out_features,), param_dtype))
+            if bias
+            else None
         )
 
     def __call__(self, x: Float[Array, "N H W C"]) -> Float[Array, "N Ho Wo O"]:

@@ -11,7 +11,7 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from flaxblocks.nn.arguments import as_floating, check_positive
+from flaxblocks.nn.arguments import as_floating, check_positive, parameter_key
 from flaxblocks.nn.counts import count_linear
 from flaxblocks.nn.init import Initializer, uniform_fan_in
 from flaxblocks.nn.torch_names import LINEAR
@@ -67,11 +67,13 @@ class Linear(nnx.Module):
         self.out_features = out_features
         self.dtype = dtype
         self.kernel = nnx.Param(
-            kernel_init(rngs.params(), (in_features, out_features), param_dtype)
+            kernel_init(parameter_key(rngs), (in_features, out_features), param_dtype)
         )
         draw_bias = bias_init or partial(uniform_fan_in, fan_in=in_features)
         self.bias = (
-            nnx.Param(draw_bias(rngs.params(), (out_features,), param_dtype)) if bias else None
+            nnx.Param(draw_bias(parameter_key(rngs), (out_features,), param_dtype))
+            if bias
+            else None
         )
 
     def __call__(self, x: Float[Array, "... I"]) -> Float[Array, "... O"]:

@@ -136,8 +136,10 @@ CASES: tuple[Case, ...] = (
 def cases_of(pattern: str = "*", *, everything: bool = False) -> list[Case]:
     """The cases whose names match an `fnmatch` pattern; only the default ones unless `everything`.
 
-    Raises: ValueError if no case matches.
+    Raises: ValueError if no case matches, or `pattern` is not a str.
     """
+    if not isinstance(pattern, str):
+        raise ValueError(f"`pattern` (={pattern!r}) must be a str, such as 'mobilenet*'")
     named = [case for case in CASES if fnmatch.fnmatch(case.name, pattern)]
     if not named:
         known = ", ".join(dict.fromkeys(case.name for case in CASES))

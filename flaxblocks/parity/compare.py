@@ -8,6 +8,7 @@ from flax import nnx
 
 from flaxblocks.convert.fit import AUTO, fit
 from flaxblocks.create.source import arrays_of, read_source
+from flaxblocks.nn.arguments import check_module
 from flaxblocks.parity.report import NEGLIGIBLE, OUTPUT, ParityReport, Row, relative_error
 from flaxblocks.parity.run import Mode, Precision, Run
 from flaxblocks.parity.run_flax import run_flax
@@ -61,12 +62,11 @@ def compare(
     Returns: a report, whose `ok` is True if all bounds hold. If an output is a list, tuple or dict,
         each tensor in it has a row.
 
-    Raises: ConversionError if the two do not have the same variables; ValueError if `x` is not `(N,
-        H, W, C)`, or if the layout names a module that the PyTorch model lacks.
+    Raises: ConversionError if the two do not have the same variables; ValueError if either is not a
+        model of its framework, if `x` is not `(N, H, W, C)`, or if the layout names a module that
+        the PyTorch model lacks.
     """
-    x = np.array(x, np.float64)
-    if x.ndim != 4:
-        raise ValueError(f"`x` (shape {x.shape}) must be (N, H, W, C)")
+    x = _checked(flax_model, torch_model, x)
     contents = read_source(torch_model.state_dict())
     state = arrays_of(contents.state_dicts[0], contents)
     keys = fit(flax_model, state, dialect or layout).keys
@@ -121,3 +121,20 @@ def compare(
                 )
             )
     return ParityReport(tuple(rows), keys.layout, train, whole)
+
+
+def _checked(flax_model: object, torch_model: object, x: object) -> np.ndarray:
+    """`x` in float64, if all three are what they must be."""
+    check_module("flax_model", flax_model)
+    if not (hasattr(torch_model, "state_dict") and hasattr(torch_model, "named_modules")):
+        kind, of_flax = type(torch_model).__name__, isinstance(torch_model, nnx.Module)
+        raise ValueError(
+            f"`torch_model` (a {kind}{' of Flax NNX' * of_flax}) must be a module of PyTorch"
+        )
+    try:
+        array = np.array(x, np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(f"`x` (a {type(x).__name__}) must be an array (N, H, W, C)") from None
+    if array.ndim != 4:
+        raise ValueError(f"`x` (shape {array.shape}) must be (N, H, W, C)")
+    return array

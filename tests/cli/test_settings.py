@@ -8,6 +8,7 @@ from flax import nnx
 
 from flaxblocks.cli.settings import read_settings
 from flaxblocks.models.registry import ModelEntry
+from tests.cli.conftest import Refuse
 
 
 class Model(nnx.Module):
@@ -78,3 +79,15 @@ def test_a_table_of_rows_is_no_setting():
 def test_what_has_an_option_of_its_own_is_no_setting():
     with pytest.raises(ValueError, match="--set 'num_classes=10': use --num-classes 10"):
         read_settings(ENTRY, ["num_classes=10"])
+
+
+@pytest.mark.parametrize(
+    ("setting", "meant"),
+    [
+        ("num_clases=10", "--num-classes"),
+        ("inchannels=1", "--in-channels"),
+        ("width=1", "'width_mult'"),
+    ],
+)
+def test_a_misspelt_setting_names_the_nearest(setting: str, meant: str, refuse: Refuse) -> None:
+    refuse("info", "mobilenet_v2", "--set", setting, named=f": did you mean {meant}")
