@@ -3,7 +3,9 @@
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from difflib import get_close_matches
 from functools import partial
+from inspect import Parameter, signature
 from typing import Any
 
 import jax
@@ -20,6 +22,7 @@ from flaxblocks.create.places import Choice
 from flaxblocks.create.pour import pour
 from flaxblocks.create.refuse import check
 from flaxblocks.create.report import LoadReport
+from flaxblocks.create.several import warn_of_several
 from flaxblocks.create.source import read_source
 from flaxblocks.models import FeatureExtractor
 from flaxblocks.models.registry import ModelEntry, find_model
@@ -87,6 +90,7 @@ def create_model(
         or where another model has the same names and nothing tells the two apart.
     """
     entry = find_model(name)
+    _check_names(entry, config)
     source = _streams(rngs) if isinstance(rngs, nnx.Rngs) else _checked_seed(rngs)
     num_classes = int(num_classes) if is_integer(num_classes) else num_classes  # NumPy's too
     _check_types(dtype=dtype, param_dtype=param_dtype)
@@ -162,14 +166,19 @@ def recognise(
 
 def _warn(report: LoadReport, contents: Contents, choice: Choice) -> None:
     """Say what was decided for the caller."""
-    if report.others and not choice.is_made:
-        warnings.warn(
-            f"{contents.name} holds several networks: {report.taken} was taken, not "
-            f"{', '.join(report.others)}; `ema`, `key` or `prefix` chooses",
-            stacklevel=3,
-        )
+    warn_of_several(contents.name, report.taken, report.others, choice, depth=4)
     if report.doubt:
         warnings.warn(report.doubt, stacklevel=3)
+
+
+def _check_names(entry: ModelEntry, config: Mapping[str, Any]) -> None:
+    """Raise ValueError for a name that is near one of `create_model`'s own, and not the model's."""
+    parameters = signature(create_model).parameters.values()
+    own = [parameter.name for parameter in parameters if parameter.kind is Parameter.KEYWORD_ONLY]
+    for argument in config:
+        near = get_close_matches(argument, [*own, *entry.arguments], n=1, cutoff=0.8)
+        if argument not in entry.arguments and set(near) & set(own):
+            raise ValueError(f"unknown argument `{argument}`: did you mean `{near[0]}`?")
 
 
 def _check_types(**types: Any) -> None:

@@ -18,8 +18,10 @@ from flaxblocks.create.other_settings import warn_of_other_settings
 from flaxblocks.create.places import Choice, Place, find_place
 from flaxblocks.create.refuse import DROPS, what_to_drop
 from flaxblocks.create.report import LoadReport, left_of
+from flaxblocks.create.several import warn_of_several
 from flaxblocks.create.source import read_source
 from flaxblocks.create.wrong_numbers import fitting_numbers
+from flaxblocks.nn.arguments import check_module
 
 __all__ = ["load_torch"]
 
@@ -58,9 +60,12 @@ def load_torch(
     Raises:
         CheckpointError: the source cannot be read, or holds nothing of that key or prefix.
         ConversionError: keys, shapes or kinds of number do not fit; every fault is listed.
-    Warns: UserWarning if the library of the source's layout gives the network other settings, such
-        as another epsilon, which no state dict holds.
+        ValueError: `model` is no module, or an argument is of another kind than it must be.
+    Warns: UserWarning where the source holds several networks and the caller has not said which;
+        and if the library of the source's layout gives the network other settings, such as another
+        epsilon, which no state dict holds.
     """
+    check_module("model", model)
     layout = dialect or layout
     contents = read_source(source)
     variables = variables_of(model)
@@ -73,6 +78,7 @@ def load_torch(
     _check(model, found, arrays, place, layout == AUTO, strict)
     loaded, cast = fill(variables, found.keys, arrays, found.uncounted)
     remember(model, layout=found.keys.layout)
+    warn_of_several(contents.name, place.name, place.others, choice)
     warn_of_other_settings(
         model, found.keys.layout, "`create_model(..., weights=...)` builds the one that fits"
     )

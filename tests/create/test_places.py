@@ -116,6 +116,21 @@ def test_a_teacher_comes_before_its_student_and_a_momentum_encoder_last(network,
                 assert equal(load(file)[0], network)
 
 
+def test_load_torch_says_which_of_several_networks_it_took(network, other):
+    file = {"state_dict": other, "state_dict_ema": network}
+    model = fb.create_model("mobilenet_v2", weights=network, **SMALL)
+    sentence = "holds several networks: `state_dict_ema` was taken, not `state_dict`; `ema`, `key`"
+    with pytest.warns(UserWarning, match=sentence) as caught:
+        fb.load_torch(model, file)
+    assert caught[0].filename == __file__
+    assert equal(fb.to_torch(model), network)
+    fb.load_torch(model, file, ema=False)  # chosen: nothing to warn of
+    assert equal(fb.to_torch(model), other)
+    with pytest.warns(UserWarning, match=sentence) as caught:
+        fb.create_model("mobilenet_v2", weights=file, **SMALL)
+    assert caught[0].filename == __file__
+
+
 def test_networks_that_nothing_tells_apart_are_not_guessed_at(network, other):
     file = {**below("left.", network), **below("right.", other)}
     with pytest.raises(fb.ConversionError, match=r"'left.' and below 'right.'.*`prefix`"):
