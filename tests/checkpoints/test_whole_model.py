@@ -33,6 +33,7 @@ def test_it_is_read_as_its_state_dict(new, protocol, tmp_path):
         arrays = read_checkpoint(tmp_path / "f")
         expected = model.state_dict()
         assert list(arrays) == list(expected)
+        assert contents_of(tmp_path / "f").state_dicts[0].left == ()
         assert all(arrays[name].tolist() == expected[name].tolist() for name in expected)
 
 

@@ -161,6 +161,7 @@ def test_an_optimiser_of_no_use_is_not_checked(tmp_path):
         (None, "it is a nonetype"),
         ({"epoch": 3, "model": {"lr": 1}}, "a dict of 'epoch' (int), 'model' (dict)"),
         ({"best": torch.zeros(()), "optimizer": {"w": torch.zeros(1)}}, "'optimizer' (dict with 1"),
+        ({"scores": {"acc": torch.zeros(())}}, "a dict of 'scores' (dict with 1 tensors)"),
         ({"w": np.array([None])}, "'w' (NumPy array)"),
         ({"w": np.array(["text"])}, "'w' (NumPy array)"),
         ({f"k{i}": i for i in range(20)}, "and 12 more"),
