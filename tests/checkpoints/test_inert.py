@@ -112,6 +112,24 @@ def test_python_2_objects(tmp_path):
     assert list(read_checkpoint(tmp_path / "f")) == ["w"]
 
 
+@pytest.mark.parametrize("module", [b"copyreg", b"copy_reg"])  # the latter is Python 2's
+@pytest.mark.parametrize(
+    ("made_of", "kind"), [(b"util\nArgs", "util.Args"), (b"os.path\njoin", None), (None, "copyreg")]
+)
+def test_objects_of_the_first_protocols(made_of, kind, module, tmp_path):
+    """`_reconstructor(class, object, None)`, as protocols 0 and 1 make an object."""
+    given = b"K\1" if made_of is None else b"c" + made_of + b"\n"
+    odd = b"c" + module + b"\n_reconstructor\n(" + given + b"c__builtin__\nobject\nNtR"
+    program = b"\x80\x02}(X\x01\0\0\0c" + odd + b"}X\x01\0\0\0aK\x01sbX\x01\0\0\0w"
+    (tmp_path / "f").write_bytes(zip_file(program + pickled(FakeTensor())[2:-1] + b"u."))
+    if kind is None:
+        with pytest.raises(CheckpointError, match=r"refers to `os.path.join`"):
+            read_checkpoint(tmp_path / "f")
+    else:
+        (other,) = contents_of(tmp_path / "f").others
+        assert other.startswith(f"c ({kind}")
+
+
 def test_a_state_dict_of_an_unknown_kind_of_dict(tmp_path):
     torch.save(Options(model=Options(w=torch.ones(2))), tmp_path / "f")
     assert list(read_checkpoint(tmp_path / "f")) == ["w"]
