@@ -1,13 +1,14 @@
 """Choosing among the state dicts of a checkpoint, and among the networks in one state dict."""
 
-from collections.abc import Mapping
+import fnmatch
+from collections.abc import Collection, Iterable, Mapping
 from difflib import get_close_matches
 from typing import TypeVar
 
 from flaxblocks.checkpoints.contents import Contents, StateDict
 from flaxblocks.checkpoints.error import CheckpointError, quoted
 
-__all__ = ["chosen", "under"]
+__all__ = ["chosen", "named_by", "under"]
 
 Value = TypeVar("Value")
 
@@ -52,6 +53,19 @@ def _told(states: tuple[StateDict, ...]) -> str:
     ]
     more = f" and {len(states) - 8} more" if len(states) > 8 else ""
     return f"it holds {', '.join(words)}{more}"
+
+
+def named_by(patterns: Collection[str], names: Iterable[str]) -> frozenset[str]:
+    """The names that one of the patterns means: a name and all below it, or those that a pattern
+    such as `*.num_updates` matches.
+    """
+    starts = tuple(f"{pattern.rstrip('.')}." for pattern in patterns)
+    return frozenset(
+        name
+        for name in names
+        if f"{name}.".startswith(starts)
+        or any(fnmatch.fnmatchcase(name, pattern.rstrip(".")) for pattern in patterns)
+    )
 
 
 def under(arrays: Mapping[str, Value], prefix: str) -> dict[str, Value]:

@@ -10,12 +10,12 @@ while an array of it lives (replacing it, as `write_checkpoint` does, is harmles
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
-from flaxblocks.checkpoints.choose import chosen, under
+from flaxblocks.checkpoints.choose import chosen, named_by, under
 from flaxblocks.checkpoints.contents import contents_of
 from flaxblocks.checkpoints.error import CheckpointError
 from flaxblocks.checkpoints.write import write_checkpoint
@@ -29,6 +29,7 @@ def read_checkpoint(
     key: str | None = None,
     prefix: str | None = None,
     ema: bool | None = None,
+    drop: str | Iterable[str] = (),
 ) -> dict[str, np.ndarray]:
     """Read the state dict of a checkpoint.
 
@@ -42,6 +43,8 @@ def read_checkpoint(
         key: of the state dict to take, dotted, where there are several.
         prefix: give only what lies below it in the names, such as "backbone.", without it.
         ema: True for averaged weights, False for raw ones.
+        drop: names to leave out, each with all below it, or patterns such as `*.num_updates`; of
+            names as they are before `prefix` is taken off.
 
     Returns: arrays by name, in the order of the file, with the file's dtypes; bfloat16 and the
         8-bit floats are those of ml_dtypes. Those of a file are read-only.
@@ -50,9 +53,22 @@ def read_checkpoint(
     """
     contents = contents_of(source)
     arrays = dict(chosen(contents, key=key, ema=ema)[0].arrays)
+    if left_out := _left_out(drop, arrays, contents.name):
+        arrays = {name: array for name, array in arrays.items() if name not in left_out}
     if prefix is None:
         return arrays
     try:
         return under(arrays, prefix)
     except CheckpointError as error:
         raise CheckpointError(f"{contents.name}: {error}") from None
+
+
+def _left_out(drop: str | Iterable[str], names: Collection[str], source: str) -> frozenset[str]:
+    """The names that `drop` means. Raises: CheckpointError if it means none, or all of them."""
+    patterns = (drop,) if isinstance(drop, str) else tuple(drop)
+    found = named_by(patterns, names)
+    if patterns and not found:
+        raise CheckpointError(f"{source}: `drop` (={list(patterns)}) names nothing in it")
+    if names and len(found) == len(names):
+        raise CheckpointError(f"{source}: `drop` (={list(patterns)}) leaves nothing of it")
+    return found

@@ -1,6 +1,5 @@
 """What of a state dict is searched for a network, and under which beginnings of its names."""
 
-import fnmatch
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -8,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from flaxblocks.checkpoints.choose import named_by
 from flaxblocks.checkpoints.contents import Contents, StateDict
 from flaxblocks.convert.keymap import KeyMap
 from flaxblocks.create.source import arrays_of
@@ -44,15 +44,10 @@ class Start(NamedTuple):
 def region_of(state: StateDict, drop: Sequence[str], contents: Contents) -> Region:
     """A state dict without what is dropped."""
     arrays = arrays_of(state, contents)
-    dropped = [name for name in arrays if any(_names(pattern, name) for pattern in drop)]
-    left_out = frozenset(dropped)
+    left_out = named_by(drop, arrays)
     kept = {name: array for name, array in arrays.items() if name not in left_out}
-    return Region(replace(state, arrays=kept), kept, tuple(dropped))
-
-
-def _names(pattern: str, name: str) -> bool:
-    pattern = pattern.rstrip(".")
-    return f"{name}.".startswith(f"{pattern}.") or fnmatch.fnmatchcase(name, pattern)
+    dropped = tuple(name for name in arrays if name in left_out)
+    return Region(replace(state, arrays=kept), kept, dropped)
 
 
 def unwrapped(region: Region) -> Region | None:

@@ -147,6 +147,34 @@ def test_read_checkpoint_takes_what_is_asked_for(tmp_path):
         read_checkpoint(tmp_path / "f", prefix="bakbone")
 
 
+DROPPABLE = {"net.conv.w": 1, "net.conv.count": 2, "net.convoluted.w": 3, "aux.w": 4}
+
+
+@pytest.mark.parametrize(
+    ("drop", "expected"),
+    [
+        ("aux", [1, 2, 3]),
+        ("net.conv.", [3, 4]),
+        (["aux", "*.count"], [1, 3]),
+        (iter(["net.convoluted.w"]), [1, 2, 4]),
+        ((), [1, 2, 3, 4]),
+    ],
+)
+def test_names_are_left_out(drop, expected):
+    arrays = {name: np.full(1, value) for name, value in DROPPABLE.items()}
+    read = read_checkpoint(arrays, drop=drop)
+    assert [int(array[0]) for array in read.values()] == expected
+    assert list(read_checkpoint(arrays, drop="aux", prefix="net")) == [
+        "conv.w", "conv.count", "convoluted.w",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("drop", "said"), [("ne", "names nothing"), ("*", "leaves nothing")])
+def test_what_to_leave_out_is_there_and_not_all(drop, said):
+    with pytest.raises(CheckpointError, match=rf"`drop` \(=\['.*'\]\) {said}"):
+        read_checkpoint({name: np.zeros(1) for name in DROPPABLE}, drop=drop)
+
+
 def test_under():
     assert under({"a.b": 1, "ab": 2, "a.c.d": 3}, "a") == {"b": 1, "c.d": 3}
     assert under({"a": 1}, "") == {"a": 1}
