@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # the same as HOMES, for type checkers and editors
     from flaxblocks.convert.fit import ConversionError
     from flaxblocks.create.create import create_model
     from flaxblocks.create.load import load_torch
+    from flaxblocks.create.preprocess import preprocess
     from flaxblocks.create.report import LoadReport
     from flaxblocks.create.save import to_torch
     from flaxblocks.inference import compile_inference, fold_batch_norm
@@ -38,6 +39,7 @@ __all__ = [
     "load_torch",
     "nn",
     "parity",
+    "preprocess",
     "read_checkpoint",
     "selftest",
     "to_torch",
@@ -54,6 +56,7 @@ HOMES = {  # name -> the module that it is in; packages need no row
     "fold_batch_norm": "flaxblocks.inference",
     "list_models": "flaxblocks.models.registry",
     "load_torch": "flaxblocks.create.load",
+    "preprocess": "flaxblocks.create.preprocess",
     "read_checkpoint": "flaxblocks.checkpoints.read",
     "selftest": "flaxblocks.parity.selftest",
     "to_torch": "flaxblocks.create.save",

@@ -28,7 +28,7 @@ from flaxblocks.models import FeatureExtractor
 from flaxblocks.models.registry import ModelEntry, find_model
 from flaxblocks.nn.arguments import is_integer
 from flaxblocks.nn.host_random import stream_keys
-from flaxblocks.weights.resolve import Weights, resolve_weights
+from flaxblocks.weights.resolve import Weights, published_weights, resolve_weights
 
 __all__ = ["create_model", "recognise"]
 
@@ -110,6 +110,8 @@ def create_model(
     config = {"num_classes": num_classes, **config}
     make = partial(_make, entry, config, contents, choice, extractor)
     model = built_on_host(make, source)
+    if weights is not None:
+        remember(model, weights=published_weights(name, weights))
     report = origin_of(model).report
     if contents is not None and report is not None:
         _warn(report, contents, choice)
@@ -117,7 +119,13 @@ def create_model(
         return model
     extracted = extractor(model)
     origin = origin_of(model)
-    remember(extracted, row=origin.row, layout=origin.layout, report=origin.report)
+    remember(
+        extracted,
+        row=origin.row,
+        layout=origin.layout,
+        report=origin.report,
+        weights=origin.weights,
+    )
     return extracted
 
 

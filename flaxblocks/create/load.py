@@ -77,7 +77,7 @@ def load_torch(
     found, arrays = _with_head(place, head)
     _check(model, found, arrays, place, layout == AUTO, strict)
     loaded, cast = fill(variables, found.keys, arrays, found.uncounted)
-    remember(model, layout=found.keys.layout)
+    remember(model, layout=found.keys.layout, weights=None)
     warn_of_several(contents.name, place.name, place.others, choice)
     warn_of_other_settings(
         model, found.keys.layout, "`create_model(..., weights=...)` builds the one that fits"

@@ -30,11 +30,13 @@ class Origin:
         row: the registry row that it was built from; None for a module that is no registered model.
         layout: whose naming its checkpoint was in, or its row's library has; None if there is none.
         report: what was done when it was loaded; None if it was not.
+        weights: the `WeightEntry` of the published weights that it has; None if it has others.
     """
 
     row: str | None = None
     layout: str | None = None
     report: LoadReport | None = None
+    weights: Any = None
 
     def __eq__(self, other: object) -> bool:
         """True for every other one."""
@@ -54,7 +56,7 @@ def origin_of(module: nnx.Module) -> Origin:
 
 
 def remember(module: nnx.Module, **known: Any) -> None:
-    """Note `row`, `layout` or `report` of a module; what is not given stays."""
+    """Note `row`, `layout`, `report` or `weights` of a module; what is not given stays."""
     origin = replace(origin_of(module), **known)
     _noted[module] = origin
     setattr(module, ATTRIBUTE, origin)

@@ -50,7 +50,6 @@ MOVED = {  # old -> new
     "flaxblocks.oracle": "flaxblocks.parity.oracle",
     "flaxblocks.predict": "flaxblocks.cli.classify",
     "flaxblocks.parity.record": "flaxblocks.inspect.record",
-    "flaxblocks.preprocess": "flaxblocks.weights.preprocess",
     "flaxblocks.progress": "flaxblocks.cli.progress",
     "flaxblocks.registry": "flaxblocks.models.registry",
     "flaxblocks.reproductions": "flaxblocks.inspect.installation.reproductions",
@@ -78,8 +77,28 @@ NAMES = {  # in a module that was split, or in one that is there still: old -> n
     "flaxblocks.create.resolve_weights": "flaxblocks.weights.resolve.resolve_weights",
     "flaxblocks.doctor.Finding": "flaxblocks.inspect.installation.finding.Finding",
     "flaxblocks.doctor.diagnose": "flaxblocks.inspect.installation.probes.diagnose",
+    "flaxblocks.preprocess.ImageSource": "flaxblocks.weights.preprocess.ImageSource",
+    "flaxblocks.preprocess.Transforms": "flaxblocks.weights.preprocess.Transforms",
+    "flaxblocks.preprocess.preprocess": "flaxblocks.weights.preprocess.preprocess",
+    "flaxblocks.preprocess.preprocess_batch": "flaxblocks.weights.preprocess.preprocess_batch",
+    "flaxblocks.preprocess.resize_and_crop": "flaxblocks.weights.preprocess.resize_and_crop",
+    "flaxblocks.preprocess.to_rgb": "flaxblocks.weights.preprocess.to_rgb",
 }
+CALLED = {"flaxblocks.preprocess": "flaxblocks.create.preprocess"}  # a function's name of today
 OWNERS = {old.rpartition(".")[0] for old in NAMES}
+
+
+class Emptied(ModuleType):
+    """A module that is no more. One whose name is a function's of today is that function too, as
+    Python puts it in its place in the package when it is imported.
+    """
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """What the function of today gives. Raises: TypeError where there is none."""
+        if self.__name__ not in CALLED:
+            raise TypeError(f"module {self.__name__!r} is not callable")
+        today = getattr(import_module(CALLED[self.__name__]), self.__name__.rpartition(".")[2])
+        return today(*args, **kwargs)
 
 
 class Forwarder:
@@ -100,8 +119,9 @@ class Forwarder:
             return spec
         return ModuleSpec(name, self, is_package=True) if name in OWNERS else None  # pyright: ignore
 
-    def create_module(self, spec: ModuleSpec) -> None:
-        """Leave it to Python to make the empty module."""
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        """An empty module."""
+        return Emptied(spec.name)
 
     def exec_module(self, module: ModuleType) -> None:
         """Put the module that has moved in the place of the empty one, or fill that with names."""
