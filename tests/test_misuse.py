@@ -13,6 +13,8 @@ from flaxblocks.create.places import Choice
 from tests.cli.conftest import TINY
 
 X = np.zeros((1, 32, 32, 3), np.float32)
+UNTYPED: Any = fb  # type checkers would refuse what is wrong
+CHOICE: Any = Choice
 MODULE = "must be a module of Flax NNX"
 
 
@@ -23,77 +25,97 @@ def model() -> Any:
 
 WRONG: dict[str, tuple[Any, str]] = {
     "compile a name": (
-        lambda _: fb.compile_inference("mobilenet_v2"),
+        lambda _: UNTYPED.compile_inference("mobilenet_v2"),
         f"`model` (a str) {MODULE}, such as `create_model('mobilenet_v2')` gives",
     ),
     "compile a class": (
-        lambda _: fb.compile_inference(nnx.Linear),
+        lambda _: UNTYPED.compile_inference(nnx.Linear),
         f"`model` (a ModuleMeta) {MODULE}",
     ),
     "compile a state": (
-        lambda m: fb.compile_inference(nnx.state(m)),
+        lambda m: UNTYPED.compile_inference(nnx.state(m)),
         f"`model` (a State) {MODULE}",
     ),
-    "fold a name": (lambda _: fb.fold_batch_norm("x"), f"`model` (a str) {MODULE}"),
+    "fold a name": (lambda _: UNTYPED.fold_batch_norm("x"), f"`model` (a str) {MODULE}"),
     "run a path": (
-        lambda m: fb.compile_inference(m)("photo.jpg"),
+        lambda m: UNTYPED.compile_inference(m)("photo.jpg"),
         "`x` (of type str) must be an array",
     ),
     "a seed for streams": (
-        lambda _: fb.blocks.MBConv(16, 16, rngs=0),
+        lambda _: UNTYPED.blocks.MBConv(16, 16, rngs=0),
         "`rngs` (=0) must be `nnx.Rngs`",
     ),
-    "no streams": (lambda _: fb.nn.Linear(3, 3, rngs=None), "`rngs` (=None) must be `nnx.Rngs`"),
+    "no streams": (
+        lambda _: UNTYPED.nn.Linear(3, 3, rngs=None),
+        "`rngs` (=None) must be `nnx.Rngs`",
+    ),
     "a stream is missing": (
-        lambda _: fb.nn.Conv(3, 3, 1, rngs=nnx.Rngs(dropout=0)),
+        lambda _: UNTYPED.nn.Conv(3, 3, 1, rngs=nnx.Rngs(dropout=0)),
         "`rngs` (with ['dropout']) must have the stream 'params' or 'default'",
     ),
     "expansion": (
-        lambda _: fb.blocks.MBConv(16, 16, expansion="x", rngs=nnx.Rngs(0)),
+        lambda _: UNTYPED.blocks.MBConv(16, 16, expansion="x", rngs=nnx.Rngs(0)),
         "`expansion` (='x') must be a finite number",
     ),
-    "to_torch of a name": (lambda _: fb.to_torch("x"), f"`model` (a str) {MODULE}"),
+    "to_torch of a name": (lambda _: UNTYPED.to_torch("x"), f"`model` (a str) {MODULE}"),
     "load into a name": (
-        lambda _: fb.load_torch("mobilenet_v2", "a.pth"),
+        lambda _: UNTYPED.load_torch("mobilenet_v2", "a.pth"),
         f"`model` (a str) {MODULE}",
     ),
-    "load nothing": (lambda m: fb.load_torch(m, None), "`source` (a NoneType) must be a path"),
-    "drop a number": (lambda m: fb.load_torch(m, {"a": X}, drop=5), "`drop` (=5) must be names"),
-    "a key": (lambda _: Choice(key=5), "`key` (=5) must be a name of the checkpoint's"),
-    "a prefix": (lambda _: Choice(prefix=5), "`prefix` (=5) must be a name of the checkpoint's"),
-    "an average": (lambda _: Choice(ema="yes"), "`ema` (='yes') must be True, False or None"),
+    "load nothing": (lambda m: UNTYPED.load_torch(m, None), "`source` (a NoneType) must be a path"),
+    "drop a number": (
+        lambda m: UNTYPED.load_torch(m, {"a": X}, drop=5),
+        "`drop` (=5) must be names",
+    ),
+    "a key": (lambda _: CHOICE(key=5), "`key` (=5) must be a name of the checkpoint's"),
+    "a prefix": (lambda _: CHOICE(prefix=5), "`prefix` (=5) must be a name of the checkpoint's"),
+    "an average": (lambda _: CHOICE(ema="yes"), "`ema` (='yes') must be True, False or None"),
     "create an object": (
-        lambda _: fb.create_model(SimpleNamespace()),
+        lambda _: UNTYPED.create_model(SimpleNamespace()),
         "`name` (a SimpleNamespace) must be one of `list_models()`, a str",
     ),
     "features_only": (
-        lambda _: fb.create_model("mobilenet_v2", feature_only=True),
+        lambda _: UNTYPED.create_model("mobilenet_v2", feature_only=True),
         "unknown argument `feature_only`: did you mean `features_only`?",
     ),
     "weights": (
-        lambda _: fb.create_model("mobilenet_v2", weigths="DEFAULT"),
+        lambda _: UNTYPED.create_model("mobilenet_v2", weigths="DEFAULT"),
         "unknown argument `weigths`: did you mean `weights`?",
     ),
     "an argument of the model": (
-        lambda _: fb.create_model("mobilenet_v2", width_mul=1),
+        lambda _: UNTYPED.create_model("mobilenet_v2", width_mul=1),
         "mobilenet_v2 takes no argument `width_mul`: did you mean 'width_mult'",
     ),
-    "list a number": (lambda _: fb.list_models(5), "`pattern` (=5) must be a str"),
-    "selftest of a number": (lambda _: fb.selftest(5), "`pattern` (=5) must be a str"),
-    "write to arrays": (lambda _: fb.write_checkpoint("a.pth", {"a": X}), "path (a dict) must be"),
-    "write nowhere": (lambda _: fb.write_checkpoint({"a": X}, None), "path (a NoneType) must be"),
-    "write a model": (lambda m: fb.write_checkpoint(m, "a.pth"), "must be NumPy arrays by name"),
+    "list a number": (lambda _: UNTYPED.list_models(5), "`pattern` (=5) must be a str"),
+    "selftest of a number": (lambda _: UNTYPED.selftest(5), "`pattern` (=5) must be a str"),
+    "write to arrays": (
+        lambda _: UNTYPED.write_checkpoint("a.pth", {"a": X}),
+        "path (a dict) must be",
+    ),
+    "write nowhere": (
+        lambda _: UNTYPED.write_checkpoint({"a": X}, None),
+        "path (a NoneType) must be",
+    ),
+    "write a model": (
+        lambda m: UNTYPED.write_checkpoint(m, "a.pth"),
+        "must be NumPy arrays by name",
+    ),
     "compare with itself": (
-        lambda m: fb.parity.compare(m, m, X),
+        lambda m: UNTYPED.parity.compare(m, m, X),
         "`torch_model` (a MobileNetV2 of Flax NNX) must be a module of PyTorch",
     ),
-    "compare a name": (lambda m: fb.parity.compare(m, "x", X), "`torch_model` (a str) must be a"),
+    "compare a name": (
+        lambda m: UNTYPED.parity.compare(m, "x", X),
+        "`torch_model` (a str) must be a",
+    ),
     "compare the other way": (
-        lambda m: fb.parity.compare("x", m, X),
+        lambda m: UNTYPED.parity.compare("x", m, X),
         f"`flax_model` (a str) {MODULE}",
     ),
     "compare on a photo": (
-        lambda m: fb.parity.compare(m, SimpleNamespace(state_dict=0, named_modules=0), "a.jpg"),
+        lambda m: UNTYPED.parity.compare(
+            m, SimpleNamespace(state_dict=0, named_modules=0), "a.jpg"
+        ),
         "`x` (a str) must be an array (N, H, W, C)",
     ),
 }
