@@ -14,7 +14,9 @@ import safetensors.torch
 import torch
 
 from tests.checkpoints.checkpoint_samples import (
+    FakeStorage,
     FakeTensor,
+    legacy_file,
     npy,
     pickled,
     tar_file,
@@ -98,6 +100,11 @@ def model() -> torch.nn.Module:
     norm = torch.nn.BatchNorm1d(2)
     norm.register_buffer("fleeting", torch.zeros(1), persistent=False)
     return torch.nn.Sequential(torch.nn.Linear(2, 1), torch.nn.ModuleDict({"n": norm}))
+
+
+def part_of_storage() -> FakeStorage:
+    """Elements 1 and 2 of four, as the oldest versions wrote what `storage[1:3]` was."""
+    return FakeStorage(numbers=(4, ("1", 1, 2)))
 
 
 def shard_index() -> Seed:
@@ -189,4 +196,7 @@ SEEDS: dict[str, Callable[[], Seed]] = {
     "tar's members": lambda: Seed(tar_members(), tar_file),
     "an index of shards": shard_index,
     "a hub folder's settings": settings,
+    "legacy, a part of a storage": lambda: Seed(
+        legacy_file(pickled({"w": FakeTensor(size=(2,), storage=part_of_storage())}))
+    ),
 }

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import tarfile
 import zipfile
 
 import ml_dtypes
@@ -162,6 +163,7 @@ def test_shards_expand_as_one_file_may(times, tmp_path):
         ),
         ({}, "an index of shards that is damaged"),
         ([], "an index of shards that is damaged"),
+        (["model-1.safetensors"], "an index of shards that is damaged"),
     ],
 )
 def test_indices_that_lie(places, said, sharded):
@@ -189,13 +191,15 @@ def test_damaged_indices(sharded):
 
 
 def test_an_unpacked_archive(tmp_path):
-    torch.save({"model": STATE, "empty": torch.zeros(0)}, tmp_path / "f.pth")
+    torch.save({"model": {**STATE, "none": torch.zeros(0)}}, tmp_path / "f.pth")
     with zipfile.ZipFile(tmp_path / "f.pth") as archive:
         archive.extractall(tmp_path / "out")
     for folder in (tmp_path / "out", tmp_path / "out" / "f"):
-        assert_state(read_checkpoint(folder))
+        found = read_checkpoint(folder)
+        assert found.pop("none").shape == (0,)
+        assert_state(found)
     (tmp_path / "out" / "again").mkdir()
-    assert_state(read_checkpoint(tmp_path / "out"))
+    assert list(read_checkpoint(tmp_path / "out")) == ["a", "b", "none"]
     (tmp_path / "out" / "again" / "data.pkl").write_bytes(b"\x80\x02}.")
     with pytest.raises(CheckpointError, match="a folder, and none that Orbax wrote"):
         read_checkpoint(tmp_path / "out")
@@ -239,11 +243,21 @@ def test_tar(tmp_path):
     assert list(read_checkpoint(tmp_path / "f.pth")) == list(found)
 
 
+def test_a_link_in_a_tar_is_no_member(tmp_path):
+    out = io.BytesIO(tar_file())
+    with tarfile.open(fileobj=out, mode="a") as archive:
+        link = tarfile.TarInfo("pickle")
+        link.type, link.linkname = tarfile.SYMTYPE, "elsewhere"
+        archive.addfile(link)
+    (tmp_path / "f").write_bytes(out.getvalue())
+    assert list(read_checkpoint(tmp_path / "f")) == ["w", "n", "part"]
+
+
 # NumPy's.
 
 ARRAYS = {
     "a.w": np.arange(6, dtype=np.float32).reshape(2, 3),
-    "f": np.asfortranarray(np.ones((2, 2))),
+    "f": np.asfortranarray(np.arange(4.0).reshape(2, 2)),
     "s": np.array(3),
     "big": np.arange(3, dtype=">i4"),
     "empty": np.zeros((0, 2)),
@@ -259,6 +273,13 @@ def test_npz(save, tmp_path):
         np.testing.assert_array_equal(found[name], array)
         assert found[name].dtype == array.dtype.newbyteorder("=")
         assert not found[name].flags.writeable
+
+
+def test_a_folder_in_an_npz_is_no_array(tmp_path):
+    np.savez(tmp_path / "f.npz", w=np.ones(2))
+    with zipfile.ZipFile(tmp_path / "f.npz", "a") as archive:
+        archive.writestr("more/", b"")
+    assert list(read_checkpoint(tmp_path / "f.npz")) == ["w"]
 
 
 def test_npz_is_written_as_numpy_reads_it(tmp_path):

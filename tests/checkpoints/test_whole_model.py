@@ -1,12 +1,14 @@
 """`torch.save(model)`: the state dict lies in the pickle, and no class is needed to find it."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
 from flaxblocks.checkpoints.contents import contents_of
 from flaxblocks.checkpoints.read import CheckpointError, read_checkpoint
-from tests.checkpoints.checkpoint_samples import cheap_refusal, zip_file
+from tests.checkpoints.checkpoint_samples import FakeTensor, cheap_refusal, pickled, zip_file
 
 
 class Model(nn.Module):
@@ -46,6 +48,38 @@ def test_an_averaged_model(tmp_path):
 
 
 MODULE = b"cx\nM\n)\x81}(X\x0b\0\0\0_parameters}X\x08\0\0\0_buffers}X\x08\0\0\0_modules"
+
+
+SMALLEST = (
+    b"cx\nM\n)\x81}(X\x0b\0\0\0_parameters}X\1\0\0\0w"
+    + pickled(FakeTensor())[2:-1]
+    + b"sX\x08\0\0\0_buffers}X\x08\0\0\0_modules}ub"
+)
+
+
+def found_in(program: bytes, path: Path) -> dict[str, list[str]]:
+    (path / "f").write_bytes(zip_file(b"\x80\x02" + program + b"."))
+    return {state.key: list(state.arrays) for state in contents_of(path / "f").state_dicts}
+
+
+def test_attributes_beside_slots(tmp_path):
+    assert found_in(SMALLEST, tmp_path) == {"": ["w"]}
+    with_slots = SMALLEST.removesuffix(b"b") + b"}X\1\0\0\0sK\1s\x86b"
+    assert found_in(with_slots, tmp_path) == {"": ["w"]}
+
+
+def test_an_object_without_children_is_no_model(tmp_path):
+    other = SMALLEST.replace(b"_modules", b"children")
+    assert found_in(other, tmp_path) == {"_parameters": ["w"]}
+
+
+def test_the_deepest_tree(tmp_path):
+    program = SMALLEST
+    for _ in range(100):
+        program = MODULE + b"}X\1\0\0\0a" + program + b"sub"
+    assert found_in(program, tmp_path) == {"": ["a." * 100 + "w"]}
+    program = MODULE + b"}X\1\0\0\0a" + program + b"sub"
+    assert "too deep" in cheap_refusal(zip_file(b"\x80\x02" + program + b"."), tmp_path)
 
 
 def test_a_tree_without_end(tmp_path):

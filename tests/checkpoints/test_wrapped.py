@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from flaxblocks.checkpoints.contents import contents_of
 from flaxblocks.checkpoints.read import CheckpointError, read_checkpoint
 from tests.checkpoints.checkpoint_samples import Call, FakeTensor, pickled, zip_file
 
@@ -122,6 +123,15 @@ def test_a_whole_training_checkpoint(tmp_path):
     for protocol in (2, 4, 5):
         torch.save(saved, tmp_path / "f", pickle_protocol=protocol)
         assert list(read_checkpoint(tmp_path / "f")) == ["weight", "bias"]
+        assert {"milestones (dict)", "counts (dict)", "sizes (tuple of 2)"} <= {
+            *contents_of(tmp_path / "f").others
+        }
+
+
+def test_an_optimiser_is_known_by_its_groups(tmp_path):
+    steps = {"state": {"m": torch.ones(2)}, "param_groups": []}
+    assert read({"any": steps, "model": WEIGHTS}, tmp_path) == RAW
+    assert [state.key for state in contents_of(tmp_path / "f.pth").state_dicts] == ["model"]
 
 
 @pytest.mark.parametrize("module", ["pathlib", "pathlib._local"])  # the latter is Python 3.13's
@@ -164,7 +174,7 @@ def test_an_optimiser_of_no_use_is_not_checked(tmp_path):
         ({"scores": {"acc": torch.zeros(())}}, "a dict of 'scores' (dict with 1 tensors)"),
         ({"w": np.array([None])}, "'w' (NumPy array)"),
         ({"w": np.array(["text"])}, "'w' (NumPy array)"),
-        ({f"k{i}": i for i in range(20)}, "and 12 more"),
+        ({f"k{i}": i for i in range(20)}, "'k7' (int) and 12 more"),
         ({"k" * 500: 1}, "'..."),
         ({"model": argparse.Namespace(w=1)}, "'model' (argparse.Namespace)"),
         ({1: torch.zeros(2)}, "a key of type int, not str"),
