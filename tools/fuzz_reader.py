@@ -30,7 +30,7 @@ from tests.checkpoints.reader_promises import all_told, is_refused, memory_trace
 
 __all__ = ["Harness", "boundaries", "mutated", "seeds_of"]
 
-LARGEST = 2**14  # bytes of an input; the largest sound one has a fifth of it
+LARGEST = 2**14  # bytes of an input; the largest sound one has a third of it
 SECONDS = 600  # of the clock, until what does not come back is ended; the promise is 2 of work
 MEGABYTES = 4096  # of this process; the promise is a smaller one
 READER = "flaxblocks.checkpoints."
