@@ -49,7 +49,7 @@ def known_bad() -> Iterator[Finding]:
     release = jaxlib.version.__version__
     rows = bad_rows(release)
     if not rows:
-        yield Finding("known-bad jaxlib", f"{release} has no known wrong results")
+        yield Finding("known-bad jaxlib", f"{release} has no known faults")
     yield from (_judge(row) for row in rows)
 
 

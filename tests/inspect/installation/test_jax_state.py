@@ -71,7 +71,7 @@ def test_without_a_device_jax_is_bad(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_release_without_known_faults_is_well(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jaxlib.version, "__version__", "0.12.0")
     [found] = jax_state.known_bad()
-    assert (found.status, found.value) == ("ok", "0.12.0 has no known wrong results")
+    assert (found.status, found.value) == ("ok", "0.12.0 has no known faults")
 
 
 @pytest.mark.parametrize(
