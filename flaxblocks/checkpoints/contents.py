@@ -5,7 +5,7 @@ contents.state_dicts[0].arrays["conv1.weight"]
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -116,9 +116,11 @@ def _contents(saved: Saved, name: str, in_memory: bool) -> Contents:
         usable = _plain_values(found, saved.value)
     if not usable:
         raise CheckpointError(_no_state_dict(found, saved.value, name if in_memory else ""))
+    swapped = frozenset(one.path[:-1] for one in usable if _is_swapped(one))
     seen = [(one, see_through(one.entries)) for one in usable]
-    ranked = sorted(seen, key=lambda pair: _rank(*pair))
-    states = tuple(_state_dict(one, names, saved, name, in_memory) for one, names in ranked)
+    told = [(one, names, _is_averaged(one, names, swapped)) for one, names in seen]
+    ranked = sorted(told, key=lambda one: rank(one[0].path, one[2], len(one[0].entries)))
+    states = tuple(_state_dict(*one, saved, name, in_memory) for one in ranked)
     return Contents(name, states, (*saved.notes, *_others(saved.value, usable)), saved.settings)
 
 
@@ -131,16 +133,28 @@ def _plain_values(found: list[Found], mapping: Mapping[Any, Any]) -> list[Found]
     return [] if nested or not mapping else [Found((), dict(mapping), {})]
 
 
-def _rank(one: Found, names: SeenThrough) -> tuple:
-    return rank(one.path, _averaged(one, names), len(one.entries))
+def _is_averaged(one: Found, names: SeenThrough, swapped: Collection[tuple[str, ...]]) -> bool:
+    """Whether the weights are averages: by the keys that lead to them, or by their names.
 
-
-def _averaged(one: Found, names: SeenThrough) -> bool:
+    Args:
+        one: the state dict.
+        names: what its names say.
+        swapped: the paths of mappings in which averaged and raw weights have changed places.
+    """
+    if one.path and one.path[:-1] in swapped:
+        return one.path[-1] == "state_dict"
     return names.averaged or is_averaged(one.path)
 
 
+def _is_swapped(one: Found) -> bool:
+    """Whether OpenMMLab's averaging wrote it: that saves the averaged weights as `state_dict`, and
+    the raw ones, with a count of its steps, as `ema_state_dict`.
+    """
+    return one.path[-1:] == ("ema_state_dict",) and "steps" in one.entries
+
+
 def _state_dict(
-    one: Found, seen: SeenThrough, saved: Saved, name: str, in_memory: bool
+    one: Found, seen: SeenThrough, averaged: bool, saved: Saved, name: str, in_memory: bool
 ) -> StateDict:
     entries = {short: one.entries[original] for short, original in seen.names.items()}
     if in_memory and not any(isinstance(value, Mapping) for value in one.others.values()):
@@ -150,7 +164,7 @@ def _state_dict(
     return StateDict(
         ".".join((*saved.key, *one.path)),
         LazyArrays(entries, make),
-        _averaged(one, seen),
+        averaged,
         (*seen.left, *(_in_words(one.others) if one.path else ())),
     )
 

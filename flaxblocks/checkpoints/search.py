@@ -15,6 +15,7 @@ from flaxblocks.checkpoints.window import Text, Window
 __all__ = ["Found", "described", "dimensions_of", "find", "kind_of", "needs_unknown"]
 
 DEEPEST = 4
+CONTAINERS = (Mapping, Inert, list, tuple)
 MOST_ENTRIES = 1_000_000  # to look at, whatever one mapping is named how often
 
 
@@ -36,7 +37,7 @@ class Found:
 def find(saved: object) -> list[Found]:
     """Every mapping, at most `DEEPEST` keys deep, with an array of one or more dimensions.
 
-    States of optimisers and the like are passed over.
+    In a list or tuple the keys are the indices. States of optimisers and the like are passed over.
     """
     found: list[Found] = []
     work = 0
@@ -60,6 +61,8 @@ def _as_mapping(value: object) -> Mapping[Any, Any] | None:
         return value
     if is_module(value):
         return state_of_module(value)
+    if isinstance(value, list | tuple):
+        return {str(i): inner for i, inner in enumerate(value) if isinstance(inner, CONTAINERS)}
     if isinstance(value, Inert):
         return value.items if value.items is not None else attributes_of(value)
     return None
@@ -67,7 +70,7 @@ def _as_mapping(value: object) -> Mapping[Any, Any] | None:
 
 def _inner(mapping: Mapping[Any, Any]) -> Iterator[tuple[str, object]]:
     for key, value in mapping.items():
-        if isinstance(key, str) and isinstance(value, Mapping | Inert) and not is_of_training(key):
+        if isinstance(key, str) and isinstance(value, CONTAINERS) and not is_of_training(key):
             yield key, value
 
 

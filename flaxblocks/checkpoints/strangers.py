@@ -1,5 +1,6 @@
 """Files and folders that are taken for checkpoints by mistake, each with a sentence of its own."""
 
+import re
 from pathlib import Path
 
 from flaxblocks.checkpoints.error import CheckpointError, quoted
@@ -34,6 +35,10 @@ STRANGERS = (
     (4, b"tfl3", "is a TensorFlow Lite file, which holds a program and no names to go by"),
 )
 ONNX = "is an ONNX file, which holds a program; save the `state_dict()` of the PyTorch model"
+DEEPSPEED = (
+    "is a folder of DeepSpeed: give `global_step.../mp_rank_00_model_states.pt` in it; if ZeRO-3 "
+    "split the weights, its `zero_to_fp32.py` makes a file of them"
+)
 MSGPACK = (
     "seems to be a msgpack file, as Flax writes them; read it by `flax.serialization."
     "msgpack_restore` and give the mapping of names to arrays"
@@ -72,6 +77,8 @@ def refuse_folder(path: Path) -> CheckpointError:
             "is a folder of torch.distributed.checkpoint; "
             "`torch.distributed.checkpoint.format_utils.dcp_to_torch_save` makes a file of it"
         )
+    if any(re.fullmatch(r"global_step\d+|latest|zero_to_fp32\.py", name) for name in names):
+        return CheckpointError(DEEPSPEED)
     if "saved_model.pb" in names or any(name.endswith(".index") for name in names):
         return CheckpointError(TENSORFLOW.replace("is a part of", "holds"))
     shown = ", ".join(quoted(name, 40) for name in names[:5])

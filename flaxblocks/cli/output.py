@@ -36,7 +36,9 @@ def note(text: str) -> None:
 
 
 def left_of(report: "LoadReport") -> tuple[str, ...]:
-    """What was left of a checkpoint but random streams, which no prediction uses."""
+    """The names that were not loaded from a checkpoint, without random streams, which no prediction
+    uses.
+    """
     return tuple(name for name in report.left if not name.startswith("random streams "))
 
 

@@ -43,7 +43,7 @@ __all__ = ["predict_command"]
     "--classes",
     metavar="FILE",
     type=click.Path(path_type=Path),
-    help="Names of the classes, one a line; by default classes.txt beside the weights.",
+    help="Text file with one class name per line; by default classes.txt next to the weights.",
 )
 @network_options
 @model_options

@@ -105,7 +105,7 @@ def create_model(
     if weights is not None:
         contents = read_source(resolve_weights(name, weights))
     choice = Choice(key, prefix, ema, drop)
-    maps = None if out_indices is None else tuple(out_indices)
+    maps = tuple(out_indices) if isinstance(out_indices, Iterable) else out_indices
     extractor = partial(FeatureExtractor, out_indices=maps) if features_only else None
     config = {"num_classes": num_classes, **config}
     make = partial(_make, entry, config, contents, choice, extractor)

@@ -73,7 +73,7 @@ def check_factor(**values: Any) -> None:
 
 
 def is_number(value: object) -> bool:
-    """Whether it is a finite number, Python's or NumPy's; True and False are none."""
+    """Whether `value` is a finite number of Python or NumPy; booleans are not."""
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
@@ -108,7 +108,9 @@ def check_module(name: str, value: object) -> None:
 
 
 def parameter_key(rngs: Any) -> jax.Array:
-    """A key of the stream `params`. Raises: ValueError for anything but `nnx.Rngs` that have it."""
+    """The next key of the stream `params`. Raises: ValueError unless `rngs` is an `nnx.Rngs` with
+    that stream.
+    """
     if not isinstance(rngs, nnx.Rngs):
         raise ValueError(f"`rngs` (={rngs!r}) must be `nnx.Rngs`, such as `nnx.Rngs(0)`")
     if not hasattr(rngs, "params"):

@@ -38,8 +38,8 @@ def published_weights(name: str, weights: Any) -> Any:
 
 
 def default_weights(name: str, layout: str | None) -> Any:
-    """The default `WeightEntry` of model `name`, of the library in whose layout its checkpoint is
-    if that has any; None if nobody has.
+    """The default `WeightEntry` of model `name`, preferably from the library whose layout the
+    checkpoint uses; None if no library publishes any.
     """
     from flaxblocks.weights.entry import list_weights
 

@@ -54,6 +54,35 @@ def test_the_best_comes_first(source, expected, tmp_path):
     assert keys(backwards, tmp_path / "f") == expected
 
 
+def test_openmmlabs_averaging_saves_the_average_under_the_usual_name(tmp_path):
+    """Its hook swaps the two before it saves."""
+    raw = {"steps": torch.tensor(9), **{f"module.{key}": value for key, value in OTHER.items()}}
+    source = {"state_dict": ONE, "ema_state_dict": raw}
+    assert keys(source, tmp_path / "f") == ["state_dict", "ema_state_dict"]
+    assert [state.averaged for state in contents_of(source).state_dicts] == [True, False]
+    assert read_checkpoint(source, ema=True)["w"].tolist() == [1, 1]
+    assert read_checkpoint(source, ema=False)["module.w"].tolist() == [0, 0]
+    del raw["steps"]  # as other programs write theirs
+    assert keys(source, tmp_path / "f") == ["ema_state_dict", "state_dict"]
+
+
+def test_what_lies_in_a_list_has_its_index_for_a_key(tmp_path):
+    """Some programs save a network's and an optimiser's state as a tuple, or folds as a list."""
+    path = tmp_path / "f"
+    state = {"state": {0: {"exp_avg": torch.ones(2)}}, "param_groups": [{"lr": 0.1}]}
+    for saved, expected in (
+        ((ONE, state), ["0"]),
+        ([3, ONE], ["1"]),
+        ({"folds": [ONE, OTHER]}, ["folds.0", "folds.1"]),
+        ({"model": ONE, "scores": [torch.ones(2)]}, ["model"]),
+    ):
+        torch.save(saved, path)
+        assert [found.key for found in contents_of(path).state_dicts] == expected
+    torch.save([torch.ones(2)], path)
+    with pytest.raises(CheckpointError, match="no state dict: it is a list of 1"):
+        contents_of(path)
+
+
 def test_one_dict_under_two_keys(tmp_path):
     assert keys({"model": ONE, "ema": ONE}, tmp_path / "f") == ["ema", "model"]
 

@@ -335,6 +335,16 @@ def test_a_folder_of_distributed_checkpoint(tmp_path):
         read_checkpoint(tmp_path)
 
 
+@pytest.mark.parametrize("names", [("latest", "global_step8"), ("zero_to_fp32.py",)])
+def test_a_folder_of_deepspeed(names, tmp_path):
+    for name in names:
+        (tmp_path / name).mkdir()
+    with pytest.raises(
+        CheckpointError, match=r"give `global_step\.\.\./mp_rank_00_model_states\.pt`"
+    ):
+        read_checkpoint(tmp_path)
+
+
 def records(*names: str) -> bytes:
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as archive:
