@@ -6,7 +6,9 @@ import importlib
 import pkgutil
 
 from flaxblocks.models.efficientnet import EfficientNet
-from flaxblocks.models.image_model import Feature, FeatureExtractor, FeatureInfo, ImageModel
+from flaxblocks.models.feature_extractor import FeatureExtractor
+from flaxblocks.models.features import Feature, FeatureInfo
+from flaxblocks.models.image_model import ImageModel
 from flaxblocks.models.mnasnet import MnasNet
 from flaxblocks.models.mobilenetv1 import MobileNetV1
 from flaxblocks.models.mobilenetv2 import MobileNetV2

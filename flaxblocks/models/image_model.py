@@ -1,13 +1,13 @@
 """The base class of the image classifiers, with timm's ways to reach a model's features."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
+from flaxblocks.models.features import FeatureInfo
 from flaxblocks.nn.arguments import check_positive, check_rate, is_integer
 from flaxblocks.nn.drop import Dropout
 from flaxblocks.nn.linear import Linear
@@ -15,72 +15,12 @@ from flaxblocks.nn.paths import descend
 from flaxblocks.nn.pool import global_avg_pool
 
 __all__ = [
-    "Feature",
-    "FeatureExtractor",
-    "FeatureInfo",
     "ImageModel",
     "check_classes",
     "check_common",
 ]
 
 HEADS_ELSEWHERE = ("fc", "classifier", "last_linear")  # PyTorch's names of a model's last layer
-
-
-@dataclass(frozen=True)
-class Feature:
-    """A feature map of a model.
-
-    Attributes:
-        module: native path of the module that returns it.
-        channels: its channels.
-        reduction: input pixels per cell, along one axis.
-    """
-
-    module: str
-    channels: int
-    reduction: int
-
-
-@dataclass(frozen=True)
-class FeatureInfo(Sequence[Feature]):
-    """The feature maps of a model, finest first, with timm's column accessors."""
-
-    features: tuple[Feature, ...]
-
-    def __len__(self) -> int:
-        return len(self.features)
-
-    def __getitem__(self, index):
-        return self.features[index]
-
-    def module_name(self) -> list[str]:
-        """The native path of the module that returns each map."""
-        return [feature.module for feature in self]
-
-    def channels(self) -> list[int]:
-        """Channels of each map."""
-        return [feature.channels for feature in self]
-
-    def reduction(self) -> list[int]:
-        """Input pixels per cell, along one axis, of each map."""
-        return [feature.reduction for feature in self]
-
-    def select(self, out_indices: Iterable[int] | None) -> tuple[int, ...]:
-        """`out_indices` in ascending order, negative ones resolved; None selects all maps.
-
-        Raises: ValueError for an index out of range.
-        """
-        count = len(self)
-        indices = range(count) if out_indices is None else out_indices
-        listed = list(indices) if isinstance(indices, Iterable) else []
-        known = [i for i in listed if is_integer(i)]
-        resolved = sorted({i + count if i < 0 else i for i in known})
-        if not resolved or len(known) != len(listed) or resolved[0] < 0 or resolved[-1] >= count:
-            raise ValueError(
-                f"`out_indices` (={out_indices}) must name at least one of this model's {count} "
-                f"feature maps by 0 to {count - 1}, or from the end by -{count} to -1"
-            )
-        return tuple(resolved)
 
 
 class ImageModel(nnx.Module):
@@ -237,40 +177,6 @@ class ImageModel(nnx.Module):
             elif hasattr(owner, step):
                 setattr(owner, step, None)
         self.head = None
-
-
-class FeatureExtractor(nnx.Module):
-    """A model without what follows its feature maps: `(N, H, W, C)` to a list of `(N, h, w,
-    channels)`, finest first.
-
-    The model is its `backbone`; `feature_info` describes the maps that it returns.
-    """
-
-    def __init__(self, model: ImageModel, out_indices: Iterable[int] | None = None):
-        """Take over `model`, which loses its head and whatever else follows the last map.
-
-        Raises: ValueError for an index out of range.
-        """
-        indices = model.feature_info.select(out_indices)
-        model.drop_after(indices[-1])
-        self.backbone = model
-        self.out_indices = indices
-        self.feature_info = FeatureInfo(tuple(model.feature_info[i] for i in indices))
-
-    @property
-    def layouts(self) -> Mapping[str, Callable[["FeatureExtractor"], Iterator[tuple[str, ...]]]]:
-        """Those of the backbone: PyTorch's names do not contain the extractor."""
-
-        def through(keys):
-            return lambda extractor: (
-                (f"backbone.{native}", *rest) for native, *rest in keys(extractor.backbone)
-            )
-
-        return {name: through(keys) for name, keys in self.backbone.layouts.items()}
-
-    def __call__(self, x: Float[Array, "N H W C"]) -> list[jax.Array]:
-        """The feature maps of an image batch."""
-        return self.backbone._maps(x, self.out_indices)
 
 
 def _width(head: nnx.Module) -> int:

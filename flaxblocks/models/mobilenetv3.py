@@ -16,10 +16,11 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from flaxblocks.blocks.channels import make_divisible
-from flaxblocks.blocks.conv_norm_act import ConvNormAct, conv_names, layer_names
+from flaxblocks.blocks.conv_norm_act import ConvNormAct
 from flaxblocks.blocks.inverted import MBConv
 from flaxblocks.blocks.squeeze_excite import SqueezeExcite
 from flaxblocks.models.image_model import check_common
+from flaxblocks.models.mobilenetv3_layouts import mobilenetv3_layouts
 from flaxblocks.models.mobilenetv3_rows import (
     LARGE,
     LARGE_DEEP,
@@ -33,7 +34,6 @@ from flaxblocks.models.mobilenetv3_rows import (
 from flaxblocks.models.rows import Rows
 from flaxblocks.models.staged import StagedModel, Trunk
 from flaxblocks.models.table import check_table
-from flaxblocks.models.timm_names import stage_names
 from flaxblocks.nn.activation import Activation, get_activation
 from flaxblocks.nn.arguments import check_choice, check_factor, check_positive
 from flaxblocks.nn.init import (
@@ -55,54 +55,6 @@ INITIALIZERS = {
     "torchvision": (kaiming_normal_fan_out, normal, normal),
     "timm": (kaiming_normal_fan_out_depthwise, kaiming_normal_fan_out, uniform_fan_out),
 }
-
-
-def _torchvision(model: "MobileNetV3") -> Iterator[tuple[str, ...]]:
-    yield "stem", "features.0"
-    for i, block in enumerate(model.blocks):
-        yield f"blocks.{i}", f"features.{i + 1}"
-        layers = ("expand", "conv", "squeeze_excite", "project")
-        present = [name for name in layers if getattr(block, name) is not None]
-        for k, name in enumerate(present):
-            yield f"blocks.{i}.{name}", f"features.{i + 1}.block.{k}"
-    for k, path in enumerate(model.head_conv_paths(), start=len(model.blocks) + 1):
-        yield path, f"features.{k}"
-    yield "embedding", "classifier.0"
-    yield "head", "classifier.3"
-
-
-def _timm(model: "MobileNetV3") -> Iterator[tuple[str, ...]]:
-    """The last convolution is one more stage, and the layer after pooling is a 1x1 convolution."""
-    yield from stage_names(model)
-    for k, path in enumerate(model.head_conv_paths()):
-        foreign = f"blocks.{len(model.depths)}.{k}"
-        yield from conv_names(path, f"{foreign}.conv", f"{foreign}.bn1")
-    yield "embedding", "conv_head", "conv1x1"
-    yield "head", "classifier"
-
-
-def _d_li14(model: "MobileNetV3") -> Iterator[tuple[str, ...]]:
-    """d-li14's mobilenetv3.pytorch: blocks are one Sequential each, in which activations, gates and
-    the placeholder of a missing gate are numbered too.
-    """
-    yield from layer_names("stem", "features.0.0", "features.0.1")
-    for i, block in enumerate(model.blocks):
-        native, foreign = f"blocks.{i}", f"features.{i + 1}"
-        yield native, foreign
-        at = {"conv": 0, "squeeze_excite": 3, "project": 4}
-        if block.expand is not None:
-            at = {"expand": 0, "conv": 3, "squeeze_excite": 5, "project": 7}
-        for name, k in at.items():
-            if name == "squeeze_excite":
-                yield f"{native}.{name}", f"{foreign}.conv.{k}", "output"
-                yield f"{native}.{name}.reduce", f"{foreign}.conv.{k}.fc.0", "linear"
-                yield f"{native}.{name}.expand", f"{foreign}.conv.{k}.fc.2", "linear"
-            else:
-                conv, norm = (f"{foreign}.conv.{k + place}" for place in (0, 1))
-                yield from layer_names(f"{native}.{name}", conv, norm)
-    yield from layer_names("head_conv", "conv.0", "conv.1")
-    yield "embedding", "classifier.0"
-    yield "head", "classifier.3"
 
 
 class MobileNetV3(StagedModel):
@@ -254,9 +206,7 @@ class MobileNetV3(StagedModel):
     @property
     def layouts(self) -> Mapping[str, Callable[..., Iterator[tuple[str, ...]]]]:
         """The layouts that name every layer of this network, by library."""
-        names = {"torchvision": _torchvision, "timm": _timm}
-        one = not isinstance(self.head_conv, nnx.Sequential)
-        return {**names, "d-li14": _d_li14} if self.gates_first and one else names
+        return mobilenetv3_layouts(self)
 
     @property
     def head_features(self) -> int:
@@ -276,7 +226,7 @@ class MobileNetV3(StagedModel):
         self.embedding = None
 
     def head_conv_paths(self) -> list[str]:
-        """The native paths of the last 1x1 convolutions: `head_depth` of them."""
+        """The native paths of the last 1x1 convolutions, of which there are `head_depth`."""
         if isinstance(self.head_conv, nnx.Sequential):
             return [f"head_conv.layers.{k}" for k in range(len(self.head_conv.layers))]
         return ["head_conv"]

@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from flax import nnx
 
-from flaxblocks.models.image_model import Feature, FeatureInfo, ImageModel
+from flaxblocks.models.features import Feature, FeatureInfo
+from flaxblocks.models.image_model import ImageModel
 
 __all__ = ["PlacedBlock", "StagedModel", "Trunk"]
 

@@ -75,6 +75,11 @@ NAMES = {  # in a module that was split, or in one that is there still: old -> n
     "flaxblocks.costs.own_parameters": "flaxblocks.nn.parameters.own_parameters",
     "flaxblocks.create.published_weights": "flaxblocks.weights.resolve.published_weights",
     "flaxblocks.create.resolve_weights": "flaxblocks.weights.resolve.resolve_weights",
+    "flaxblocks.models.image_model.Feature": "flaxblocks.models.features.Feature",
+    "flaxblocks.models.image_model.FeatureExtractor": (
+        "flaxblocks.models.feature_extractor.FeatureExtractor"
+    ),
+    "flaxblocks.models.image_model.FeatureInfo": "flaxblocks.models.features.FeatureInfo",
     "flaxblocks.doctor.Finding": "flaxblocks.inspect.installation.finding.Finding",
     "flaxblocks.doctor.diagnose": "flaxblocks.inspect.installation.probes.diagnose",
     "flaxblocks.preprocess.ImageSource": "flaxblocks.weights.preprocess.ImageSource",
