@@ -98,7 +98,7 @@ WRONG: dict[str, tuple[Any, str]] = {
     ),
     "write a model": (
         lambda m: UNTYPED.write_checkpoint(m, "a.pth"),
-        "must be NumPy arrays by name",
+        "must map names to NumPy arrays",
     ),
     "compare with itself": (
         lambda m: UNTYPED.parity.compare(m, m, X),

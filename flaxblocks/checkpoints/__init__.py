@@ -1,1 +1,1 @@
-"""Checkpoint files to and from NumPy arrays by name: no JAX, no models."""
+"""Conversion between checkpoint files and named NumPy arrays, without JAX and without models."""

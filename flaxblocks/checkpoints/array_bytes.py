@@ -1,4 +1,4 @@
-"""Byte order: the files are little-endian or say otherwise, machines and arrays may be either."""
+"""Conversion of byte order between files, arrays and the machine."""
 
 import sys
 
@@ -8,10 +8,10 @@ __all__ = ["byteswapped", "little_endian_bytes"]
 
 
 def byteswapped(array: np.ndarray) -> np.ndarray:
-    """A copy with the bytes of every real number reversed; a complex number is two of them.
+    """A copy with the bytes of every real number reversed; a complex number consists of two.
 
     Args:
-        array: of any dtype and shape, the ml_dtypes ones included (NumPy cannot swap those).
+        array: any dtype and shape, including the dtypes of ml_dtypes, which NumPy cannot swap.
     """
     width = array.dtype.itemsize // (2 if array.dtype.kind == "c" else 1)
     words = array.flatten().view(np.dtype(f"u{width}"))
@@ -19,7 +19,7 @@ def byteswapped(array: np.ndarray) -> np.ndarray:
 
 
 def little_endian_bytes(array: np.ndarray) -> memoryview:
-    """The bytes of the array's elements in row-major order, copied only where needed."""
+    """The little-endian bytes of an array in row-major order, copied only if necessary."""
     if not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))
     if sys.byteorder == "big":

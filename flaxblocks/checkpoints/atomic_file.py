@@ -1,4 +1,4 @@
-"""Replacing a file whole or not at all."""
+"""Replacing a file completely or not at all."""
 
 import os
 import secrets
@@ -13,12 +13,12 @@ __all__ = ["replacing"]
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """Open a new file beside `path` that takes its place when the block ends without an error.
+    """Open a temporary file that replaces `path` when the block ends without an error.
 
-    After an error the new file is gone and an old one at `path` is as it was. An old file's
-    permissions are kept, and a symbolic link stays a link, to the new content.
+    After an error the temporary file is removed and an existing file at `path` is unchanged. The
+    permissions of a replaced file are kept, and a symbolic link stays a link, to the new content.
 
-    Raises: OSError as the file system gives it.
+    Raises: OSError from the file system.
     """
     target = Path(os.path.realpath(path))
     temporary = target.with_name(f".{secrets.token_hex(8)}.part")

@@ -1,4 +1,4 @@
-"""Choosing among the state dicts of a checkpoint, and among the networks in one state dict."""
+"""Selecting a state dict in a checkpoint, and a network within a state dict."""
 
 import fnmatch
 from collections.abc import Collection, Iterable, Mapping
@@ -16,15 +16,15 @@ Value = TypeVar("Value")
 def chosen(
     contents: Contents, *, key: str | None = None, ema: bool | None = None
 ) -> tuple[StateDict, ...]:
-    """The state dicts that come into question, best first.
+    """The state dicts that match the arguments, best first.
 
     Args:
-        contents: of a checkpoint.
-        key: of one state dict: its whole dotted path, or its end or beginning where that is that of
-            one alone.
+        contents: the contents of a checkpoint.
+        key: key of a state dict: its full dotted path; else the end of the path, if only one ends
+            so; else the beginning, of which the best state dict is taken.
         ema: True for averaged weights only, False for raw ones only.
 
-    Raises: CheckpointError naming those that there are, if none fits.
+    Raises: CheckpointError listing the available state dicts, if none matches.
     """
     states = contents.state_dicts if key is None else _under_key(contents, key)
     kept = tuple(state for state in states if ema is None or state.averaged == ema)
@@ -56,8 +56,8 @@ def _told(states: tuple[StateDict, ...]) -> str:
 
 
 def named_by(patterns: Collection[str], names: Iterable[str]) -> frozenset[str]:
-    """The names that one of the patterns means: a name and all below it, or those that a pattern
-    such as `*.num_updates` matches.
+    """The names that any of the patterns matches: a plain name matches itself and all names below
+    it, and a pattern such as `*.num_updates` the names that fit it.
     """
     starts = tuple(f"{pattern.rstrip('.')}." for pattern in patterns)
     return frozenset(
@@ -69,13 +69,13 @@ def named_by(patterns: Collection[str], names: Iterable[str]) -> frozenset[str]:
 
 
 def under(arrays: Mapping[str, Value], prefix: str) -> dict[str, Value]:
-    """The arrays whose names begin with a prefix, without it.
+    """The arrays whose names have a prefix, under their names without it.
 
     Args:
-        arrays: by name.
-        prefix: "backbone." or "backbone"; the empty one is that of all.
+        arrays: arrays by name.
+        prefix: "backbone." or "backbone"; an empty prefix matches every name.
 
-    Raises: CheckpointError naming near prefixes, if no name begins so.
+    Raises: CheckpointError listing similar prefixes, if no name has this one.
     """
     start = prefix if not prefix or prefix.endswith(".") else f"{prefix}."
     found = {
@@ -88,4 +88,4 @@ def under(arrays: Mapping[str, Value], prefix: str) -> dict[str, Value]:
     near = get_close_matches(start[:-1], prefixes, n=3, cutoff=0.5)
     near = near or list(dict.fromkeys(p[0] for p in parts))[:3]
     shown = ", ".join(quoted(f"{name}.", 60) for name in near)
-    raise CheckpointError(f"no name begins with {quoted(start)}; near ones are {shown or 'none'}")
+    raise CheckpointError(f"no name begins with {quoted(start)}; similar: {shown or 'none'}")

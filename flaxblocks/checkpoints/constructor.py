@@ -1,4 +1,4 @@
-"""What a pickle may call: functions of ours under the names that the file gives."""
+"""The functions that a pickle can call: our own, under the names that the file uses."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,13 +13,16 @@ Builder = Callable[[tuple], object]
 
 @dataclass(frozen=True, slots=True)
 class Constructor:
-    """An admitted callable: its name in the file, and our function of its positional arguments."""
+    """A callable that is allowed: its name in the file, and our function that stands for it.
+
+    `build` receives the tuple of positional arguments and returns None if torch never writes such.
+    """
 
     name: str
     build: Builder
 
     def __call__(self, arguments: object) -> object:
-        """The value, or a CheckpointError if the arguments are not such as torch writes."""
+        """Build the value. Raises: CheckpointError for arguments that torch does not write."""
         value = self.build(arguments) if type(arguments) is tuple else None
         if value is None:
             shown = quoted(self.name)[1:-1]
@@ -28,5 +31,5 @@ class Constructor:
 
 
 def inert(name: str) -> Constructor:
-    """The constructor of values that are of no use here."""
+    """A constructor of placeholders for a class or function that is never run."""
     return Constructor(name, lambda arguments: Inert(name, arguments))

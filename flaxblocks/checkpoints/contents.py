@@ -1,4 +1,4 @@
-"""What a checkpoint holds: its state dicts, best first, and what else lies in it.
+"""The contents of a checkpoint: its state dicts, best first, and a list of everything else in it.
 
 contents = contents_of("checkpoint.pth.tar")
 contents.state_dicts[0].arrays["conv1.weight"]
@@ -28,13 +28,14 @@ MOST_WORDS = 20
 
 @dataclass(frozen=True)
 class StateDict:
-    """One mapping of names to arrays that was found.
+    """A mapping of names to arrays found in a checkpoint.
 
     Attributes:
-        key: the keys that lead to it, joined by dots; "" for the source itself.
-        arrays: by name, wrappers in the names seen through; made when they are first looked at.
+        key: its path in the checkpoint, as keys joined by dots; "" for the source itself.
+        arrays: arrays by name, without the parts that wrappers add to the names; they are made on
+            first access.
         averaged: whether it holds averaged weights.
-        left: what of the mapping was left out, in words.
+        left: short descriptions of the entries that were left out.
     """
 
     key: str
@@ -45,13 +46,13 @@ class StateDict:
 
 @dataclass(frozen=True)
 class Contents:
-    """What a source holds.
+    """The contents of a file, folder or mapping.
 
     Attributes:
-        name: how sentences call it: the path as it was given, or "the mapping".
+        name: its name in messages: the path as it was given, or "the mapping".
         state_dicts: one or more, best first.
-        others: what else lies in it, in few words, such as "optimizer (dict)".
-        settings: of the `config.json` that goes with it, if there is one.
+        others: short descriptions of everything else in it, such as "optimizer (dict)".
+        settings: the content of its `config.json`, if it has one.
     """
 
     name: str
@@ -61,7 +62,7 @@ class Contents:
 
 
 class LazyArrays(Mapping[str, np.ndarray]):
-    """Arrays whose names are known, and which are made, all at once, when one is asked for."""
+    """Arrays whose names are known, all of which are made when the first one is accessed."""
 
     def __init__(self, names: Mapping[str, str], make: Callable[[], dict[str, np.ndarray]]) -> None:
         self._names = names
@@ -84,14 +85,14 @@ class LazyArrays(Mapping[str, np.ndarray]):
 
 
 def contents_of(source: str | os.PathLike[str] | Mapping[str, Any]) -> Contents:
-    """What a file, a folder or a mapping holds.
+    """Read a file, a folder or a mapping and find its state dicts.
 
     Args:
         source: a checkpoint in any of `formats.FORMATS`, or a mapping in memory: a state dict of
-            arrays or torch's tensors, or what a training program saves around one.
+            arrays or torch tensors, or a training checkpoint that contains one.
 
-    Raises: CheckpointError, in one sentence, if the source cannot be read, is damaged, asks for
-        code to be run, or holds no state dict.
+    Raises: CheckpointError, in one sentence, if the source cannot be read, is damaged, tries to run
+        code, or holds no state dict.
     """
     if isinstance(source, Mapping):
         return _contents(Saved(source), "the mapping", in_memory=True)
@@ -125,7 +126,9 @@ def _contents(saved: Saved, name: str, in_memory: bool) -> Contents:
 
 
 def _plain_values(found: list[Found], mapping: Mapping[Any, Any]) -> list[Found]:
-    """A mapping in memory may hold lists of numbers, or what can be said to be no array."""
+    """A mapping in memory as a state dict without arrays: of lists of numbers, or of values that
+    are refused, with their keys, when they are made into arrays.
+    """
     odd = next((key for one in found for key in one.entries if not isinstance(key, str)), None)
     if odd is not None:
         raise CheckpointError(f"key {odd!r} of the source must be a string")
@@ -158,7 +161,7 @@ def _state_dict(
 ) -> StateDict:
     entries = {short: one.entries[original] for short, original in seen.names.items()}
     if in_memory and not any(isinstance(value, Mapping) for value in one.others.values()):
-        entries.update(one.others)  # numbers and lists, or to be said to be no arrays
+        entries.update(one.others)  # numbers and lists, or values to be refused by name
         one = Found(one.path, one.entries, {})
     make = partial(_made, entries, None if in_memory else saved, name)
     return StateDict(
@@ -187,7 +190,7 @@ def _made(entries: dict[str, Any], saved: Saved | None, name: str) -> dict[str, 
 
 
 def _others(saved: object, found: list[Found]) -> tuple[str, ...]:
-    """What lies beside the state dicts, at the top, in few words."""
+    """Short descriptions of the top-level entries that are not state dicts."""
     if not isinstance(saved, Mapping) or any(not one.path for one in found):
         top = next((one.others for one in found if not one.path), {})
     else:

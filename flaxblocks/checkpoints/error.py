@@ -1,7 +1,7 @@
-"""The one exception of the checkpoint reader and writer, and the quoting its sentences need.
+"""The exception of the checkpoint reader and writer, and the quoting that its messages need.
 
-The files below `checkpoint.py` raise it with a sentence that lacks its subject ("is an empty
-file"); `checkpoint.py` puts the path in front.
+The readers of the formats raise it with a sentence that lacks its subject ("is an empty file");
+`contents_of` and `write_checkpoint` put the path in front.
 """
 
 __all__ = ["CheckpointError", "quoted"]
@@ -15,9 +15,9 @@ def quoted(text: object, longest: int = 120) -> str:
     """Text taken from a file, safe to print: escaped, shortened and in quotes.
 
     Args:
-        text: a `str` or `bytes`; of anything else only the type's name is shown, because the
+        text: a `str` or `bytes`; for anything else only the type's name is shown, because the
             `repr` of a hostile object can be exponentially long.
-        longest: characters of the text to keep.
+        longest: number of characters to keep.
 
     Returns: ASCII without control characters.
     """

@@ -1,5 +1,7 @@
-"""The formats of checkpoints: one row each. A file's format is told from its first bytes, a
-folder's from what lies in it; suffixes are looked at for writing alone.
+"""The checkpoint formats, one row each.
+
+The format of a file is determined from its first bytes, that of a folder from the files in it. The
+suffix matters for writing, and for finding the weights in a folder.
 """
 
 from collections.abc import Callable, Mapping
@@ -31,14 +33,14 @@ class Format:
     """One format.
 
     Attributes:
-        name: for people.
-        suffixes: usual ones.
-        is_file: whether a file, which holds data of this format, is one; None for folders.
-        is_folder: whether a folder is one; None for files.
-        read: gives what the file (an `Opened`) or folder (a `Path`) holds. None for an index of
-            other files.
-        write: writes arrays to an open file, or as a folder at a path; None if it is only read.
-        holds: whether it has room for arrays of a dtype.
+        name: its name for readers.
+        suffixes: its usual suffixes.
+        is_file: whether a file is in this format; None if the format is a folder.
+        is_folder: whether a folder is in this format; None if the format is a file.
+        read: reads an `Opened` file or the `Path` of a folder; None for an index of other files.
+        write: writes arrays to an open file, or to a folder at a path; None if the format is only
+            read.
+        holds: whether the format can hold arrays of a dtype.
     """
 
     name: str
@@ -51,7 +53,7 @@ class Format:
 
 
 def _is_safetensors(opened: Opened) -> bool:
-    # A header's length may begin with the bytes of the others. It is below 2**32.
+    # The length of the header may begin with another format's signature. It is below 2**32.
     return opened.data[4:9] == b"\0\0\0\0{"
 
 

@@ -1,4 +1,4 @@
-"""Folders as they come from a model hub: weights beside a `config.json`."""
+"""Folders from a model hub: a file of weights and a `config.json`."""
 
 import json
 from collections.abc import Sequence
@@ -20,9 +20,9 @@ LARGEST_SETTINGS = 16 * 2**20
 
 
 def weights_in(folder: Path, suffixes: Sequence[str]) -> Path | None:
-    """The file of weights in a folder: one of `WEIGHTS`, else the only one with such a suffix.
+    """The weights file in a folder: the first of `WEIGHTS`, else the only one with a known suffix.
 
-    Raises: CheckpointError naming them, if there are several and no rule says which.
+    Raises: CheckpointError naming them, if there are several and none is in `WEIGHTS`.
     """
     for name in WEIGHTS:
         if (folder / name).is_file():
@@ -42,7 +42,10 @@ def weights_in(folder: Path, suffixes: Sequence[str]) -> Path | None:
 
 
 def settings_beside(weights: Path) -> dict[str, Any] | None:
-    """The `config.json` beside a file of weights that has a hub's name for it; None without."""
+    """The content of the `config.json` in the folder of a file that has one of the `WEIGHTS` names.
+
+    None if there is none, or none that can be read.
+    """
     path = weights.parent / "config.json"
     if weights.name not in WEIGHTS or not path.is_file() or path.stat().st_size > LARGEST_SETTINGS:
         return None

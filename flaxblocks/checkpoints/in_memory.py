@@ -1,4 +1,4 @@
-"""Values in memory as NumPy arrays; torch's tensors are told without importing torch."""
+"""Values in memory as NumPy arrays; torch tensors are recognised without importing torch."""
 
 import sys
 from collections.abc import Mapping
@@ -13,9 +13,9 @@ __all__ = ["values_as_arrays"]
 
 
 def values_as_arrays(values: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Arrays by name, in the memory of the values where that is possible.
+    """Convert values to arrays, which share the memory of the values where possible.
 
-    Raises: CheckpointError naming the first value that is no array.
+    Raises: CheckpointError naming the first value that is not an array.
     """
     return {name: _array(name, value) for name, value in values.items()}
 
@@ -36,7 +36,7 @@ def _array(name: str, value: Any) -> np.ndarray:
 
 
 def _from_tensor(tensor: Any) -> np.ndarray:
-    """A torch tensor as an array, where it can be in the same memory."""
+    """A torch tensor as an array, in the same memory if possible."""
     tensor = tensor.detach().cpu().resolve_conj().resolve_neg()
     name = str(tensor.dtype).removeprefix("torch.")
     narrow = next((row.numpy for row in DTYPES if row.torch == name and row.is_of_ml_dtypes), None)

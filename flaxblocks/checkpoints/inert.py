@@ -1,22 +1,22 @@
-"""What stands in a checkpoint for an object of a class that is no tensor: a name and no life.
+"""Placeholders for pickled objects of classes that are not tensors.
 
 A training program saves its options, its callbacks and sometimes the whole model. Their classes are
-never imported; what the pickle would have given to them is kept as plain data, for a whole model
-lies in there (`module_tree.py`).
+never imported. What the pickle would have passed to them is kept as plain data, because it may
+contain a whole model (`module_tree.py`).
 """
 
 __all__ = ["Inert"]
 
 
 class Inert:
-    """An object of the class, or the result of the function, called `name` in the file.
+    """A placeholder for an object of the class, or a result of the function, `name` in the file.
 
     Attributes:
-        name: dotted.
-        arguments: what it was called with.
-        state: what the object's attributes were to be set from; None if that was not said.
-        items: keys and values set on it, if it was a kind of dict.
-        members: of a set.
+        name: dotted name of the class or function.
+        arguments: the arguments of the call.
+        state: the state from which its attributes would have been set; None if it has none.
+        items: the items set on it, if it is a kind of dict.
+        members: the members added to it, if it is a set.
     """
 
     __slots__ = ("arguments", "items", "members", "name", "state")
@@ -29,5 +29,5 @@ class Inert:
         self.members: list | None = None
 
     def set_state(self, state: object) -> None:
-        """What `BUILD` asks for; nothing runs."""
+        """Keep the state that the opcode `BUILD` passes; nothing runs."""
         self.state = state

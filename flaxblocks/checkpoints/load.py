@@ -1,4 +1,4 @@
-"""Opening a path, whatever it is: the row of `formats.FORMATS` that it fits reads it."""
+"""Reading a file or folder in any format, by the first row of `FORMATS` that recognises it."""
 
 import os
 from dataclasses import replace
@@ -15,9 +15,10 @@ __all__ = ["load", "reason"]
 
 
 def load(path: str | os.PathLike[str]) -> Saved:
-    """What a file or folder holds.
+    """Read a file or folder.
 
-    Raises: CheckpointError, in a sentence that lacks its subject; OSError as the system gives it.
+    Raises: CheckpointError with a sentence that lacks its subject, the path; OSError from the
+        operating system.
     """
     check_possible(path)
     if os.path.isdir(path):
@@ -28,7 +29,7 @@ def load(path: str | os.PathLike[str]) -> Saved:
 
 
 def reason(error: OSError) -> str:
-    """Why the system refused."""
+    """The operating system's reason for an error."""
     return error.strerror or str(error) or type(error).__name__
 
 
@@ -40,7 +41,7 @@ def _read(found: Opened) -> Saved:
 
 
 def _shard(path: Path) -> Saved:
-    """One of the files that an index lists.
+    """Read one of the files that an index lists.
 
     Raises: CheckpointError naming it.
     """
@@ -55,7 +56,7 @@ def _shard(path: Path) -> Saved:
 
 
 def _read_shard(found: Opened) -> Saved:
-    """A file that is not itself an index, which could list itself."""
+    """Read a file that is not an index, because an index could list itself."""
     for row in FORMATS:
         if row.is_file is not None and row.read is not None and row.is_file(found):
             return row.read(found)

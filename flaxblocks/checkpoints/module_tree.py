@@ -1,4 +1,4 @@
-"""The state dict of a whole pickled model, from what its modules' attributes were to be.
+"""The state dict of a whole pickled model, from the pickled attributes of its modules.
 
 `torch.nn.Module` keeps its parameters, buffers and children in plain dicts, `_parameters`,
 `_buffers` and `_modules`; the classes themselves are not needed.
@@ -22,15 +22,15 @@ def attributes_of(value: object) -> Mapping[Any, Any] | None:
         return None
     state = value.state
     if isinstance(state, tuple) and len(state) == 2 and isinstance(state[0], dict):
-        state = state[0]  # the other half is of slots
+        state = state[0]  # the other element holds slots
     if isinstance(state, dict):
         return state
-    first = value.arguments[0] if value.arguments else None  # as torch.fx has its modules made
+    first = value.arguments[0] if value.arguments else None  # torch.fx passes them as an argument
     return first if isinstance(first, dict) and "_modules" in first else None
 
 
 def is_module(value: object) -> bool:
-    """Whether it was a `torch.nn.Module`."""
+    """Whether an object was a `torch.nn.Module` when it was pickled."""
     attributes = attributes_of(value)
     return attributes is not None and all(
         isinstance(attributes.get(key), dict) for key in ("_parameters", "_buffers", "_modules")
@@ -38,9 +38,10 @@ def is_module(value: object) -> bool:
 
 
 def state_of_module(model: object) -> dict[str, Any]:
-    """What `model.state_dict()` gives: parameters, then persistent buffers, then the children's.
+    """What `model.state_dict()` returns: parameters, persistent buffers, then those of children.
 
-    Raises: CheckpointError for a tree that no model has: within itself, or beyond any use.
+    Raises: CheckpointError for a tree that no model has: one that contains itself or is far too
+        large.
     """
     state: dict[str, Any] = {}
     stack: list[tuple[str, object, int]] = [("", model, 0)]
@@ -49,7 +50,7 @@ def state_of_module(model: object) -> dict[str, Any]:
         prefix, module, depth = stack.pop()
         modules += 1
         if modules > MOST_MODULES or depth > DEEPEST or len(prefix) > 10_000:
-            raise CheckpointError("holds a whole pickled model that is too deep or has no end")
+            raise CheckpointError("holds a whole pickled model that is too deep or endless")
         attributes = attributes_of(module) or {}
         fleeting = _members(attributes.get("_non_persistent_buffers_set"))
         for kind in ("_parameters", "_buffers"):
@@ -72,7 +73,7 @@ def _items(mapping: object) -> list[tuple[str, Any]]:
 
 
 def _members(names: object) -> list:
-    """The members of a pickled set; `set([...])` in the older protocols."""
+    """The members of a pickled set, which older protocols write as `set([...])`."""
     if not isinstance(names, Inert):
         return []
     given = names.arguments[0] if names.arguments else []

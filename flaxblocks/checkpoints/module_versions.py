@@ -1,4 +1,4 @@
-"""PyTorch's record of the version of a module, which its state dicts carry as `_metadata`."""
+"""PyTorch's version numbers of modules, which a state dict carries as `_metadata`."""
 
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -17,10 +17,10 @@ METADATA = "_metadata"  # the attribute of an `OrderedDict`, in memory and in a 
 def with_versions(
     arrays: Mapping[str, np.ndarray], module: "nnx.Module", layout: str
 ) -> dict[str, np.ndarray]:
-    """The arrays as a state dict of `module` in one of its layouts.
+    """The arrays as a state dict of `module` in one of its layouts, with the version as metadata.
 
-    Where the module's class has `state_dict_version`, layout -> number, that is what the original
-    asks for when it loads: torchvision's MNASNet takes no state dict without.
+    A module's class gives the version that the PyTorch original requires as `state_dict_version`,
+    layout -> number: torchvision's MNASNet loads no state dict without it.
     """
     version = getattr(module, "state_dict_version", {}).get(layout)
     state = OrderedDict(arrays)
@@ -30,5 +30,8 @@ def with_versions(
 
 
 def versions_of(arrays: Mapping[str, Any]) -> Mapping[str, Mapping[str, int]]:
-    """Path of a module, "" for the whole -> {"version": number}; empty where there are none."""
+    """The versions in a state dict: path of a module ("" for the whole) -> {"version": number}.
+
+    Empty if it has none.
+    """
     return getattr(arrays, METADATA, {})

@@ -1,4 +1,4 @@
-"""NumPy's `.npz` archives: one `.npy` record an array. An array of Python objects is refused."""
+"""NumPy's `.npz` archives: one `.npy` record per array. Arrays of Python objects are refused."""
 
 import ast
 import re
@@ -20,14 +20,14 @@ __all__ = ["read_npz", "write_npz"]
 SUFFIX = ".npy"
 LONGEST_HEADER = 10_000  # NumPy's own limit
 MAGIC = b"\x93NUMPY"
-# No header holds an escape, or a number with letters behind it, and Python warns of either.
+# No valid header holds an escape or a number followed by letters, and Python warns about both.
 _WARNED_OF = re.compile(r"\\|(?<!\w)\.?\d[\d.]*[^\W\d]")
 
 
 def read_npz(opened: Opened) -> Saved:
-    """The arrays by name.
+    """Read descriptions of the arrays, by name.
 
-    Raises: CheckpointError naming the first array that holds no numbers, or is damaged.
+    Raises: CheckpointError naming the first array that holds no numbers or is damaged.
     """
     arrays: dict[object, object] = {}
     for name, place in records_of(opened.file, opened.data).items():
@@ -43,12 +43,12 @@ def _described(place: Place) -> NumpyArray:
     start = window.start
     head = window.buffer[start : start + min(window.size, 12)]
     if not head.startswith(MAGIC) or len(head) < 12:
-        raise CheckpointError("is not one of NumPy's")
+        raise CheckpointError("is not in NumPy's format")
     width = 2 if head[6] == 1 else 4  # bytes of the header's length, by the version
     length = int.from_bytes(head[8 : 8 + width], "little")
     skipped = 8 + width + length
     if length > LONGEST_HEADER or skipped > window.size:
-        raise CheckpointError("has a header that is cut short or beyond any use")
+        raise CheckpointError("has a header that is cut short or too long")
     code, fortran, shape = _header(window.buffer[start + 8 + width : start + skipped])
     dtype = dtype_of_code(code)
     if dtype is None:
@@ -59,7 +59,7 @@ def _described(place: Place) -> NumpyArray:
 
 
 def _header(text: bytes) -> tuple[object, bool, tuple]:
-    """`{"descr": "<f4", "fortran_order": False, "shape": (3, 4)}`."""
+    """The three values of `{"descr": "<f4", "fortran_order": False, "shape": (3, 4)}`."""
     literal = text.decode("latin1").strip()
     try:
         header = None if _WARNED_OF.search(literal) else ast.literal_eval(literal)
@@ -72,7 +72,7 @@ def _header(text: bytes) -> tuple[object, bool, tuple]:
 
 
 def write_npz(arrays: Mapping[str, np.ndarray], file: BinaryIO) -> None:
-    """Write arrays whose dtypes and names have been checked, one at a time, as `np.savez` does."""
+    """Write arrays as `np.savez` does, one at a time; names and dtypes have been checked."""
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for name, array in arrays.items():
             record = zipfile.ZipInfo(name + SUFFIX)

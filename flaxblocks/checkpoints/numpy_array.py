@@ -1,9 +1,9 @@
 """NumPy arrays as a pickle describes them: dtype, shape, order and a run of bytes.
 
-`np.ndarray.__reduce__` gives `_reconstruct(ndarray, (0,), b"b")` and then the state `(version,
-shape, dtype, is_fortran, bytes)`; protocol 5 gives `_frombuffer(bytes, dtype, shape, order)`, a
-number `scalar(dtype, bytes)`. Protocol 2 writes the bytes as text in Latin-1. Nothing of it is
-copied before the array itself is wanted.
+`np.ndarray.__reduce__` writes `_reconstruct(ndarray, (0,), b"b")` followed by the state `(version,
+shape, dtype, is_fortran, bytes)`; protocol 5 writes `_frombuffer(bytes, dtype, shape, order)`; a
+NumPy number is `scalar(dtype, bytes)`. Protocol 2 writes the bytes as text in Latin-1. Nothing is
+copied until the array itself is requested.
 """
 
 import math
@@ -24,7 +24,7 @@ _CODE = re.compile(r"[<>=|]?(?:[biufc]\d{1,2}|\?)")
 
 
 class Latin1:
-    """Bytes that protocol 2 wrote as text."""
+    """Bytes that protocol 2 writes as text."""
 
     __slots__ = ("window",)
 
@@ -33,7 +33,7 @@ class Latin1:
 
 
 class NumpyDtype:
-    """A dtype in the making; `value` is None for one that holds no numbers."""
+    """A dtype whose state may still follow; `value` is None for one that holds no numbers."""
 
     __slots__ = ("value",)
 
@@ -41,7 +41,7 @@ class NumpyDtype:
         self.value = value
 
     def set_state(self, state: object) -> None:
-        """`(version, byte order, subarray, names, ...)`."""
+        """Apply the byte order of the state `(version, byte order, subarray, names, ...)`."""
         match state:
             case (int(), ("<" | ">" | "=" | "|") as order, None, None, *_):
                 if self.value is not None and order in "<>" and self.value.kind in "iufc":
@@ -51,7 +51,7 @@ class NumpyDtype:
 
 
 class NumpyArray:
-    """An array in the making."""
+    """The description of an array, whose state may still follow."""
 
     __slots__ = ("dtype", "fortran", "payload", "shape")
 
@@ -62,7 +62,10 @@ class NumpyArray:
         self.payload = payload
 
     def set_state(self, state: object) -> None:
-        """`(version, shape, dtype, is_fortran, bytes)`; the oldest lack the version."""
+        """Apply the state `(version, shape, dtype, is_fortran, bytes)`; old ones have no version.
+
+        Raises: CheckpointError for any other state.
+        """
         match state:
             case (int(), shape, dtype, fortran, payload):
                 pass
@@ -75,24 +78,25 @@ class NumpyArray:
 
     @property
     def holds_numbers(self) -> bool:
-        """Whether it is an array such as weights are."""
+        """Whether its dtype is one that weights can have."""
         return isinstance(self.dtype, np.dtype) and row_of(self.dtype) is not None
 
     @property
     def nbytes(self) -> int:
-        """Raises: CheckpointError if dtype, shape and bytes do not go together."""
+        """The size in bytes, from dtype and shape. Raises: CheckpointError if either is invalid."""
         if not isinstance(self.dtype, np.dtype) or not isinstance(self.shape, tuple):
             raise CheckpointError("has no dtype or no shape")
         if len(self.shape) > MOST_DIMENSIONS or any(type(n) is not int for n in self.shape):
-            raise CheckpointError(
-                f"has a shape of other things than at most {MOST_DIMENSIONS} sizes"
-            )
+            raise CheckpointError(f"has a shape that is not at most {MOST_DIMENSIONS} integers")
         if not all(0 <= n <= LARGEST_INTEGER for n in self.shape):
             raise CheckpointError("has a size that is negative or beyond 64 bits")
         return math.prod(self.shape) * self.dtype.itemsize
 
     def array(self) -> np.ndarray:
-        """The array, a view of the file where its bytes lie there as they are."""
+        """The array; a view into the file, unless its bytes are stored in another form.
+
+        Raises: CheckpointError if dtype, shape and bytes do not match.
+        """
         wanted, (buffer, start, size) = self.nbytes, _located(self.payload)
         if size != wanted:
             raise CheckpointError(f"has the shape {self.shape} and {size} bytes, not {wanted}")
@@ -110,7 +114,7 @@ def _located(payload: object) -> tuple[object, int, int]:
         case Latin1(window=window):
             raw = bytes(window.buffer[window.start : window.start + window.size])
             payload = _encoded(raw)
-        case str():  # Python 2's bytes that were text by chance
+        case str():  # bytes of Python 2 that happened to be valid text
             payload = payload.encode()
     if not isinstance(payload, bytes):
         raise CheckpointError("has no bytes")
@@ -121,11 +125,11 @@ def _encoded(raw: bytes) -> bytes:
     try:
         return raw.decode().encode("latin1")
     except UnicodeError:
-        raise CheckpointError("has bytes written as a text that is damaged") from None
+        raise CheckpointError("has bytes written as text that is damaged") from None
 
 
 def dtype_of_code(code: object) -> np.dtype | None:
-    """The dtype for `"<f4"` and its like; None for what holds no numbers or is not known."""
+    """The dtype of a code such as `"<f4"`; None if it is unknown or holds no numbers."""
     if not isinstance(code, str) or not _CODE.fullmatch(code):
         return None
     try:
@@ -135,14 +139,14 @@ def dtype_of_code(code: object) -> np.dtype | None:
 
 
 def dtype_of_name(name: str) -> np.dtype | None:
-    """The dtype of `ml_dtypes` with that name."""
+    """The dtype with a name such as `ml_dtypes.bfloat16`; None for any other name."""
     module, _, attribute = name.partition(".")
     known = module == "ml_dtypes" and attribute in ("bfloat16", "float8_e4m3fn", "float8_e5m2")
     return np.dtype(getattr(ml_dtypes, attribute)) if known else None
 
 
 def ndarray_of(buffer: object, dtype: object, shape: object, order: object) -> NumpyArray:
-    """What protocol 5 writes."""
+    """The array for the arguments that protocol 5 writes."""
     array = NumpyArray(dtype, shape, buffer)
     array.fortran = order == "F"
     return array

@@ -1,4 +1,4 @@
-"""A checkpoint's file, opened and mapped, and what its format's reader gives back."""
+"""An opened, memory-mapped checkpoint file, and the result of reading one."""
 
 import mmap
 import os
@@ -17,12 +17,12 @@ __all__ = ["Opened", "Saved", "check_possible", "mapped", "opened"]
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A file.
+    """An open file.
 
     Attributes:
-        path: where it is.
-        file: open for reading.
-        data: its content, mapped; pages are loaded when they are first looked at.
+        path: its path.
+        file: the file object, open for reading.
+        data: its content, memory-mapped; pages are loaded on first access.
     """
 
     path: Path
@@ -32,14 +32,14 @@ class Opened:
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """What a checkpoint holds.
+    """The content of a checkpoint, as the reader of its format returns it.
 
     Attributes:
-        value: the object that was saved, with a description in place of each tensor.
-        source: where the tensors' bytes are.
-        settings: of a `config.json` that goes with it.
-        notes: what else is to be told of it.
-        key: where in the folder that was read the object lay, such as the step of a run.
+        value: the saved object, with a description in place of each tensor.
+        source: where the bytes of the tensors are.
+        settings: the content of its `config.json`, if it has one.
+        notes: short descriptions of what was left out.
+        key: path of the object within the folder that was read, such as the step of a run.
     """
 
     value: object
@@ -51,9 +51,10 @@ class Saved:
 
 @contextmanager
 def opened(path: str | os.PathLike[str]) -> Iterator[Opened]:
-    """Open and map a file. The map stays as long as an array views it.
+    """Open and memory-map a file. The map stays alive as long as an array views it.
 
-    Raises: CheckpointError if it is no file that can be mapped; OSError as the system gives it.
+    Raises: CheckpointError if the path is invalid, or the file empty or not a regular one; OSError
+        from the operating system.
     """
     _check_regular(path)
     with open(path, "rb") as file:
@@ -61,7 +62,7 @@ def opened(path: str | os.PathLike[str]) -> Iterator[Opened]:
 
 
 def mapped(path: Path) -> bytes | mmap.mmap:
-    """The bytes of a file that may be empty, which the system maps none of."""
+    """The bytes of a file that may be empty; an empty file cannot be memory-mapped."""
     if path.is_file() and path.stat().st_size == 0:
         return b""
     with opened(path) as found:
@@ -69,7 +70,7 @@ def mapped(path: Path) -> bytes | mmap.mmap:
 
 
 def _check_regular(path: str | os.PathLike[str]) -> None:
-    """Opening a pipe would wait for ever."""
+    """Raise CheckpointError unless it is a regular, non-empty file: opening a pipe would block."""
     check_possible(path)
     status = os.stat(path)
     if not stat.S_ISREG(status.st_mode):
@@ -79,10 +80,10 @@ def _check_regular(path: str | os.PathLike[str]) -> None:
 
 
 def check_possible(path: str | os.PathLike[str]) -> None:
-    """Raise CheckpointError for a path that no file can have."""
+    """Raise CheckpointError for a path that no file can have, such as one with a null byte."""
     try:
         possible = b"\0" not in os.fsencode(path)
     except UnicodeEncodeError:
         possible = False
     if not possible:
-        raise CheckpointError("is not a possible path")
+        raise CheckpointError("is not a valid path")

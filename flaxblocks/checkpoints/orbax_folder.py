@@ -1,5 +1,6 @@
-"""Orbax folders to and from arrays by dotted native name, and from a state of Flax's. Orbax is
-imported when it is needed, Flax never.
+"""Reading and writing Orbax folders: arrays by dotted native name, or an `nnx.State` to write.
+
+Orbax is imported only when needed, Flax never.
 """
 
 import os
@@ -18,39 +19,39 @@ from flaxblocks.checkpoints.ranks import is_of_training
 
 __all__ = ["is_orbax", "is_state", "orbax_saved", "read_orbax", "write_orbax"]
 
-MARK = "_CHECKPOINT_METADATA"  # a file that lies in every folder of Orbax's
-TREE = "_METADATA"  # and in one of a tree of arrays
-ITEMS = ("default", "state", "params", "model")  # names of trees within a step, and of steps
-WHOLE = ("model", "params", "state", "ema", "opt_state")  # parts of a program's state
+MARK = "_CHECKPOINT_METADATA"  # a file in every Orbax folder
+TREE = "_METADATA"  # a file in every folder that holds a tree of arrays
+ITEMS = ("default", "state", "params", "model")  # usual names of the trees in a step
+WHOLE = ("model", "params", "state", "ema", "opt_state")  # parts of a training program's state
 STEP = re.compile(r"(?:[a-z_]+_)?(\d+)")
 
 Keys = tuple[str, ...]
 
 
 def is_state(value: object) -> bool:
-    """Whether it is an `nnx.State`, which nobody has without having imported Flax."""
+    """Whether a value is an `nnx.State`, which cannot exist unless Flax has been imported."""
     nnx = sys.modules.get("flax.nnx")
     return nnx is not None and isinstance(value, nnx.State)
 
 
 def write_orbax(arrays: Mapping[str, Any], target: str | os.PathLike[str]) -> None:
-    """Write an Orbax folder; it appears whole or not at all.
+    """Write an Orbax folder, completely or not at all.
 
     Args:
-        arrays: an `nnx.State`, which becomes what `ocp.StandardCheckpointer().save` makes of it,
-            for `restore(path, nnx.state(model))`; or arrays by dotted native name, which become
-            nested dicts.
-        target: the folder.
+        arrays: an `nnx.State`, written as by `ocp.StandardCheckpointer().save`, for
+            `restore(path, nnx.state(model))`; or arrays by dotted native name, written as nested
+            dicts.
+        target: path of the folder.
 
-    Raises: CheckpointError if the folder cannot be written, or if something else than an Orbax
-        folder lies there. ValueError for a state without numbers, and for a name that is another
-        one's beginning.
+    Raises: CheckpointError if the folder cannot be written, or if something other than an Orbax
+        folder exists at `target`. ValueError for a state with a variable that holds no numbers, and
+        for two names of which one is a prefix of the other.
     """
     import orbax.checkpoint as ocp
 
     target = Path(target).absolute()
     if target.exists() and not (target / MARK).is_file():
-        raise CheckpointError(f"{target} is there and no Orbax folder: it will not be replaced")
+        raise CheckpointError(f"{target} exists and is not an Orbax folder: not replaced")
     tree = _checked(arrays) if is_state(arrays) else _nested(arrays)
     try:
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as scratch:
@@ -64,19 +65,19 @@ def write_orbax(arrays: Mapping[str, Any], target: str | os.PathLike[str]) -> No
 
 
 def _checked(state: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A state, if each of its variables holds numbers."""
-    import jax  # which is there, as a state is
+    """The state itself. Raises: ValueError if one of its variables holds no numbers."""
+    import jax  # installed, since there is a state
 
     for path, variable in _leaves(state):
         value = variable.get_value() if hasattr(variable, "get_value") else variable
         if not isinstance(value, jax.Array | np.ndarray):
             kind = type(value).__name__
-            raise ValueError(f"arrays[{'.'.join(path)!r}] (a {kind}) must hold an array's numbers")
+            raise ValueError(f"arrays[{'.'.join(path)!r}] (a {kind}) must be an array of numbers")
     return state
 
 
 def _nested(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Dicts in dicts, by the names' parts."""
+    """Nested dicts, one level for each part of the dotted names."""
     tree: dict[str, Any] = {}
     for name, array in sorted(arrays.items()):
         *parents, leaf = name.split(".")
@@ -91,7 +92,7 @@ def _nested(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
 
 
 def _swap(new: Path, target: Path, aside: Path) -> None:
-    """Put `new` at `target`; the system cannot replace a folder that is not empty in one step."""
+    """Move `new` to `target` in two steps, since a non-empty folder cannot be replaced in one."""
     if target.exists():
         target.replace(aside)
     try:
@@ -103,23 +104,24 @@ def _swap(new: Path, target: Path, aside: Path) -> None:
 
 
 def is_orbax(path: Path) -> bool:
-    """Whether Orbax wrote a folder: a tree of arrays, or the steps of a run."""
+    """Whether a folder is Orbax's: one with a tree of arrays, or with the steps of a run."""
     return _tree_in(path) is not None
 
 
 def orbax_saved(path: Path) -> Saved:
-    """The arrays of an Orbax folder by dotted name, whatever devices wrote them; of the steps of a
-    run the newest. What a network's random streams hold is left out.
+    """Read the arrays of an Orbax folder, by dotted name, whatever devices wrote them.
 
-    Raises: CheckpointError, in a sentence that lacks its subject, if Orbax cannot restore the
-        folder or it holds no arrays.
+    Of the steps of a run the newest is read. The state of random streams is left out.
+
+    Raises: CheckpointError with a sentence that lacks its subject, the path, if Orbax cannot
+        restore the folder or it holds no arrays.
     """
     folder = _tree_in(path)
     if folder is None:
-        raise CheckpointError("is a folder, and none that Orbax wrote")
+        raise CheckpointError("is a folder that Orbax did not write")
     arrays, streams = _restored(folder)
     if not arrays:
-        raise CheckpointError("is a folder of Orbax's without arrays")
+        raise CheckpointError("is an Orbax folder without arrays")
     notes = (f"random streams ({streams} arrays)",) if streams else ()
     return Saved(_by_name(arrays), notes=notes, key=folder.relative_to(path).parts)
 
@@ -133,7 +135,7 @@ def read_orbax(path: Path) -> dict[str, Any]:
 
 
 def _tree_in(path: Path) -> Path | None:
-    """The folder of a tree of arrays: this one, the item of a step, or that of the newest step."""
+    """The folder that holds a tree of arrays: `path`, an item in it, or one in the newest step."""
     if (path / TREE).is_file():
         return path
     items = [path / name for name in ITEMS if (path / name / TREE).is_file()]
@@ -151,9 +153,9 @@ def _tree_in(path: Path) -> Path | None:
 
 
 def _restored(folder: Path) -> tuple[dict[Keys, np.ndarray], int]:
-    """The arrays by path, and how many were left out as those of random streams."""
+    """The arrays by path, and the number of arrays of random streams, which are left out."""
     import orbax.checkpoint as ocp
-    from etils import epath  # which Orbax's own paths are
+    from etils import epath  # the type of Orbax's own paths
 
     directory = epath.Path(folder.absolute())
     handler = ocp.PyTreeCheckpointHandler()
@@ -166,18 +168,18 @@ def _restored(folder: Path) -> tuple[dict[Keys, np.ndarray], int]:
         tree = handler.restore(
             directory, args=ocp.args.PyTreeRestore(item=wanted, restore_args=how)
         )
-    except Exception as error:  # Orbax raises many kinds for a folder that is none of its own
-        raise CheckpointError("is a folder, and not one that Orbax can restore") from error
+    except Exception as error:  # Orbax raises many types for folders that it did not write
+        raise CheckpointError("is a folder that Orbax cannot restore") from error
     finally:
         handler.close()
     return {path: np.asarray(leaf) for path, leaf in _leaves(tree) if path in kept}, streams
 
 
 def _by_name(arrays: Mapping[Keys, np.ndarray]) -> dict[str, Any]:
-    """Flat, by dotted names; of a program's whole state a dict of such dicts.
+    """Arrays by dotted name; for the whole state of a training program, a dict of such dicts.
 
-    A run of this project's own trainer keeps a model's variables in three dicts, and in two more
-    the averages of those that are averaged.
+    Checkpoints of this project's own training program hold a model's variables in three dicts, and
+    the averages of some of them in two more; these are merged into "params" and "average".
     """
     tops = {path[0] for path in arrays}
     if not any(is_of_training(top) or top in WHOLE for top in tops):
@@ -223,7 +225,7 @@ def _children(node: Any) -> list[tuple[Any, Any]]:
 
 
 def _mapped(node: Any, make: Callable[[Keys], Any], path: Keys = ()) -> Any:
-    """A tree of the same form with other leaves."""
+    """A tree of the same structure with the leaves `make(path)`."""
     if isinstance(node, Mapping):
         return {key: _mapped(value, make, (*path, str(key))) for key, value in node.items()}
     if isinstance(node, list | tuple):
@@ -232,11 +234,11 @@ def _mapped(node: Any, make: Callable[[Keys], Any], path: Keys = ()) -> Any:
 
 
 def _is_random(path: Keys, leaf: Any) -> bool:
-    """Whether it belongs to an `nnx.Rngs`: a key or the count of its uses."""
+    """Whether a leaf belongs to an `nnx.Rngs`: a key, or the count of its uses."""
     dtype = str(getattr(leaf, "dtype", ""))
     return "rngs" in path or "key<" in dtype or path[-1] in ("rng_key", "rng_count")
 
 
 def _name(path: Keys) -> str:
-    """Dotted; an `nnx.State` keeps the array of each variable under "value"."""
+    """The dotted name of a path; an `nnx.State` keeps the array of a variable under "value"."""
     return ".".join(path[:-1] if path[-1] == "value" and len(path) > 1 else path)

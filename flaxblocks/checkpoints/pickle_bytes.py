@@ -1,7 +1,6 @@
-"""The bytes of a pickle, read one after another: opcodes, and what stands behind them.
+"""Reading the bytes of a pickle in sequence: opcodes and their operands.
 
-No length is believed before the file is seen to hold as many bytes, and long runs stay where they
-are.
+No length is trusted until the file is known to hold as many bytes, and long runs are not copied.
 """
 
 from flaxblocks.checkpoints.error import CheckpointError
@@ -9,17 +8,17 @@ from flaxblocks.checkpoints.window import Buffer, Window
 
 __all__ = ["PickleBytes"]
 
-# Without what stays in the file. A thousand tensors take about 0.15 MB and 50,000 opcodes.
+# Not counting what stays in the file. A thousand tensors take about 0.15 MB and 50,000 opcodes.
 MOST_BYTES = 64 * 2**20
 LONGEST_INTEGER = 255
-LONG = 1024  # bytes from which on a text or a run of bytes stays in the file
+LONG = 1024  # a text or run of at least as many bytes stays in the file
 
 
 class PickleBytes:
     """A pickle that begins at byte `start` of `data`, and must end by byte `end`.
 
     Attributes:
-        position: of the next byte.
+        position: position of the next byte.
     """
 
     def __init__(self, data: Buffer, start: int, end: int) -> None:
@@ -47,19 +46,19 @@ class PickleBytes:
         return CheckpointError("is truncated or damaged: its pickle is cut short")
 
     def unsigned(self, width: int) -> int:
-        start, stop = self.position, self.position + width  # `self.take(width)` written out too
+        start, stop = self.position, self.position + width  # `self.take(width)`, inlined for speed
         if stop > self.end:
             raise self.cut_short()
         self.position = stop
         return int.from_bytes(self.data[start:stop], "little")
 
     def counted(self, width: int) -> bytes | Window:
-        """Bytes preceded by their count, which takes `width` bytes itself."""
+        """Bytes preceded by their count, which is stored in `width` bytes."""
         count = self.unsigned(width)
         return self.take(count) if count < LONG else self.passed_over(count)
 
     def passed_over(self, count: int) -> Window:
-        """Bytes that stay where they are and do not count towards `MOST_BYTES`."""
+        """Bytes that stay in the file and do not count towards `MOST_BYTES`."""
         start = self.position
         if start + count > self.last:
             self.end = self.last

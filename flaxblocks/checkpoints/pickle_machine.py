@@ -1,6 +1,6 @@
-"""The machine that a pickle is a program for: a stack, marks on it, and a memo.
+"""The stack machine that runs a pickle: a stack, marks on it, and a memo.
 
-What each opcode does is a method here; `torch_pickle.OPCODES` says which, and what the rules are.
+Each opcode is a method of `Machine`; `torch_pickle` holds the table of opcodes and the rules.
 """
 
 import struct
@@ -17,13 +17,13 @@ __all__ = ["Machine"]
 
 
 class Machine(PickleBytes):
-    """Reads a pickle and keeps what it makes.
+    """A pickle and the state of running it.
 
     Args:
-        data: bytes that hold the pickle.
-        start: where it begins.
-        end: where it must have ended.
-        load_storage: gives the object for a persistent id.
+        data: bytes that contain the pickle.
+        start: position of its first byte.
+        end: position by which it must have ended.
+        load_storage: returns the object for a persistent id.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Machine(PickleBytes):
         raw = self.counted(width)
         try:
             self.stack.append(raw if isinstance(raw, Window) else raw.decode())
-        except UnicodeDecodeError:  # not text but the raw bytes of some value
+        except UnicodeDecodeError:  # not text but raw bytes
             self.stack.append(raw)
 
     def decimal(self) -> None:
@@ -90,7 +90,7 @@ class Machine(PickleBytes):
         self.call()
 
     def call_marked(self) -> None:
-        """Python 2's objects: a mark, the class, its arguments."""
+        """Call the class and arguments since the last mark, as pickles of Python 2 do."""
         function, *arguments = self.since_mark() or [None]
         self.stack += [function, tuple(arguments)]
         self.call()
@@ -128,7 +128,7 @@ class Machine(PickleBytes):
         return [key, value]
 
     def add_items(self) -> None:
-        """A set's members are kept in a list: see EMPTY_SET."""
+        """Keep the members of a set in a list: see EMPTY_SET."""
         items, target = self.since_mark(), self.stack[-1]
         if isinstance(target, Inert):
             target.members = target.members or []
@@ -136,7 +136,7 @@ class Machine(PickleBytes):
 
     def extend(self, items: list) -> None:
         target = self.stack[-1]
-        if isinstance(target, Inert):  # a kind of list
+        if isinstance(target, Inert):  # a kind of list, whose items are dropped
             return
         if not isinstance(target, list):
             raise CheckpointError(f"appends to a {type(target).__name__}")

@@ -1,11 +1,11 @@
-"""Which of several state dicts comes first: the one that the program which wrote them evaluates."""
+"""Ranking several state dicts: the one that the program which wrote them evaluates comes first."""
 
 import re
 from collections.abc import Sequence
 
 __all__ = ["is_averaged", "is_of_training", "rank"]
 
-# In the order in which they are taken.
+# Usual keys of a state dict, in order of preference.
 CONTAINERS = [
     "state_dict",
     "model_state_dict",
@@ -25,13 +25,13 @@ AVERAGED = frozenset(["ema", "averaged", "average", "avg", "swa", "polyak", "sha
 
 
 def _words(key: str) -> list[str]:
-    """`ModelEMA_state` -> model, ema, state."""
+    """The words of a key in lower case: `ModelEMA_state` gives model, ema, state."""
     runs = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+", key)
     return [run.lower() for run in runs]
 
 
 def is_of_training(key: str) -> bool:
-    """Whether a key leads to the state of an optimiser or the like, which holds no network."""
+    """Whether a key leads to the state of an optimiser, scheduler or the like, not to a network."""
     return any(
         word.startswith(("optimi", "sched", "scaler", "lrsched"))
         or word in ("opt", "optim", "rng", "amp")
@@ -40,16 +40,16 @@ def is_of_training(key: str) -> bool:
 
 
 def is_averaged(path: Sequence[str]) -> bool:
-    """Whether the keys say that the weights are averages."""
+    """Whether the keys indicate averaged weights."""
     return any(word in AVERAGED for key in path for word in _words(key))
 
 
 def rank(path: Sequence[str], averaged: bool, arrays: int) -> tuple:
-    """A sort key, the smaller the better.
+    """A sort key of a state dict; the smallest is the best.
 
-    Momentum encoders come last; the teacher before the student, for it is what such programs
-    evaluate; averaged weights before raw ones; then the usual containers in their order, then the
-    source itself, then any other mapping, of these the larger first.
+    Momentum encoders come last; averaged weights come before raw ones; then the teacher before the
+    student, since programs that have both evaluate the teacher; then the usual containers in their
+    order, then the source itself, then any other mapping, the larger first.
     """
     words = [word for key in path for word in _words(key)]
     momentum = "momentum" in words or any(key in ("encoder_k", "key_encoder") for key in path)
@@ -59,7 +59,7 @@ def rank(path: Sequence[str], averaged: bool, arrays: int) -> tuple:
 
 
 def _container(key: str) -> int:
-    """The place of a key among the usual containers, whatever is said there of averaging."""
+    """The rank of a key among the usual containers, ignoring its words for averaging."""
     plain = "_".join(word for word in _words(key) if word not in AVERAGED) or CONTAINERS[0]
     if plain in CONTAINERS:
         return CONTAINERS.index(plain)

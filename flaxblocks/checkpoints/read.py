@@ -1,12 +1,12 @@
-"""Checkpoint files to NumPy arrays, without torch.
+"""Reading checkpoints into NumPy arrays, without torch.
 
     arrays = read_checkpoint("weights.pth")
 
-A `.pth` file is a pickle, and a pickle is a program. Here it runs on a machine that can build plain
-data only (`torch_pickle.py`), so a file from a stranger is safe to read: it yields arrays or a
-`CheckpointError`. The arrays are read-only views into the mapped file: reading costs no memory of
-its own, pages are loaded when they are first looked at, and the file must not be changed in place
-while an array of it lives (replacing it, as `write_checkpoint` does, is harmless).
+A `.pth` file is a pickle, and a pickle is a program. Here it runs on a machine that can only build
+plain data (`torch_pickle.py`), so an untrusted file is safe to read: the result is arrays or a
+`CheckpointError`. The arrays are read-only views into the memory-mapped file: reading needs no
+memory of its own, and pages are loaded on first access. The file must not be modified in place
+while any of its arrays is alive (replacing it, as `write_checkpoint` does, is harmless).
 """
 
 import os
@@ -33,23 +33,25 @@ def read_checkpoint(
 ) -> dict[str, np.ndarray]:
     """Read the state dict of a checkpoint.
 
-    The format is told from the content. A state dict inside of a training checkpoint is found,
-    whatever its key; of several the one is taken that the program which wrote them evaluates, so
-    averaged weights before raw ones. Everything else is left out (`contents_of` tells what), and
-    what wrappers such as `DataParallel` and `torch.compile` put into the names.
+    The format is determined from the content. In a training checkpoint the state dict is found
+    under whatever key; among several, the one that the program which wrote them evaluates is
+    returned, so averaged weights are preferred to raw ones. Everything else in the checkpoint is
+    ignored (`contents_of` lists it), and the parts of names that wrappers such as `DataParallel`
+    and `torch.compile` add are removed.
 
     Args:
         source: a file or folder, or a mapping in memory.
-        key: of the state dict to take, dotted, where there are several.
-        prefix: give only what lies below it in the names, such as "backbone.", without it.
+        key: key of the state dict, if there are several; a dotted path if nested.
+        prefix: return only the arrays whose names have this prefix, such as "backbone.", and remove
+            it from the names.
         ema: True for averaged weights, False for raw ones.
-        drop: names to leave out, each with all below it, or patterns such as `*.num_updates`; of
-            names as they are before `prefix` is taken off.
+        drop: names to leave out, each with all names below it, or patterns such as
+            `*.num_updates`. They refer to names that still have `prefix`.
 
-    Returns: arrays by name, in the order of the file, with the file's dtypes; bfloat16 and the
-        8-bit floats are those of ml_dtypes. Those of a file are read-only.
-    Raises: CheckpointError, in one sentence, if the source cannot be read, is damaged, asks for
-        code to be run, or holds no such state dict.
+    Returns: arrays by name, in the order and with the dtypes of the file; bfloat16 and the 8-bit
+        floats are those of ml_dtypes. Arrays from a file are read-only.
+    Raises: CheckpointError, in one sentence, if the source cannot be read, is damaged, tries to run
+        code, or holds no such state dict.
     """
     contents = contents_of(source)
     arrays = dict(chosen(contents, key=key, ema=ema)[0].arrays)
@@ -64,11 +66,11 @@ def read_checkpoint(
 
 
 def _left_out(drop: str | Iterable[str], names: Collection[str], source: str) -> frozenset[str]:
-    """The names that `drop` means. Raises: CheckpointError if it means none, or all of them."""
+    """The names that `drop` matches. Raises: CheckpointError if it matches none, or all of them."""
     patterns = (drop,) if isinstance(drop, str) else tuple(drop)
     found = named_by(patterns, names)
     if patterns and not found:
-        raise CheckpointError(f"{source}: `drop` (={list(patterns)}) names nothing in it")
+        raise CheckpointError(f"{source}: `drop` (={list(patterns)}) matches none of its names")
     if names and len(found) == len(names):
-        raise CheckpointError(f"{source}: `drop` (={list(patterns)}) leaves nothing of it")
+        raise CheckpointError(f"{source}: `drop` (={list(patterns)}) matches all of its names")
     return found

@@ -1,14 +1,14 @@
-"""Names in a pickle that are refused aloud: those that run things, and tensors of other kinds.
+"""Names that make a pickle be refused: those that run code, and those of unsupported tensors.
 
-Any other unknown name becomes an inert value and runs nothing either. These are refused because a
-file that holds one is an attack, or because the tensors it stands for cannot be read here.
+Any other unknown name becomes an `Inert` placeholder and runs nothing either. These are refused
+because a file that refers to one is an attack, or because its tensors cannot be read.
 """
 
 from flaxblocks.checkpoints.error import CheckpointError, quoted
 
 __all__ = ["refuse_by_name"]
 
-# Whole modules and what is below them.
+# Whole modules and everything below them.
 MODULES = (
     "os posix nt subprocess commands popen2 pty sys shutil socket importlib imp runpy pkgutil "
     "pickle _pickle cPickle dill cloudpickle marshal shelve ctypes _ctypes code codeop codecs pdb "
@@ -55,7 +55,7 @@ FULL = (
     "options=StateDictOptions(full_state_dict=True))`"
 )
 
-# What it is, and the way out where there is one.
+# What a name stands for, and what to do instead, if there is a way.
 TENSORS: dict[tuple[str, str], tuple[str, str]] = {
     ("torch._utils", "_rebuild_qtensor"): ("a quantised tensor", FLOAT),
     ("torch._utils", "_rebuild_sparse_tensor"): ("a sparse tensor", ""),
@@ -67,10 +67,10 @@ TENSORS: dict[tuple[str, str], tuple[str, str]] = {
         FULL,
     ),
     ("torch._utils", "_rebuild_device_tensor_from_numpy"): (
-        "a tensor of another device's kind",
+        "a tensor of a special device",
         "",
     ),
-    ("torch._utils", "_rebuild_xla_tensor"): ("a tensor of another device's kind", ""),
+    ("torch._utils", "_rebuild_xla_tensor"): ("a tensor of a special device", ""),
     **{("torch", name): ("quantised values", FLOAT) for name in QUANTISED.split()},
     **{
         ("torch", name): ("values of a dtype that NumPy lacks", "") for name in NOT_IN_NUMPY.split()
@@ -79,25 +79,25 @@ TENSORS: dict[tuple[str, str], tuple[str, str]] = {
 
 
 def refuse_by_name(module: str, name: str) -> None:
-    """Raise CheckpointError, with the name in it, for a name that this file is about."""
+    """Raise CheckpointError, naming it, for a name that is refused."""
     shown = f"`{quoted(f'{module}.{name}')[1:-1]}`"
     if (module, name) in TENSORS:
         what, way_out = TENSORS[module, name]
         raise CheckpointError(
-            f"holds {what} ({shown}); none can be read here" + (way_out and f": {way_out}")
+            f"holds {what} ({shown}), which cannot be read" + (way_out and f": {way_out}")
         )
     if not _runs(module, name):
         return
     hint = ""
     if name == "_load_from_bytes":
-        hint = "; save tensors by `torch.save`, not by pickle"
+        hint = "; save tensors with `torch.save`, not with pickle"
     raise CheckpointError(
-        f"refers to {shown}, which a checkpoint has no need of: refused, nothing was run{hint}"
+        f"refers to {shown}, which no checkpoint needs: refused, nothing was run{hint}"
     )
 
 
 def _runs(module: str, name: str) -> bool:
-    """A name with a dot reaches through an object into anything that the object refers to."""
+    """Whether a name can run code; one with a dot reaches any attribute of an object."""
     return (
         "." in name
         or (name.startswith("__") and name.endswith("__"))

@@ -1,9 +1,9 @@
 """Safetensors files: eight bytes of header length, a JSON header, then the tensors' bytes.
 
-The `safetensors` library validates a file. It can neither give arrays without copying them nor keep
-an order of names (it sorts them), so the arrays are views made from the validated header, and the
-writer lists the names in their own order, which the reader gives back. Offsets descend by element
-size, as the library's own do, so that every tensor is aligned.
+The `safetensors` library validates a file. It can neither return arrays without copying them nor
+keep the order of names (it sorts them). So the arrays are views made from the validated header, and
+the writer lists the names in their own order, which the reader keeps. Tensors with larger elements
+come first in the file, as in files of the library, so that every tensor is aligned.
 """
 
 import json
@@ -34,11 +34,12 @@ def read_safetensors(
     """Read the header.
 
     Args:
-        path: the file.
-        data: the same file, mapped.
+        path: path of the file.
+        data: the same file, memory-mapped.
 
-    Returns: the tensors in the header's order, and where their bytes are.
-    Raises: CheckpointError if the library refuses the file, or NumPy has no such dtype.
+    Returns: descriptions of the tensors in the header's order, and where their bytes are.
+    Raises: CheckpointError if the library refuses the file, if it holds no tensors, or if NumPy
+        lacks a dtype.
     """
     length = int.from_bytes(data[:8], "little")
     header = _header(data, length)
@@ -50,10 +51,10 @@ def read_safetensors(
             case {"dtype": str(code), "shape": list(shape), "data_offsets": [int(begin), int(end)]}:
                 pass
             case _:
-                raise CheckpointError(f"does not describe its tensor {quoted(name)} by name")
+                raise CheckpointError(f"lacks dtype, shape or offsets of tensor {quoted(name)}")
         dtype = _BY_CODE.get(code)
         if dtype is None:
-            raise CheckpointError(f"holds a tensor {quoted(name)} of dtype {code}, not in NumPy")
+            raise CheckpointError(f"holds a tensor {quoted(name)} of dtype {code} unknown to NumPy")
         tensors[name] = Tensor(Storage(name, dtype, 0, end - begin), dtype, 0, tuple(shape))
         windows[name] = Window(data, 8 + length + begin, end - begin)
     if not tensors:
@@ -64,7 +65,7 @@ def read_safetensors(
 def _header(data: mmap.mmap, length: int) -> dict[str, object]:
     """The JSON header, without its metadata."""
     if length > LARGEST_HEADER:
-        raise CheckpointError(f"has a safetensors header of {length} bytes, beyond any use")
+        raise CheckpointError(f"has a safetensors header of {length} bytes, which is too long")
     if 8 + length > len(data):
         raise CheckpointError("is truncated: its safetensors header ends beyond the file")
     try:
@@ -76,7 +77,7 @@ def _header(data: mmap.mmap, length: int) -> dict[str, object]:
 
 
 def _validate(path: str | os.PathLike[str]) -> None:
-    """Let the library check the header's types, and that the tensors fill the file exactly."""
+    """Let the library check the types in the header, and that the tensors fill the file exactly."""
     import safetensors
 
     try:

@@ -1,4 +1,4 @@
-"""Finding the state dicts in what a program saved: mappings of names to arrays, however deep."""
+"""Finding the state dicts, mappings of names to arrays, in an object that a program saved."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ __all__ = ["Found", "described", "dimensions_of", "find", "kind_of", "needs_unkn
 
 DEEPEST = 4
 CONTAINERS = (Mapping, Inert, list, tuple)
-MOST_ENTRIES = 1_000_000  # to look at, whatever one mapping is named how often
+MOST_ENTRIES = 1_000_000  # to visit in all, since a file can refer to one mapping many times
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class Found:
 
     Attributes:
         path: the keys that lead to it.
-        entries: the arrays by name; names of another type than `str` are still among them.
-        others: what else it holds.
+        entries: the arrays by key; keys that are not strings are still included.
+        others: its other entries.
     """
 
     path: tuple[str, ...]
@@ -35,9 +35,11 @@ class Found:
 
 
 def find(saved: object) -> list[Found]:
-    """Every mapping, at most `DEEPEST` keys deep, with an array of one or more dimensions.
+    """Every mapping, at most `DEEPEST` keys deep, with an array of one or more dimensions; at the
+    top also one that holds nothing but arrays without dimensions.
 
-    In a list or tuple the keys are the indices. States of optimisers and the like are passed over.
+    In a list or tuple the keys are the indices. The states of optimisers, schedulers and the like
+    are skipped.
     """
     found: list[Found] = []
     work = 0
@@ -78,13 +80,14 @@ def _state_dict_in(path: tuple[str, ...], mapping: Mapping[Any, Any]) -> list[Fo
     sizes = {key: dimensions_of(value) for key, value in mapping.items()}
     entries = {key: value for key, value in mapping.items() if sizes[key] is not None}
     others = {key: value for key, value in mapping.items() if sizes[key] is None}
-    alone = entries and not others and not path  # numbers alone may be weights; else, a score
+    # Scalars alone may be weights at the top; deeper they are scores.
+    alone = entries and not others and not path
     weights = alone or any(size for size in sizes.values() if size)
     return [Found(path, entries, others)] if weights else []
 
 
 def dimensions_of(value: Any) -> int | None:
-    """How many an array has; None for what is no array."""
+    """The number of dimensions of an array; None for anything else."""
     if isinstance(value, Elsewhere):
         value = value.tensor
     if isinstance(value, Tensor):
@@ -99,14 +102,14 @@ def dimensions_of(value: Any) -> int | None:
 
 
 def needs_unknown(value: object) -> bool:
-    """Whether it is a tensor that only an unknown function can make."""
+    """Whether a value is a tensor that only an unknown function can make."""
     return isinstance(value, Inert) and any(
         isinstance(argument, Tensor | Storage) for argument in value.arguments[:8]
     )
 
 
 def described(saved: object) -> str:
-    """What an unpickled object is, in a few words and without its values."""
+    """A short description of an unpickled object, without its values."""
     if isinstance(saved, Mapping):
         shown = [f"{_name(key)} ({kind_of(value)})" for key, value in list(saved.items())[:8]]
         more = f" and {len(saved) - 8} more" if len(saved) > 8 else ""
@@ -119,7 +122,7 @@ def _name(key: object) -> str:
 
 
 def kind_of(value: object) -> str:
-    """A value's type in a word or two."""
+    """The type of a value in a few words."""
     if isinstance(value, Inert):
         return quoted(value.name, 60)[1:-1]
     if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""A checkpoint in several files, with an index in JSON that says which tensor is where."""
+"""Checkpoints in several files, with a JSON index that says which file holds each tensor."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -15,16 +15,16 @@ KEY = "weight_map"
 
 
 def is_index(opened: Opened) -> bool:
-    """Whether a file is such an index."""
+    """Whether a file is an index of shards."""
     return opened.data[:1] == b"{" and opened.data.find(b'"weight_map"', 0, LARGEST_INDEX) >= 0
 
 
 def read_shards(opened: Opened, read: Callable[[Path], Saved]) -> Saved:
-    """Read all files that the index lists; they lie beside it.
+    """Read all files that an index lists; they are in its folder.
 
     Args:
         opened: the index.
-        read: what reads one file.
+        read: function that reads one file.
 
     Raises: CheckpointError if the index is damaged, or a file lacks a tensor that it should have.
     """
@@ -47,11 +47,11 @@ def _weight_map(opened: Opened) -> dict[str, str]:
         index = None
     places = index.get(KEY) if isinstance(index, dict) else None
     if not isinstance(places, dict) or not places:
-        raise CheckpointError("is an index of shards that is damaged")
+        raise CheckpointError("is a damaged index of shards")
     for place in places.values():
         plain = isinstance(place, str) and Path(place).name == place and "\0" not in place
         if not plain or place in ("", ".."):
             raise CheckpointError(
-                f"lists a file {quoted(place)}, which is no name of one beside it"
+                f"lists {quoted(place)}, which is not the name of a file in its folder"
             )
     return places

@@ -1,7 +1,7 @@
 """The dtypes that PyTorch, NumPy (with ml_dtypes) and safetensors share, one row each.
 
-A PyTorch file names a dtype through the class of its storage (`torch.FloatStorage`); dtypes newer
-than that scheme are saved as an untyped storage beside the dtype itself (`torch.uint16`).
+A PyTorch file specifies a dtype by the class of the storage (`torch.FloatStorage`); newer dtypes
+are saved as an untyped storage and the dtype itself (`torch.uint16`).
 """
 
 from dataclasses import dataclass
@@ -17,10 +17,10 @@ class DtypeRow:
     """One dtype under its four names.
 
     Attributes:
-        torch: the attribute of `torch`, such as `float32`.
+        torch: its attribute of `torch`, such as `float32`.
         numpy: the NumPy dtype, in native byte order.
-        storage: the attribute of `torch` that is its typed storage class; None if torch has none.
-        safetensors: the code in a safetensors header; None where the format has none.
+        storage: the name of its typed storage class in `torch`; None if torch has none.
+        safetensors: its code in a safetensors header; None if the format has none.
     """
 
     torch: str
@@ -30,7 +30,7 @@ class DtypeRow:
 
     @property
     def is_of_ml_dtypes(self) -> bool:
-        """NumPy knows the dtype through ml_dtypes only, and torch cannot hand it over."""
+        """Whether NumPy has the dtype only through ml_dtypes, so `tensor.numpy()` refuses it."""
         return self.numpy.type.__module__.startswith("ml_dtypes")
 
 
@@ -61,5 +61,5 @@ _BY_NUMPY = {row.numpy: row for row in DTYPES}
 
 
 def row_of(dtype: np.dtype) -> DtypeRow | None:
-    """The row of a NumPy dtype of any byte order, or None where PyTorch has no such dtype."""
+    """The row of a NumPy dtype in any byte order, or None if PyTorch has no such dtype."""
     return _BY_NUMPY.get(dtype.newbyteorder("=") if dtype.kind in "fciu" else dtype)

@@ -1,4 +1,4 @@
-"""The folder that unpacking a `.pth` leaves: data.pkl, and data/ with one file a storage."""
+"""The folder of an unpacked `.pth`: data.pkl, and data/ with one file per storage."""
 
 from functools import partial
 from pathlib import Path
@@ -11,17 +11,17 @@ __all__ = ["is_torch_folder", "read_torch_folder"]
 
 
 def is_torch_folder(path: Path) -> bool:
-    """Whether it is such a folder, or holds one."""
+    """Whether a folder is an unpacked `.pth`, or contains just one."""
     return _root(path) is not None
 
 
 def read_torch_folder(path: Path) -> Saved:
-    """Read the pickle; the storages are mapped when a tensor views them.
+    """Read the pickle; the storages are memory-mapped when a tensor views them.
 
-    Only files that lie in the folder are looked at, whatever keys the pickle names.
+    Only files in the folder are read, whatever keys the pickle refers to.
     """
     root = _root(path)
-    assert root is not None, "the caller has looked"
+    assert root is not None, "the caller has checked"
     files = [
         file for folder in (root, root / "data") if folder.is_dir() for file in folder.iterdir()
     ]
@@ -35,7 +35,7 @@ def read_torch_folder(path: Path) -> Saved:
 
 
 def _root(path: Path) -> Path | None:
-    """The folder itself, or the only one in it."""
+    """The folder with the pickle: `path` itself, or the only such folder in it; else None."""
     if (path / PICKLE).is_file():
         return path
     inner = [entry for entry in path.iterdir() if (entry / PICKLE).is_file()]

@@ -1,11 +1,11 @@
 """The stream that `torch.save` wrote before version 1.6: five pickles, then the storages.
 
-The pickles are a magic number, the protocol's version, facts about the machine, the object, and the
-list of its storages' keys. The storages follow in that order, each as a count of elements (8 bytes,
-little-endian) and the elements, little-endian too on every machine. Nothing is aligned, so neither
-are the arrays; NumPy does not mind.
+The pickles are a magic number, the version of the protocol, facts about the machine, the object,
+and the list of the keys of its storages. The storages follow in the order of that list, each as a
+count of elements (8 bytes) and the elements, both little-endian on every machine. Nothing is
+aligned, so neither are the arrays, which NumPy permits.
 
-A pickle that does not begin so is another program's; its object may hold NumPy arrays.
+A pickle without the magic number is another program's; its object may hold NumPy arrays.
 """
 
 import sys
@@ -23,13 +23,13 @@ PROTOCOL_VERSION = 1001
 
 
 def read_legacy(data: Buffer) -> tuple[object, Source]:
-    """Read the stream's object and find its storages.
+    """Read the object of the stream and find its storages.
 
     Args:
-        data: the file, mapped.
+        data: the memory-mapped file.
 
     Returns: the pickled object, with a `Tensor` in place of each tensor, and where their bytes are.
-    Raises: CheckpointError if the stream is damaged or not one of torch's.
+    Raises: CheckpointError if the stream is damaged, or of an unknown version.
     """
     end = len(data)
     seen: dict[str, Storage] = {}
@@ -47,34 +47,32 @@ def read_legacy(data: Buffer) -> tuple[object, Source]:
 
 
 def _no_storage(_: object) -> object:
-    raise CheckpointError("names a storage outside of the pickled object")
+    raise CheckpointError("refers to a storage outside of the pickled object")
 
 
 def _storage(persistent_id: object, seen: dict[str, Storage]) -> Storage | Constructor:
-    """The storage meant by `("storage", type, key, location, number of elements, view)`, or of a
-    whole model the class in `("module", class, file, program)`.
+    """The storage or class that a persistent id refers to.
 
     Args:
-        persistent_id: where `view` is None, or `(key, offset, number of elements)` for a storage
-            that is a part of the storage `key`.
+        persistent_id: `("storage", type, key, location, number of elements, view)`, in which `view`
+            is None, or `(key, offset, number of elements)` for a part of the storage `key`; or
+            `("module", class, file, program)` for a class in a whole pickled model.
         seen: collects the storages that have bytes of their own, by key.
     """
     match persistent_id:
         case ("storage", StorageType(dtype=dtype), str() as key, _, int() as count, view):
             whole = Storage(key, dtype, 0, count * dtype.itemsize)
-        case ("module", Constructor() as made, _, _):  # and the text of its program
+        case ("module", Constructor() as made, _, _):  # a class, its file and its source code
             return made
         case _:
-            raise CheckpointError("names a storage in a way that torch does not")
+            raise CheckpointError("refers to a storage in an unknown way")
     match view:
         case None:
             part = whole
         case (_, int() as offset, int() as length) if offset >= 0 and length >= 0:
             part = Storage(key, dtype, offset * dtype.itemsize, length * dtype.itemsize)
         case _:
-            raise CheckpointError(
-                f"has a view of the storage {quoted(key)} that is not well formed"
-            )
+            raise CheckpointError(f"has an invalid view of the storage {quoted(key)}")
     if min(whole.size, whole.size - part.start - part.size) < 0:
         raise CheckpointError(
             f"has a view of the storage {quoted(key)} that reaches beyond it, or a negative size"
@@ -86,14 +84,16 @@ def _storage(persistent_id: object, seen: dict[str, Storage]) -> Storage | Const
 def _windows(
     keys: object, seen: dict[str, Storage], data: Buffer, position: int
 ) -> dict[str, Window]:
-    """First byte and length of every storage, walking the stream's tail."""
+    """First byte and length of every storage, found by walking through the rest of the stream."""
     if not isinstance(keys, list) or any(not isinstance(key, str) for key in keys):
         raise CheckpointError("is damaged: its list of storages is not a list of keys")
     windows: dict[str, Window] = {}
     for key in keys:
         storage = seen.get(key)
         if storage is None or key in windows:
-            raise CheckpointError(f"lists a storage {quoted(key)} that no tensor has, or twice")
+            raise CheckpointError(
+                f"lists a storage {quoted(key)} that no tensor uses, or lists it twice"
+            )
         start = position + 8
         count = int.from_bytes(data[position:start], "little", signed=True)
         if start > len(data) or count * storage.dtype.itemsize != storage.size:
@@ -102,6 +102,6 @@ def _windows(
             )
         position = start + storage.size
         if position > len(data):
-            raise CheckpointError(f"is truncated: storage {quoted(key)} goes beyond the file's end")
+            raise CheckpointError(f"is truncated: storage {quoted(key)} ends beyond the file's end")
         windows[key] = Window(data, start, storage.size)
     return windows

@@ -1,10 +1,9 @@
-"""The names that a checkpoint's pickle may refer to, and what each of them stands for here.
+"""The names that the pickle of a checkpoint can refer to, and what each stands for.
 
-A name is never looked up in Python. Every admitted name is in the tables of this file and of
-`torch_rebuild.py`, as the dtype it means or as a `Constructor` whose builder checks its arguments
-and returns plain data: a `Tensor` or `NumpyArray` description, a dict, a tuple. Every other name
-makes an `Inert` value, and those of `refused_names.py` are refused, so no code of a file's choosing
-can run.
+A name is never looked up in Python. Every name with a meaning is in the tables of this file and of
+`torch_rebuild.py`, as a dtype or as a `Constructor` whose builder checks its arguments and returns
+plain data: a `Tensor` or `NumpyArray` description, a dict, a tuple. Names in `refused_names.py` are
+refused, and any other name makes an `Inert` placeholder, so a file cannot choose code to run.
 """
 
 from dataclasses import dataclass
@@ -31,7 +30,7 @@ __all__ = ["ADMITTED", "Constructor", "Inert", "StorageType", "as_key", "resolve
 
 @dataclass(frozen=True, slots=True)
 class StorageType:
-    """A storage class such as `torch.FloatStorage`; an untyped one counts bytes, as uint8 does."""
+    """A storage class such as `torch.FloatStorage`; an untyped storage counts bytes, like uint8."""
 
     dtype: np.dtype
 
@@ -40,7 +39,7 @@ def resolve(module: str, name: str) -> object:
     """What a name in the file stands for.
 
     Returns: a dtype, a `StorageType` or a `Constructor`.
-    Raises: CheckpointError with the name in it, if it is one of those that are refused.
+    Raises: CheckpointError, naming it, for a name that is refused.
     """
     module = PYTHON_2_MODULES.get(module, module)
     found = ADMITTED.get((module, name))
@@ -51,10 +50,10 @@ def resolve(module: str, name: str) -> object:
 
 
 def as_key(value: object) -> object:
-    """A dict key for a value of the pickle: itself if it is plain, else an `Inert` stand-in.
+    """A dict key for a value in the pickle: the value if it is plain, else an `Inert` placeholder.
 
-    Tuples and long numbers are not kept: hashing a nested tuple can take for ever or overflow the
-    stack, and numbers can be chosen so that all their hashes collide.
+    Tuples and large integers are not kept: hashing a nested tuple can take forever or overflow the
+    stack, and integers can be chosen so that all their hashes collide.
     """
     if type(value) in (str, bytes, bool, type(None)):
         return value
@@ -63,7 +62,7 @@ def as_key(value: object) -> object:
     return Inert(type(value).__name__)
 
 
-# Builders. Each returns None for arguments that no one writes.
+# Builders. Each returns None for arguments that no program writes.
 
 
 def _ordered_dict(arguments: tuple) -> dict | None:
@@ -75,14 +74,14 @@ def _ordered_dict(arguments: tuple) -> dict | None:
             if any(not isinstance(pair, list | tuple) or len(pair) != 2 for pair in pairs):
                 return None
             items = {as_key(pair[0]): pair[1] for pair in pairs}
-            # Used up, so that a file gains no memory by naming one long list many times.
+            # Emptied, so that a file cannot multiply memory by using one long list many times.
             pairs.clear()
             return items
     return None
 
 
 def _counter(arguments: tuple) -> dict | None:
-    """`Counter({key: count, ...})`: the dict itself, not a copy."""
+    """The dict of `Counter({key: count, ...})`, not a copy."""
     match arguments:
         case (dict() as counts,):
             return counts
@@ -90,17 +89,17 @@ def _counter(arguments: tuple) -> dict | None:
 
 
 def _empty_dict(_: tuple) -> dict:
-    """A dict whose items, if it has any, the pickle sets afterwards."""
+    """An empty dict, whose items the pickle sets afterwards."""
     return {}
 
 
 def _size(arguments: tuple) -> tuple | None:
-    """`torch.Size((...))`: the tuple itself."""
+    """The tuple of `torch.Size((...))`."""
     return arguments[0] if len(arguments) == 1 and isinstance(arguments[0], tuple) else None
 
 
 def _encode(arguments: tuple) -> object:
-    """`_codecs.encode(text, "latin1")`: the bytes, which protocol 2 has no other way to write."""
+    """The bytes of `_codecs.encode(text, "latin1")`, the only way to write bytes in protocol 2."""
     match arguments:
         case (Text() as text, "latin1" | "latin-1"):
             return Latin1(text)
@@ -113,7 +112,7 @@ def _encode(arguments: tuple) -> object:
 
 
 def _bytes(arguments: tuple) -> object:
-    """`bytes()` and `bytearray(bytes)`, as the protocols before the fifth write them."""
+    """The content of `bytes()` and `bytearray(bytes)`, as protocols before 5 write them."""
     match arguments:
         case ():
             return b""
@@ -125,7 +124,7 @@ def _bytes(arguments: tuple) -> object:
 
 
 def _new_object(arguments: tuple) -> object:
-    """`copyreg._reconstructor(class, object, None)`: a bare object of the class."""
+    """A placeholder for an object of the class in `copyreg._reconstructor(class, object, None)`."""
     match arguments:
         case (Constructor(name=name), *_):
             return Inert(name)
@@ -142,7 +141,7 @@ def _numpy_dtype(arguments: tuple) -> NumpyDtype:
 
 
 def _reconstruct(_: tuple) -> NumpyArray:
-    """An array that gets its state afterwards."""
+    """An array whose state follows."""
     return NumpyArray()
 
 
@@ -155,7 +154,7 @@ def _scalar(arguments: tuple) -> NumpyArray | None:
 
 
 def _jax_array(arguments: tuple) -> NumpyArray | None:
-    """`_reconstruct_array(function, arguments, state, ...)`: JAX hands NumPy's state over."""
+    """The array of `_reconstruct_array(function, arguments, state, ...)`, with NumPy's state."""
     match arguments:
         case (Constructor(), tuple(), state, *_):
             array = NumpyArray()
@@ -177,7 +176,7 @@ BUILDERS: dict[str, dict[str, Builder]] = {
         "Counter": _counter,
         "defaultdict": _empty_dict,
     },
-    # What Lightning keeps a model's hyperparameters in.
+    # Lightning's class for hyperparameters.
     "pytorch_lightning.utilities.parsing": {"AttributeDict": _empty_dict},
     "lightning_fabric.utilities.data": {"AttributeDict": _empty_dict},
     "lightning.fabric.utilities.data": {"AttributeDict": _empty_dict},
@@ -194,7 +193,7 @@ BUILDERS: dict[str, dict[str, Builder]] = {
 
 
 def _admitted() -> dict[tuple[str, str], object]:
-    """The tables above and those of the dtypes, flattened."""
+    """The tables above and that of the dtypes, as one dict by (module, name)."""
     untyped = StorageType(np.dtype(np.uint8))
     table: dict[tuple[str, str], object] = {
         ("torch.storage", "UntypedStorage"): untyped,

@@ -1,20 +1,20 @@
-"""A pickle machine that can build plain data and nothing else.
+"""Unpickling on a machine that can build plain data and nothing else.
 
 A pickle is a program for a small stack machine. Python's own machine imports and calls whatever the
-program names, and it believes the lengths it reads: nine bytes make it allocate eight gigabytes. So
-this is a machine of our own, for the opcodes of protocols 2 to 5 that torch writes
-(`pickle_machine.py`, which reads by `pickle_bytes.py`). Its rules:
+program names, and trusts the lengths that it reads: nine bytes make it allocate eight gigabytes. So
+this package has its own (`pickle_machine.py`, which reads through `pickle_bytes.py`), for the
+opcodes of protocols 2 to 5 that torch writes. Its rules:
 
-- `GLOBAL` goes through `torch_names.resolve`, and `REDUCE` calls only `Constructor`s from there;
-- `BUILD`, which would set attributes, is heard by arrays in the making and by `Inert` objects,
-  which keep the state as it is; every other object drops it;
-- lists and dicts grow, nothing else can be changed;
-- long texts and bytes, such as arrays are made of, stay in the file as `Text` and `Window`;
-- no length is believed before the file is seen to hold as many bytes;
+- `GLOBAL` uses `torch_names.resolve`, and `REDUCE` calls only `Constructor`s from there;
+- `BUILD`, which would set attributes, passes its state to `NumpyArray`, `NumpyDtype` and `Inert`
+  objects, which store it; for any other object the state is dropped;
+- only lists, dicts and `Inert` objects can grow;
+- long texts and bytes, such as the content of arrays, stay in the file as `Text` and `Window`;
+- no length is trusted until the file is known to hold as many bytes;
 - nothing recurses, and no value is hashed or compared except plain keys (`torch_names.as_key`).
 
-A pickle has no jumps, so with bounded length, opcodes and repetition it ends, and its memory is at
-most a constant for each of its opcodes.
+A pickle has no jumps, so with a bounded number of bytes and opcodes it ends, and it uses at most a
+constant amount of memory per opcode.
 """
 
 import pickle
@@ -36,29 +36,29 @@ def unpickle(
     """Run one pickle.
 
     Args:
-        data: bytes that hold the pickle.
-        start: where it begins.
-        end: where it must have ended.
-        load_storage: gives the object for a persistent id, which is how torch names a storage.
+        data: bytes that contain the pickle.
+        start: position of its first byte.
+        end: position by which it must have ended.
+        load_storage: returns the object for a persistent id, by which torch refers to a storage.
 
-    Returns: the object (dicts, lists, tuples, plain values, `Tensor` and `Inert`) and the position
-        after the pickle.
-    Raises: CheckpointError if the pickle is damaged or names what no checkpoint needs.
+    Returns: the object (of dicts, lists, tuples, plain values, `Tensor`, `NumpyArray` and `Inert`)
+        and the position after the pickle.
+    Raises: CheckpointError if the pickle is damaged or refers to a name that is refused.
     """
     machine = Machine(data, start, end, load_storage)
     try:
         return _run(machine), machine.position
     except (IndexError, KeyError, UnicodeDecodeError):
-        # An opcode found too little on the stack, no such memo entry, or bytes that are no text.
+        # An opcode found too few values on the stack, no such memo entry, or undecodable text.
         raise CheckpointError(
-            f"holds a damaged pickle: opcode before byte {machine.position} makes no sense"
+            f"holds a damaged pickle: the opcode before byte {machine.position} is invalid"
         ) from None
 
 
 def _run(machine: Machine) -> object:
     data, known = machine.data, OPCODES.get
     for _ in range(MOST_OPCODES):
-        position = machine.position  # `machine.byte()` written out: a third of the loop's time
+        position = machine.position  # `machine.byte()` inlined: a third of the loop's time
         if position >= machine.end:
             raise machine.cut_short()
         opcode = data[position]
@@ -69,7 +69,7 @@ def _run(machine: Machine) -> object:
         elif opcode == pickle.STOP[0]:
             return machine.stack.pop()
         else:
-            raise CheckpointError(f"uses the pickle opcode {opcode:#04x}, which torch does not")
+            raise CheckpointError(f"uses the pickle opcode {opcode:#04x}, which torch never does")
     raise CheckpointError(f"holds a pickle of more than {MOST_OPCODES} opcodes")
 
 
@@ -117,7 +117,7 @@ OPCODES: dict[int, Callable[[Machine], None]] = {
         pickle.EMPTY_DICT: _push(dict),
         pickle.SETITEM: lambda machine: machine.set_items(machine.last_pair()),
         pickle.SETITEMS: lambda machine: machine.set_items(machine.since_mark()),
-        # A set's members would have to be hashed, and no set holds weights.
+        # The members of a real set would have to be hashed, and no set holds weights.
         pickle.EMPTY_SET: _push(lambda: Inert("set")),
         pickle.ADDITEMS: Machine.add_items,
         pickle.FROZENSET: lambda machine: machine.push_marked(lambda _: Inert("frozenset")),

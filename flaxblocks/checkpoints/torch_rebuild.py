@@ -1,6 +1,6 @@
-"""What torch's functions that rebuild tensors from a pickle make here: a `Tensor` description.
+"""Replacements for torch's functions that rebuild tensors; they return `Tensor` descriptions.
 
-Each takes the tuple of its arguments and gives None where torch never writes such ones.
+Each takes the tuple of arguments and returns None for arguments that torch never writes.
 """
 
 from typing import Any
@@ -46,7 +46,7 @@ def _tensor(
 ) -> Tensor | None:
     if not (isinstance(sizes, tuple | list) and isinstance(strides, tuple | list)):
         return None
-    if max(len(sizes), len(strides)) > MOST_DIMENSIONS:  # before looking at each of them
+    if max(len(sizes), len(strides)) > MOST_DIMENSIONS:  # before the loop over all of them
         return None
     if any(type(number) is not int for number in (offset, *sizes, *strides)):
         return None
@@ -56,15 +56,15 @@ def _tensor(
 
 
 def _parameter(arguments: tuple) -> Tensor | None:
-    """`_rebuild_parameter(data, requires_grad, ...)` and `Parameter(data, ...)`: the data."""
+    """The data of `_rebuild_parameter(data, requires_grad, ...)` and `Parameter(data, ...)`."""
     return arguments[0] if arguments and isinstance(arguments[0], Tensor) else None
 
 
 def _tensor_with_attributes(arguments: tuple) -> object:
-    """`_rebuild_from_type_v2(rebuild, type, arguments, state)`: what `rebuild` makes of it."""
+    """`rebuild(*arguments)` for `_rebuild_from_type_v2(rebuild, type, arguments, state)`."""
     match arguments:
         case (Constructor(name=name) as rebuild, Constructor(), tuple() as inner, _):
-            # Not itself: each level of nesting would be a level of recursion.
+            # Not this function itself: each level of nesting would be a level of recursion.
             if name.startswith("torch._utils."):
                 return rebuild(inner)
             if not name.startswith("torch."):
@@ -76,7 +76,7 @@ def _tensor_with_attributes(arguments: tuple) -> object:
 
 
 def _tensor_from_device(arguments: tuple) -> Tensor | None:
-    """`_rebuild_device_tensor_from_cpu_tensor(data, dtype, device, requires_grad)`: the data."""
+    """The data of `_rebuild_device_tensor_from_cpu_tensor(data, dtype, device, requires_grad)`."""
     match arguments:
         case (Tensor() as data, np.dtype() as dtype, _, _) if data.dtype == dtype:
             return data

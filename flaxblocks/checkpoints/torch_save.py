@@ -1,9 +1,9 @@
-"""Writing what `torch.save` writes for a state dict, without torch.
+"""Writing a state dict as `torch.save` does, without torch.
 
-The pickle is the one torch would make: an `OrderedDict` whose values are calls to
-`torch._utils._rebuild_tensor_v2` (or `_v3` for the dtypes that have no storage class of their own).
-Every storage begins at a multiple of 64 bytes, so `torch.load(mmap=True)` can map it, and all dates
-are 1980, so equal arrays give equal files. Two names for one array are written as two storages.
+The pickle is like torch's: an `OrderedDict` whose values are calls to
+`torch._utils._rebuild_tensor_v2` (or `_v3` for dtypes without a storage class of their own). Every
+storage begins at a multiple of 64 bytes, so that `torch.load(mmap=True)` can map it, and every date
+is 1980, so that equal arrays give equal files. An array with two names is written as two storages.
 """
 
 import pickle
@@ -24,15 +24,15 @@ ROOT = "archive"
 ALIGNMENT = 64
 LOCAL_HEADER_BYTES = 30
 ZIP64_EXTRA_BYTES = 20
-ZIP64_FROM = 2**30  # bytes of a record; zipfile itself insists only from 1.9 times as many
+ZIP64_FROM = 2**30  # bytes of a record; zipfile itself requires it only above 1.9 times as many
 
 
 def write_torch(arrays: Mapping[str, np.ndarray], file: BinaryIO) -> None:
-    """Write arrays whose dtypes and names have been checked, one at a time.
+    """Write arrays, whose names and dtypes have been checked, one at a time.
 
     Args:
-        arrays: in the order that the state dict shall have.
-        file: open for writing at its beginning, and seekable.
+        arrays: arrays by name, in the order of the state dict.
+        file: a seekable file, open for writing at its beginning.
     """
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         _put(archive, file, "data.pkl", b"".join(_pickled(arrays)))
@@ -43,7 +43,7 @@ def write_torch(arrays: Mapping[str, np.ndarray], file: BinaryIO) -> None:
 
 
 def _put(archive: zipfile.ZipFile, file: BinaryIO, name: str, content: bytes | memoryview) -> None:
-    """Append a record whose content is aligned by padding in its header's extra field."""
+    """Append a record, with padding in the extra field of its header that aligns its content."""
     record = zipfile.ZipInfo(f"{ROOT}/{name}")
     record.file_size = len(content)
     wide = len(content) >= ZIP64_FROM
@@ -68,7 +68,7 @@ def _pickled(arrays: Mapping[str, np.ndarray]) -> Iterator[bytes]:
 
 
 def _attribute(name: str, versions: Mapping[str, Mapping[str, int]]) -> Iterator[bytes]:
-    """An attribute of the `OrderedDict` before it, an `OrderedDict` of dicts of integers itself."""
+    """Set an attribute of the last `OrderedDict` to an `OrderedDict` of dicts of integers."""
     yield pickle.EMPTY_DICT + _text(name) + _call("collections", "OrderedDict")
     for path, version in versions.items():
         yield _text(path) + pickle.EMPTY_DICT
@@ -90,7 +90,7 @@ def _tensor(array: np.ndarray, key: str) -> Iterator[bytes]:
         storage, count = _global("torch.storage", "UntypedStorage"), array.nbytes
     yield pickle.MARK + _text("storage") + storage + _text(key) + _text("cpu") + _integer(count)
     yield pickle.TUPLE + pickle.BINPERSID
-    strides = np.empty(array.shape, np.bool_).strides  # row-major, and of one byte a step
+    strides = np.empty(array.shape, np.bool_).strides  # row-major, in elements
     yield _integer(0) + _integers(array.shape) + _integers(strides) + pickle.NEWFALSE
     yield _call("collections", "OrderedDict")
     if row.storage is None:

@@ -1,10 +1,11 @@
 """The tar archives that PyTorch wrote before version 0.1.10: four members.
 
-    sys_info   a pickle of no use here
-    storages   how many; for each a pickle (key, place, type), a count of elements and the elements;
-               then a pickle of the storages that are parts of others
-    tensors    how many; for each a pickle (key, key of the storage, type), then its numbers
-    pickle     the object, naming its tensors by key
+    sys_info   a pickle that is not needed
+    storages   their number; for each a pickle (key, place, type), a count of elements and the
+               elements; then a pickle of the storages that are parts of others
+    tensors    their number; for each a pickle (key, key of the storage, type), then its sizes,
+               strides and offset
+    pickle     the object, which refers to its tensors by key
 
 All numbers are little-endian, on every machine.
 """
@@ -32,14 +33,14 @@ _TENSOR_TYPES = {
 
 
 def read_tar(data: mmap.mmap) -> tuple[object, Source]:
-    """Read the archive's object and find its storages.
+    """Read the object of the archive and find its storages.
 
     Returns: the pickled object, with a `Tensor` in place of each tensor, and where their bytes are.
-    Raises: CheckpointError if the archive is damaged or not one of torch's.
+    Raises: CheckpointError if the archive is damaged or torch did not write it.
     """
     members = _members(data)
     if not {"storages", "tensors", "pickle"} <= set(members):
-        raise CheckpointError("is a tar archive, and not one of PyTorch's: unpack it first")
+        raise CheckpointError("is a tar archive that PyTorch did not write: unpack it first")
     storages, windows = _storages(data, members["storages"])
     tensors = _tensors(data, members["tensors"], storages)
     start, size = members["pickle"]
@@ -61,7 +62,7 @@ def _members(data: mmap.mmap) -> dict[str, tuple[int, int]]:
             size = -1
         if not 0 <= size <= len(data) - position - BLOCK:
             raise CheckpointError("is a tar archive that is truncated or damaged")
-        if header[156:157] in (b"0", b"\0"):  # a file, and not a note about one
+        if header[156:157] in (b"0", b"\0"):  # a file, not metadata or a folder
             name = header[:100].partition(b"\0")[0].decode("latin1").removeprefix("./")
             members[name] = position + BLOCK, size
         position += BLOCK + -(-size // BLOCK) * BLOCK
@@ -69,7 +70,7 @@ def _members(data: mmap.mmap) -> dict[str, tuple[int, int]]:
 
 
 class _Reader:
-    """A member, read from its beginning."""
+    """A member of the archive, read in sequence."""
 
     def __init__(self, data: mmap.mmap, start: int, size: int) -> None:
         self.data, self.position, self.end = data, start, start + size
@@ -79,7 +80,7 @@ class _Reader:
         return value
 
     def skip(self, count: int) -> int:
-        """The position of `count` bytes, which are passed over."""
+        """Skip `count` bytes and return the position of the first of them."""
         start, self.position = self.position, self.position + count
         if count < 0 or self.position > self.end:
             raise CheckpointError("is truncated or damaged: a member of the archive is cut short")
@@ -150,14 +151,14 @@ def _tensors(
 
 
 def _meant(named: object, tensors: dict[int, Tensor]) -> object:
-    """The tensor of that key, or of a whole model the class: `(class, file, program)`."""
+    """The tensor with a key, or the class in `(class, file, program)` of a whole pickled model."""
     match named:
         case (Constructor() as made, *_):
             return made
         case str() if named.isdecimal() and len(named) < 20:
             named = int(named)
     if type(named) is not int or named not in tensors:
-        raise CheckpointError("names a tensor that the file does not hold")
+        raise CheckpointError("refers to a tensor that the file does not hold")
     return tensors[named]
 
 

@@ -1,10 +1,10 @@
 """Tensors as a checkpoint file describes them, and the NumPy views made of them.
 
-A description is only numbers: which storage, where in it, what shape and strides. Nothing is read
-or allocated until `as_arrays` has checked every number and makes each tensor a read-only view into
-the mapped file. Strides of 0 and overlapping tensors are legal (`expand`, tied weights) and cost
-nothing as views, but whoever copies such an array pays for its full shape, so the full shapes of
-all arrays of a file together may come to at most `8 x file size + 64 MiB`.
+A description gives the storage, the position in it, the shape and the strides. Nothing is read or
+allocated until `as_arrays` has checked these numbers; it makes each tensor a read-only view into
+the memory-mapped file. Strides of 0 and overlapping tensors are legal (`expand`, tied weights) and
+cost nothing as views, but a copy of such an array takes the memory of its full shape. So the full
+shapes of all arrays in a file together are limited to `8 x file size + 64 MiB`.
 """
 
 import math
@@ -36,9 +36,9 @@ class Storage:
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """A tensor of a file: `offset` and `strides` count elements of `dtype` within `storage`.
+    """A tensor in a file; `offset` and `strides` count elements of `dtype` within `storage`.
 
-    `strides` of None means row-major.
+    `strides=None` means row-major.
     """
 
     storage: Storage
@@ -52,12 +52,12 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """The bytes behind the descriptions.
+    """The bytes to which descriptions refer.
 
     Attributes:
-        size: of the file or files, in bytes.
-        windows: for each storage key where its bytes are.
-        swapped: whether the storages' byte order is the other one than this machine's.
+        size: total size of the file or files in bytes.
+        windows: for each storage key, where its bytes are.
+        swapped: whether the storages have the opposite byte order of this machine.
     """
 
     size: int
@@ -67,13 +67,13 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Elsewhere:
-    """A tensor of another file, such as a shard."""
+    """A tensor in another file, such as a shard."""
 
     tensor: Tensor | NumpyArray
     source: Source
 
 
-Described = Tensor | NumpyArray | Elsewhere | np.ndarray  # the last of what another library read
+Described = Tensor | NumpyArray | Elsewhere | np.ndarray  # an ndarray: read by another library
 
 
 def as_arrays(tensors: Mapping[str, Described], source: Source) -> dict[str, np.ndarray]:
@@ -81,12 +81,13 @@ def as_arrays(tensors: Mapping[str, Described], source: Source) -> dict[str, np.
 
     Args:
         tensors: descriptions by name.
-        source: the file they describe.
+        source: the file to which they refer.
 
-    Returns: arrays in the order of `tensors`, views into the file except where the values
-        themselves have to change (conjugated or negated tensors, foreign byte order), or lie there
-        in another form (compressed, or as text).
-    Raises: CheckpointError naming the first tensor that does not lie within its storage.
+    Returns: arrays in the order of `tensors`; views into the file, except if their values must be
+        changed (conjugated or negated tensors, foreign byte order) or are stored in another form
+        (compressed, or as text).
+    Raises: CheckpointError naming the first tensor that exceeds its storage or is otherwise
+        invalid.
     """
     budget = 8 * source.size + 64 * 2**20
     arrays: dict[str, np.ndarray] = {}
@@ -102,7 +103,7 @@ def as_arrays(tensors: Mapping[str, Described], source: Source) -> dict[str, np.
 
 
 def _bytes_of(described: Described) -> int:
-    """Of the full shape, in bytes, after a look at its numbers."""
+    """The size of the full shape in bytes, after checking the numbers."""
     if isinstance(described, Elsewhere):
         described = described.tensor
     if isinstance(described, np.ndarray):
@@ -129,8 +130,8 @@ def _check_numbers(tensor: Tensor) -> None:
     strides = tensor.strides if tensor.strides is not None else tensor.shape
     if len(tensor.shape) != len(strides) or len(strides) > MOST_DIMENSIONS:
         raise CheckpointError(
-            f"has {len(tensor.shape)} sizes and {len(strides)} strides; they must be equally many "
-            f"and at most {MOST_DIMENSIONS}"
+            f"has {len(tensor.shape)} sizes and {len(strides)} strides; there must be as many of "
+            f"each, at most {MOST_DIMENSIONS}"
         )
     numbers = (tensor.offset, *tensor.shape, *strides)
     if min(numbers) < 0 or max(numbers) > LARGEST_INTEGER:
@@ -170,7 +171,7 @@ def _view(tensor: Tensor, source: Source) -> np.ndarray:
 
 
 def _byte_strides(tensor: Tensor) -> tuple[int, ...]:
-    """Strides in bytes; 0 where an axis is never stepped along, whatever number stands there."""
+    """Strides in bytes; 0 for an axis along which no step is taken, whatever its stride is."""
     elements = tensor.strides
     if elements is None:
         elements = [math.prod(tensor.shape[axis + 1 :]) for axis in range(len(tensor.shape))]
@@ -182,7 +183,7 @@ def _byte_strides(tensor: Tensor) -> tuple[int, ...]:
 
 
 def _values(array: np.ndarray, tensor: Tensor, source: Source) -> np.ndarray:
-    """The view itself, or a copy where byte order, conjugation or sign ask for other values."""
+    """The view itself, or a copy if byte order, conjugation or negation change its values."""
     if source.swapped and array.dtype.itemsize > 1:
         array = byteswapped(array)
     if tensor.conjugated or tensor.negated:
@@ -190,6 +191,6 @@ def _values(array: np.ndarray, tensor: Tensor, source: Source) -> np.ndarray:
             raise CheckpointError(f"is marked as conjugated or negated but holds {array.dtype}")
         array = np.conjugate(array) if tensor.conjugated else array
         array = np.negative(array) if tensor.negated else array
-        array = np.asarray(array)  # of no dimension, NumPy returns a scalar
+        array = np.asarray(array)  # without dimensions, NumPy returns a scalar
     array.setflags(write=False)
     return array

@@ -1,11 +1,10 @@
-"""The zip archives that `torch.save` writes: a pickle, and one record a storage.
+"""The zip archives that `torch.save` writes: a pickle, and one record per storage.
 
-    archive/data.pkl    the pickled object, naming its storages by key
+    archive/data.pkl    the pickled object, which refers to its storages by key
     archive/byteorder   `little` or `big`; absent means little
     archive/data/<key>  the bytes of one storage
 
-`torch.save` compresses nothing; an archive that was unpacked and packed again may be compressed,
-and so is read too.
+`torch.save` does not compress; compressed archives, which come from repacking, are read too.
 """
 
 import sys
@@ -23,7 +22,7 @@ PICKLE = "data.pkl"
 
 
 def root_of(names: Mapping[str, object]) -> str | None:
-    """What stands before `data.pkl` in the records' names, such as `archive/`, or None."""
+    """The part before `data.pkl` in the names of records, such as `archive/`, or None."""
     found = [name for name in names if name == PICKLE or name.endswith("/" + PICKLE)]
     own = [name for name in found if not name.startswith("__MACOSX/")]
     first = min(own, key=lambda name: name.count("/"), default=None)
@@ -31,12 +30,12 @@ def root_of(names: Mapping[str, object]) -> str | None:
 
 
 def read_records(records: Mapping[str, Place], root: str, size: int) -> tuple[object, Source]:
-    """Read the archive's pickle and find its storages.
+    """Read the pickle of the archive and find its storages.
 
     Args:
-        records: by name.
-        root: of all names.
-        size: of the whole, in bytes.
+        records: records by name.
+        root: the part before `data.pkl`, as `root_of` returns it.
+        size: size of the archive in bytes.
 
     Returns: the pickled object, with a `Tensor` in place of each tensor, and where their bytes are.
     Raises: CheckpointError if the archive is damaged or holds a program.
@@ -68,8 +67,8 @@ def _byteorder(place: Place | None) -> str:
 
 
 def _storage(persistent_id: object) -> Storage:
-    """The storage meant by `("storage", type, key, location, number of elements)`."""
+    """The storage to which `("storage", type, key, location, number of elements)` refers."""
     match persistent_id:
         case ("storage", StorageType(dtype=dtype), str() as key, _, int() as count) if count >= 0:
             return Storage(key, dtype, 0, count * dtype.itemsize)
-    raise CheckpointError("names a storage in a way that torch does not")
+    raise CheckpointError("refers to a storage in an unknown way")

@@ -1,4 +1,4 @@
-"""Runs of bytes that stay where they are until an array is made of them."""
+"""References to runs of bytes, which are not read until an array is made from them."""
 
 import mmap
 import zlib
@@ -21,25 +21,26 @@ class Window:
     size: int
 
     def opened(self) -> "Window":
-        """The bytes where they can be viewed."""
+        """The window itself: its bytes can be viewed where they are."""
         return self
 
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A long text of a pickle, not decoded."""
+    """A long text in a pickle, not decoded."""
 
     window: Window
 
 
 @dataclass(slots=True)
 class Deflated:
-    """A compressed record of a zip archive, which is inflated when it is first needed.
+    """A compressed record of a zip archive, which is inflated on first use.
 
     Attributes:
         source: the compressed bytes.
-        size: of the record, as the archive's directory has it. It is believed only when inflating
-            has given as many bytes.
+        size: inflated size in bytes according to the archive's directory; a record that inflates to
+            another size is refused.
+        inflated: the inflated bytes, once there are any.
     """
 
     source: Window
@@ -68,7 +69,7 @@ class Deflated:
 
 @dataclass(slots=True)
 class OfFile:
-    """The whole of another file, which is mapped when it is first needed."""
+    """The whole of another file, which is memory-mapped on first use."""
 
     size: int
     map_file: Callable[[], Buffer]

@@ -1,8 +1,8 @@
-"""Names within a state dict without what wrappers put into them.
+"""Removing from the names of a state dict the parts that wrappers add.
 
-`DataParallel` and `torch.compile` leave a component before every name, FSDP, activation
-checkpointing and Lightning's Fabric one anywhere within. `AveragedModel` and thop leave numbers of
-their own beside the weights.
+`DataParallel` and `torch.compile` put a component in front of every name; FSDP, activation
+checkpointing and Lightning's Fabric put one anywhere in a name. `AveragedModel` and thop add
+counters of their own to the weights.
 """
 
 from collections import Counter
@@ -18,8 +18,12 @@ COUNTS_OF_THOP = ("total_ops", "total_params")
 
 
 class SeenThrough(NamedTuple):
-    """The name in the file of each entry, by its own name; whether the weights are of an
-    `AveragedModel`; and what was left out, in words.
+    """The result of `see_through`.
+
+    Attributes:
+        names: the original name of each entry, by its shortened name.
+        averaged: whether the weights are those of an `AveragedModel`.
+        left: short descriptions of the entries that were left out.
     """
 
     names: Mapping[str, str]
@@ -28,9 +32,9 @@ class SeenThrough(NamedTuple):
 
 
 def see_through(names: Iterable[str]) -> SeenThrough:
-    """Take wrappers off names, as long as the names stay different from each other.
+    """Remove the components that wrappers add, if the names stay distinct.
 
-    `module.` is taken off at the front of all names only: a network may have a module of that name.
+    `module.` is removed only if all names begin with it: a network may have a module of that name.
     """
     bookkeeping = Counter()
     found: dict[str, str] = {}
@@ -40,7 +44,7 @@ def see_through(names: Iterable[str]) -> SeenThrough:
             bookkeeping[last] += 1
         else:
             found[name] = name
-    if not found:  # of nothing else, they are what there is
+    if not found:  # there is nothing else, so keep them
         found = {name: name for name in names}
         bookkeeping.clear()
     left = [f"{name} ({count} times)" if count > 1 else name for name, count in bookkeeping.items()]
@@ -62,7 +66,7 @@ def _shortened(name: str) -> str:
 
 
 def _without_outer(names: dict[str, str]) -> tuple[dict[str, str], bool]:
-    """`module.` off every name, as often as all have it, and `AveragedModel`'s count with it."""
+    """Remove `module.` as long as all names begin with it, and with it `AveragedModel`'s count."""
     averaged = False
     while True:
         inner = [name for name in names if name != AVERAGING_COUNT]

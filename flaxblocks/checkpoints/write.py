@@ -1,4 +1,4 @@
-"""NumPy arrays to checkpoint files.
+"""Writing NumPy arrays to checkpoint files.
 
 write_checkpoint(arrays, "weights.safetensors")
 """
@@ -25,19 +25,20 @@ ORDER = (".safetensors", ".pth", ".pt", ".npz", ".orbax")
 
 
 def write_checkpoint(arrays: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
-    """Write arrays as a checkpoint, whole or not at all.
+    """Write arrays to a checkpoint, completely or not at all.
 
     Args:
-        arrays: NumPy's, by name; the names' order is kept in every format but Orbax's. For
-            `.orbax` also an `nnx.State`, written as `ocp.StandardCheckpointer().save` does, so that
-            `restore(path, nnx.state(model))` takes it back.
-        path: ends in `.safetensors`, in `.pth` or `.pt` for a file that
-            `torch.load(weights_only=True)` reads as an `OrderedDict` of tensors, in `.npz`, or in
-            `.orbax` for a folder that Orbax restores, arrays by name as nested dicts.
+        arrays: NumPy arrays by name, whose order every format except Orbax's keeps. For `.orbax`
+            also an `nnx.State`, which is written as by `ocp.StandardCheckpointer().save`, so that
+            `restore(path, nnx.state(model))` reads it.
+        path: the file or folder to write. The suffix selects the format: `.safetensors`; `.pth` or
+            `.pt`, a file that `torch.load(weights_only=True)` reads as an `OrderedDict` of tensors;
+            `.npz`; or `.orbax`, a folder that Orbax restores, in which dotted names become nested
+            dicts.
 
-    Raises: ValueError, before anything is written, if the suffix is another, if `arrays` is empty,
-        or if a name or an array cannot be in such a file. CheckpointError if the file system
-        refuses; a file that was at `path` is then as it was.
+    Raises: ValueError, before anything is written, if the suffix is not one of these, if `arrays`
+        is empty, or if the format cannot hold a name or an array. CheckpointError if the file
+        system refuses; an existing file at `path` is then unchanged.
     """
     if not isinstance(path, str | os.PathLike):
         raise ValueError(f"path (a {type(path).__name__}) must be the path of a file to write")
@@ -66,12 +67,12 @@ def _check_mapping(arrays: object, suffix: str, format: Format) -> None:
     kind = type(arrays).__name__
     if is_state(arrays) and format.write is not write_orbax:
         raise ValueError(
-            f"arrays (a {kind}) can be in an .orbax folder only: for {suffix} give "
-            "`fb.to_torch(model)`, the model's arrays by PyTorch's names"
+            f"arrays (a {kind}) can be written to an .orbax folder only: for {suffix} pass "
+            "`fb.to_torch(model)`, the model's arrays under PyTorch's names"
         )
     if not isinstance(arrays, Mapping):
         raise ValueError(
-            f"arrays (a {kind}) must be NumPy arrays by name, such as `fb.to_torch(model)` gives"
+            f"arrays (a {kind}) must map names to NumPy arrays, as `fb.to_torch(model)` does"
         )
     if not arrays:
         raise ValueError("arrays (={}) must hold at least one array")

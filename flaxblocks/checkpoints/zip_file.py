@@ -1,4 +1,4 @@
-"""Zip archives: torch's, and those that only look like a checkpoint."""
+"""Zip archives: those of torch, and others that only look like a checkpoint."""
 
 from collections.abc import Mapping
 
@@ -14,9 +14,9 @@ CHECKPOINTS = (".pth", ".pt", ".ckpt", ".bin", ".tar", ".safetensors", ".pkl", "
 
 
 def read_zip(opened: Opened) -> Saved:
-    """Read an archive of torch's.
+    """Read a zip archive that torch wrote.
 
-    Raises: CheckpointError if the archive is damaged, or another program's.
+    Raises: CheckpointError if the archive is damaged or another program wrote it.
     """
     records = records_of(opened.file, opened.data)
     root = root_of(records)
@@ -26,7 +26,7 @@ def read_zip(opened: Opened) -> Saved:
 
 
 def _what_else(records: Mapping[str, Place]) -> str:
-    """What the archive is instead, and the way out."""
+    """What the archive is instead, and what to do."""
     names = list(records)
     if any(name.endswith(("archive_format", "models/model.json")) for name in names):
         return "is a torch.export archive, which holds a program; save the model's `state_dict()`"

@@ -1,8 +1,8 @@
 """The records of a zip archive: where their bytes are, compressed or not.
 
-The bytes stay where they are and only their positions are taken from the archive. Checksums are not
-compared, because torch can be told to leave them wrong: hold a downloaded file against its SHA-256
-instead. All records together may inflate to `8 x file size + 64 MiB`, as arrays may.
+Only the positions of the bytes are read from the archive. Checksums are not verified, because torch
+can be told not to compute them: compare a downloaded file with its SHA-256 instead. All records
+together may inflate to at most `8 x file size + 64 MiB`, the same limit as for arrays.
 """
 
 import io
@@ -23,11 +23,11 @@ Records = dict[str, Window | Deflated]
 
 
 def records_of(file: BinaryIO, data: mmap.mmap) -> Records:
-    """Every record's content by name, in the archive's order; folders are left out.
+    """The content of every record by name, in the order of the archive; folders are left out.
 
     Args:
         file: the open file.
-        data: the same file, mapped.
+        data: the same file, memory-mapped.
 
     Raises: CheckpointError if the archive is damaged, or its records overlap.
     """
@@ -44,7 +44,7 @@ def records_of(file: BinaryIO, data: mmap.mmap) -> Records:
 
 
 class _BoundedFile(io.FileIO):
-    """A file that does not allocate whatever number of bytes an archive claims to have."""
+    """A file that refuses to allocate an excessive number of bytes that an archive claims."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         if size is not None and size > LARGEST_DIRECTORY:
@@ -53,7 +53,7 @@ class _BoundedFile(io.FileIO):
 
 
 def _directory(file: BinaryIO) -> dict[str, zipfile.ZipInfo]:
-    """The archive's records by name, in its order."""
+    """The entries of the archive's directory by name, in its order."""
     try:
         with (
             _BoundedFile(file.fileno(), closefd=False) as bounded,
@@ -69,15 +69,15 @@ def _directory(file: BinaryIO) -> dict[str, zipfile.ZipInfo]:
 
 
 def _place(name: str, info: zipfile.ZipInfo, data: mmap.mmap, free: int) -> Window | Deflated:
-    """The record's content, which must begin after byte `free`, where the one before it ends."""
+    """The content of a record, whose header must not begin before `free`, where the last ended."""
     deflated = info.compress_type == zipfile.ZIP_DEFLATED
     if info.flag_bits & 1 or not (deflated or info.compress_type == zipfile.ZIP_STORED):
         raise CheckpointError(
-            f"has a compressed or encrypted record {quoted(name)}, which only another program reads"
+            f"has a compressed or encrypted record {quoted(name)}, which cannot be read here"
         )
     header = info.header_offset
     if not free <= header <= len(data) - LOCAL_HEADER.size:
-        raise CheckpointError(f"has a record {quoted(name)} that overlaps another or the end")
+        raise CheckpointError(f"has a record {quoted(name)} that overlaps another or is cut off")
     signature, name_length, extra_length = LOCAL_HEADER.unpack_from(data, header)
     start = header + LOCAL_HEADER.size + name_length + extra_length
     fits = start + info.compress_size <= len(data) and signature == b"PK\x03\x04"

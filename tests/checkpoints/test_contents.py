@@ -198,7 +198,7 @@ def test_names_are_left_out(drop, expected):
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("drop", "said"), [("ne", "names nothing"), ("*", "leaves nothing")])
+@pytest.mark.parametrize(("drop", "said"), [("ne", "matches none of"), ("*", "matches all of")])
 def test_what_to_leave_out_is_there_and_not_all(drop, said):
     with pytest.raises(CheckpointError, match=rf"`drop` \(=\['.*'\]\) {said}"):
         read_checkpoint({name: np.zeros(1) for name in DROPPABLE}, drop=drop)
@@ -207,7 +207,7 @@ def test_what_to_leave_out_is_there_and_not_all(drop, said):
 def test_under():
     assert under({"a.b": 1, "ab": 2, "a.c.d": 3}, "a") == {"b": 1, "c.d": 3}
     assert under({"a": 1}, "") == {"a": 1}
-    with pytest.raises(CheckpointError, match=r"near ones are 'a\.'"):
+    with pytest.raises(CheckpointError, match=r"similar: 'a\.'"):
         under({"a.b": 1}, "zzz")
 
 

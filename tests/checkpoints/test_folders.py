@@ -146,12 +146,12 @@ def test_shards_expand_as_one_file_may(times, tmp_path):
 @pytest.mark.parametrize(
     ("places", "said"),
     [
-        ({"a": "../model-1.safetensors"}, "which is no name of one beside it"),
-        ({"a": "/etc/passwd"}, "which is no name of one beside it"),
-        ({"a": 3}, "which is no name of one beside it"),
-        ({"a": ""}, "which is no name of one beside it"),
-        ({"a": ".."}, "which is no name of one beside it"),
-        ({"a": "x\0"}, "which is no name of one beside it"),
+        ({"a": "../model-1.safetensors"}, "which is not the name of a file in its folder"),
+        ({"a": "/etc/passwd"}, "which is not the name of a file in its folder"),
+        ({"a": 3}, "which is not the name of a file in its folder"),
+        ({"a": ""}, "which is not the name of a file in its folder"),
+        ({"a": ".."}, "which is not the name of a file in its folder"),
+        ({"a": "x\0"}, "which is not the name of a file in its folder"),
         (
             {"a": "model-3.safetensors"},
             "lists 'model-3.safetensors', which cannot be read",
@@ -161,9 +161,9 @@ def test_shards_expand_as_one_file_may(times, tmp_path):
             {"a": "model.safetensors.index.json"},
             "lists 'model.safetensors.index.json', which is JSON",
         ),
-        ({}, "an index of shards that is damaged"),
-        ([], "an index of shards that is damaged"),
-        (["model-1.safetensors"], "an index of shards that is damaged"),
+        ({}, "a damaged index of shards"),
+        ([], "a damaged index of shards"),
+        (["model-1.safetensors"], "a damaged index of shards"),
     ],
 )
 def test_indices_that_lie(places, said, sharded):
@@ -184,7 +184,7 @@ def test_damaged_indices(sharded):
         '{"weight_map": ' + "[" * 10_000,
         '{"a": "\xff", "weight_map": {}',
     ):
-        assert "an index of shards that is damaged" in cheap_refusal(text.encode("latin1"), sharded)
+        assert "a damaged index of shards" in cheap_refusal(text.encode("latin1"), sharded)
 
 
 # Archives.
@@ -201,7 +201,7 @@ def test_an_unpacked_archive(tmp_path):
     (tmp_path / "out" / "again").mkdir()
     assert list(read_checkpoint(tmp_path / "out")) == ["a", "b", "none"]
     (tmp_path / "out" / "again" / "data.pkl").write_bytes(b"\x80\x02}.")
-    with pytest.raises(CheckpointError, match="a folder, and none that Orbax wrote"):
+    with pytest.raises(CheckpointError, match="a folder that Orbax did not write"):
         read_checkpoint(tmp_path / "out")
     (tmp_path / "out" / "again" / "data.pkl").unlink()
     (tmp_path / "out" / "f" / "data" / "0").unlink()
@@ -316,7 +316,7 @@ GOOD = "{'descr': '<f4', 'fortran_order': False, 'shape': (4,)}"
         ("(" * 5000, "header that is damaged"),
         ("__import__('os')", "header that is damaged"),
         ("", "header that is damaged"),
-        (" " * 20_000, "cut short or beyond any use"),
+        (" " * 20_000, "cut short or too long"),
     ],
 )
 def test_npz_headers_that_lie(header, said, tmp_path):
@@ -331,7 +331,7 @@ def test_npz_headers_that_lie(header, said, tmp_path):
 def test_a_folder_of_distributed_checkpoint(tmp_path):
     for name in (".metadata", "__0_0.distcp"):
         (tmp_path / name).write_bytes(b"x")
-    with pytest.raises(CheckpointError, match="dcp_to_torch_save` makes a file of it"):
+    with pytest.raises(CheckpointError, match="dcp_to_torch_save` converts it to a file"):
         read_checkpoint(tmp_path)
 
 

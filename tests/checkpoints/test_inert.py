@@ -164,5 +164,5 @@ def test_a_subclass_rebuilt_by_torch_itself_is_its_tensor(tmp_path):
 
 def test_pickled_tensors_are_refused_with_the_way_out(tmp_path):
     (tmp_path / "f").write_bytes(pickle.dumps({"w": torch.ones(1)}))
-    with pytest.raises(CheckpointError, match=r"_load_from_bytes`.*save tensors by `torch.save`"):
+    with pytest.raises(CheckpointError, match=r"_load_from_bytes`.*save tensors with `torch.save`"):
         read_checkpoint(tmp_path / "f")

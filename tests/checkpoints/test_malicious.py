@@ -94,7 +94,7 @@ def test_a_callable_is_refused_by_name(name, form, tmp_path):
     made = CALLS[name](tmp_path)
     program = made if isinstance(made, bytes) else pickled({"w": made})
     message = refusal(program, form, tmp_path)
-    assert f"refers to `{name}`, which a checkpoint has no need of" in message
+    assert f"refers to `{name}`, which no checkpoint needs" in message
 
 
 def test_the_payloads_are_real(tmp_path):
@@ -217,7 +217,7 @@ def test_a_storage_outside_of_the_archive(key, tmp_path):
     assert "which the file does not hold" in message
     legacy = FakeTensor(storage=FakeStorage(key, (4, None)))
     message = refusal(pickled({"w": legacy}), "legacy", tmp_path)
-    assert "lists a storage '0' that no tensor has" in message
+    assert "lists a storage '0' that no tensor uses" in message
 
 
 @pytest.mark.parametrize("form", ["zip", "legacy"])
@@ -237,7 +237,7 @@ def test_a_storage_outside_of_the_archive(key, tmp_path):
     ],
 )
 def test_persistent_ids_of_another_shape(named, form, tmp_path):
-    assert "names a storage in a way that torch does not" in refusal(named + b"Q.", form, tmp_path)
+    assert "refers to a storage in an unknown way" in refusal(named + b"Q.", form, tmp_path)
 
 
 def test_persistent_ids_outside_of_the_object(tmp_path):
@@ -246,7 +246,7 @@ def test_persistent_ids_outside_of_the_object(tmp_path):
 
 def test_a_module_in_a_legacy_file(tmp_path):
     program = b"(X\x06\0\0\0moduleNNNtQ."
-    assert "in a way that torch does not" in refusal(program, "legacy", tmp_path)
+    assert "in an unknown way" in refusal(program, "legacy", tmp_path)
     program = b"(X\x06\0\0\0modulecos\nsystem\nNNtQ."
     assert "`os.system`" in refusal(program, "legacy", tmp_path)
 

@@ -109,7 +109,7 @@ F4 = np.dtype("f4")
         ((1, (0, 2**62), F4, False, b""), "too large for an array"),
         ((1, (-1,), F4, False, b""), "negative or beyond 64 bits"),
         ((1, (1,) * 65, F4, False, b"1234"), "at most 64"),
-        ((1, (1.5,), F4, False, b"1234"), "other things than"),
+        ((1, (1.5,), F4, False, b"1234"), "that is not at most 64 integers"),
         ((1, (1,), F4, False, None), "has no bytes"),
         ((1, (1,), F4, False), "holds no state dict"),
         ((1,), "with a state that NumPy does not write"),

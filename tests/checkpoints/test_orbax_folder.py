@@ -78,9 +78,11 @@ def test_a_state_has_numbers_and_goes_into_a_folder(model, tmp_path):
     with pytest.raises(ValueError, match=r"^arrays\['blocks\S+'\] \(a ShapeDtypeStruct\) must"):
         fb.write_checkpoint(abstract, tmp_path / "f.orbax")
     for suffix in (".safetensors", ".pth", ".npz"):
-        with pytest.raises(ValueError, match=r"\(a State\) can be in an .orbax .*`fb.to_torch"):
+        message = r"\(a State\) can be written to an .orbax .*`fb.to_torch"
+        with pytest.raises(ValueError, match=message):
             fb.write_checkpoint(nnx.state(model), tmp_path / f"f{suffix}")
-    with pytest.raises(ValueError, match=r"arrays \(a MobileNetV2\) must be NumPy arrays by name"):
+    message = r"arrays \(a MobileNetV2\) must map names to NumPy arrays"
+    with pytest.raises(ValueError, match=message):
         fb.write_checkpoint(model, tmp_path / "f.orbax")
     assert not list(tmp_path.iterdir())
 
@@ -102,7 +104,7 @@ def test_what_flax_saved_is_read(model, state, tmp_path):
 
 def test_a_folder_that_orbax_did_not_write_is_refused_quietly(tmp_path, caplog):
     (tmp_path / "notes.txt").write_text("nothing")
-    with pytest.raises(fb.CheckpointError, match="is a folder, and none that Orbax wrote"):
+    with pytest.raises(fb.CheckpointError, match="is a folder that Orbax did not write"):
         read_orbax(tmp_path)
     assert not caplog.records
 
@@ -188,16 +190,14 @@ def test_a_run_of_the_trainer(tmp_path):
 def test_a_folder_without_arrays(tmp_path):
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(tmp_path / "s", {"rngs": {"key": np.ones(2, np.uint32)}})
-    with pytest.raises(fb.CheckpointError, match="s is a folder of Orbax's without arrays"):
+    with pytest.raises(fb.CheckpointError, match="s is an Orbax folder without arrays"):
         contents_of(tmp_path / "s")
 
 
 def test_a_damaged_folder(tmp_path):
     write_orbax({"a": np.ones(2)}, tmp_path / "o")
     (tmp_path / "o" / "_METADATA").write_text("{")
-    with pytest.raises(
-        fb.CheckpointError, match="o is a folder, and not one that Orbax can restore"
-    ):
+    with pytest.raises(fb.CheckpointError, match="o is a folder that Orbax cannot restore"):
         contents_of(tmp_path / "o")
 
 
@@ -207,5 +207,5 @@ def test_written_by_suffix(tmp_path):
     fb.write_checkpoint(arrays, tmp_path / "m.orbax")  # in place of the first
     assert read_checkpoint(tmp_path / "m.orbax").keys() == arrays.keys()
     (tmp_path / "n.orbax").mkdir()
-    with pytest.raises(fb.CheckpointError, match=r"^\S*n\.orbax is there and no Orbax folder"):
+    with pytest.raises(fb.CheckpointError, match=r"^\S*n\.orbax exists and is not an Orbax folder"):
         fb.write_checkpoint(arrays, tmp_path / "n.orbax")

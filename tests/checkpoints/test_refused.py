@@ -60,7 +60,7 @@ FOREIGN = {
     "json": (b'{"error": "not found"}', "is JSON text"),
     "npy": (npy(), "is a NumPy .npy file"),
     "hdf5": (b"\x89HDF\r\n\x1a\n" + bytes(100), "is an HDF5 file"),
-    "tar": (tar("model.pth"), "is a tar archive, and not one of PyTorch's"),
+    "tar": (tar("model.pth"), "is a tar archive that PyTorch did not write"),
     "empty members": (tar("storages", "tensors", "pickle"), "its pickle is cut short"),
     "gzip": (gzip.compress(WHOLE), "is compressed by gzip"),
     "docx": (docx(), "without a `data.pkl`"),
@@ -76,7 +76,7 @@ FOREIGN = {
     "other version": (OTHER_VERSION, "of an unknown protocol version"),
     "text": (b"hello, world; this is no checkpoint", "begins with b'hello, world; th'"),
     "short": (b"\x80", "its pickle is cut short"),
-    "zeros": (bytes(64), "is in no format known here"),
+    "zeros": (bytes(64), "is in an unknown format"),
 }
 
 
@@ -100,14 +100,14 @@ def test_missing_file_directory_and_pipe(tmp_path):
         read_checkpoint(tmp_path / "no.pth")
     with pytest.raises(
         CheckpointError,
-        match=r"is a folder, and none that .* has a checkpoint in it; it holds nothing",
+        match=r"is a folder that Orbax .* contains no checkpoint; it holds nothing",
     ):
         read_checkpoint(tmp_path)
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(CheckpointError, match="is not a regular file"):
         read_checkpoint(tmp_path / "pipe")
     for name in ("a\0b", "a\ud800"):
-        with pytest.raises(CheckpointError, match="is not a possible path"):
+        with pytest.raises(CheckpointError, match="is not a valid path"):
             read_checkpoint(name)
     with pytest.raises(CheckpointError, match="File name too long"):
         read_checkpoint("a" * 5000)
