@@ -134,7 +134,7 @@ def test_the_readmes_table_has_every_family_with_its_layouts():
     rows = re.findall(r"^\| [^|]+ \| `(\w+\*?)`[^|]* \| ([^|]+) \|$", section, re.MULTILINE)
     told = {find_model(fb.list_models(name)[0]).build.__name__: cell for name, cell in rows}
     assert told == layouts_of_rows()
-    explained = section.partition("A layout is ")[2].partition("Every one takes")[0]
+    explained = section.partition("A layout is ")[2].partition("Every model takes")[0]
     for name in {name for cell in told.values() for name in cell.split(", ")} - LIBRARIES:
         assert f"`{name}`" in explained
 
@@ -150,7 +150,7 @@ def test_what_the_readme_says_of_choosing_holds(tmp_path):
     with pytest.warns(UserWarning, match="`model_ema` was taken, not `model`"):
         model = fb.create_model("mobilenet_v2", **small)
     assert f"\n{model.origin.report}\n" in TEXT
-    section = TEXT.partition("| argument | |\n")[2].partition("\n\n")[0]
+    section = TEXT.partition("| argument | what is loaded |\n")[2].partition("\n\n")[0]
     listed = re.findall(r"^\| `([\w]+)=", section, re.MULTILINE)
     assert listed == ["ema", "key", "prefix", "drop", "num_classes", "num_classes"]
     choices: list[tuple[dict, dict]] = [
@@ -171,7 +171,7 @@ def test_what_the_readme_says_of_choosing_holds(tmp_path):
 
 
 def test_the_suffixes_of_the_readme_are_those_of_the_formats():
-    rows = TEXT.partition("A checkpoint is what people have:\n")[2].partition("\n\nWhat was")[0]
+    rows = TEXT.partition("A checkpoint can be any of these:\n")[2].partition("\n\nThe model")[0]
     known = {suffix for row in FORMATS for suffix in row.suffixes} - {".orbax", ".tar"}
     assert set(re.findall(r"`(\.[\w.]+)`", rows)) | {".pickle", ".pyth"} == known
 
