@@ -137,12 +137,12 @@ def _plain_values(found: list[Found], mapping: Mapping[Any, Any]) -> list[Found]
 
 
 def _is_averaged(one: Found, names: SeenThrough, swapped: Collection[tuple[str, ...]]) -> bool:
-    """Whether the weights are averages: by the keys that lead to them, or by their names.
+    """Whether weights are averaged, as indicated by the keys that lead to them or by their names.
 
     Args:
         one: the state dict.
-        names: what its names say.
-        swapped: the paths of mappings in which averaged and raw weights have changed places.
+        names: the result of `see_through` for its names.
+        swapped: the paths of mappings in which averaged and raw weights are swapped.
     """
     if one.path and one.path[:-1] in swapped:
         return one.path[-1] == "state_dict"
@@ -150,8 +150,8 @@ def _is_averaged(one: Found, names: SeenThrough, swapped: Collection[tuple[str, 
 
 
 def _is_swapped(one: Found) -> bool:
-    """Whether OpenMMLab's averaging wrote it: that saves the averaged weights as `state_dict`, and
-    the raw ones, with a count of its steps, as `ema_state_dict`.
+    """Whether OpenMMLab's averaging wrote a state dict: it saves the averaged weights as
+    `state_dict`, and the raw ones, with a count of its steps, as `ema_state_dict`.
     """
     return one.path[-1:] == ("ema_state_dict",) and "steps" in one.entries
 

@@ -1,1 +1,1 @@
-"""Names and axes: the variables of a module, and what PyTorch calls them. Knows no rows."""
+"""Mapping the names and axes of a module's variables to PyTorch's, without the registry."""

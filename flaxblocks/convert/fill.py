@@ -1,4 +1,4 @@
-"""Arrays into a module's variables and out of them, along a key map. Nothing is searched for."""
+"""Moving arrays into the variables of a module and out of them, as a key map says."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -17,8 +17,8 @@ __all__ = ["Cast", "Poured", "fill", "state_of", "translated"]
 
 Cast = tuple[str, str, str]  # key, dtype in the source, dtype of the variable
 Arrays = Mapping[str, np.ndarray]
-BATCH = 32  # variables that go to the device in one call
-Poured = tuple[int, tuple[Cast, ...]]  # how many variables were filled, and which casts it took
+BATCH = 32  # number of variables that are moved to the device in one call
+Poured = tuple[int, tuple[Cast, ...]]  # number of variables filled, and the casts made
 
 
 def fill(
@@ -27,15 +27,17 @@ def fill(
     arrays: Arrays,
     uncounted: Iterable[str] = (),
 ) -> Poured:
-    """Set variables, in place; all of them or, after an error, none.
+    """Set variables in place; after an error, none of them.
 
     Args:
-        variables: native path -> variable, concrete or abstract, as `variables_of` gives them.
-        keys: what each array is called, and how it lies. Shapes are the variables' own.
-        arrays: foreign key -> array; what is not there stays as it is.
+        variables: native path -> variable, concrete or abstract, as `variables_of` returns them.
+        keys: the key and axes of each array. Shapes are those of the variables.
+        arrays: PyTorch key -> array; variables without an array are unchanged.
         uncounted: batch counts to set to 0.
 
-    Raises: ConversionError for another kind of number, or one that a variable's dtype cannot hold.
+    Returns: the number of variables set from `arrays`, and the casts.
+    Raises: ConversionError for a different kind of number, or for one that a variable's dtype
+        cannot hold.
     """
     values: dict[str, np.ndarray] = {}
     cast: list[Cast] = []
@@ -59,7 +61,7 @@ def fill(
 def _of_source(
     entry: Entry, array: np.ndarray, variable: nnx.Variable, cast: list[Cast]
 ) -> np.ndarray:
-    """An array as a variable holds it; a change of dtype is noted in `cast`."""
+    """An array in the form of its variable; a change of dtype is recorded in `cast`."""
     value = _to_variable(entry, array, variable)
     kept = entry.foreign.endswith(COUNT) and value == array
     if value.dtype != array.dtype and not kept:
@@ -68,7 +70,7 @@ def _of_source(
 
 
 def state_of(module: nnx.Module, keys: KeyMap) -> dict[str, np.ndarray]:
-    """The PyTorch state dict of a module along a key map; counts are int64, as PyTorch's."""
+    """The PyTorch state dict of a module according to a key map; batch counts are int64."""
     held = {path: variable[...] for path, variable in variables_of(module).items()}
     values = jax.device_get(held)
     state = {
@@ -82,15 +84,16 @@ def state_of(module: nnx.Module, keys: KeyMap) -> dict[str, np.ndarray]:
 
 
 def translated(module: nnx.Module, source: KeyMap, target: KeyMap, arrays: Arrays) -> dict:
-    """A state dict in another layout, every dtype kept. No array enters JAX.
+    """Translate a state dict to another layout, keeping every dtype and without using JAX arrays.
 
     Args:
-        module: whose two key maps these are; an abstract one does.
-        source: of the layout that `arrays` are in.
-        target: of the layout to give.
-        arrays: a whole state dict, but for batch counts, which are then 0.
+        module: the module of the two key maps; it may be abstract.
+        source: key map of the layout of `arrays`.
+        target: key map of the layout to return.
+        arrays: a whole state dict, which may lack batch counts; those are then 0.
 
-    Raises: ConversionError for what `fill` would refuse, since it is not to be written.
+    Raises: ConversionError for a different kind of number, or if two names of one variable hold
+        different numbers.
     """
     variables = variables_of(module)
 
@@ -112,8 +115,8 @@ def translated(module: nnx.Module, source: KeyMap, target: KeyMap, arrays: Array
 
 
 def _check_kind(entry: Entry, array: np.ndarray, wanted: np.dtype) -> None:
-    """Raise ConversionError unless the source and the model both hold floats, or both integers; a
-    count may be either.
+    """Raise ConversionError unless array and variable are both floating or both not; a batch count
+    may be either. Complex numbers are always refused.
     """
     if array.dtype == wanted:
         return
@@ -123,20 +126,21 @@ def _check_kind(entry: Entry, array: np.ndarray, wanted: np.dtype) -> None:
     real &= not jnp.issubdtype(array.dtype, jnp.complexfloating)
     if not (real and (fits or count)):
         raise ConversionError(
-            f"{entry.foreign} holds {array.dtype}, and the model {wanted}: another kind of number"
+            f"{entry.foreign} holds {array.dtype}, but the model {wanted}: another kind of number"
         )
 
 
 def _check_same(entry: Entry, first: np.ndarray, second: np.ndarray) -> None:
-    """Raise ConversionError unless the two names of one variable have the same numbers."""
+    """Raise ConversionError unless two names of one variable hold the same numbers."""
     if not np.array_equal(first, second, equal_nan=True):
         raise ConversionError(
-            f"{entry.foreign} is another name of a variable for which the source has other numbers"
+            f"{entry.foreign} is another name of a variable for which the source holds different "
+            "numbers"
         )
 
 
 def _to_variable(entry: Entry, array: np.ndarray, variable: nnx.Variable) -> np.ndarray:
-    """A source array in the variable's layout and dtype, in memory that is nobody else's."""
+    """A source array in the axes and dtype of its variable, in memory of its own."""
     wanted = np.dtype(variable.dtype)
     _check_kind(entry, array, wanted)
     if entry.foreign.endswith(COUNT) and jnp.issubdtype(wanted, jnp.integer):
@@ -153,13 +157,13 @@ def _to_variable(entry: Entry, array: np.ndarray, variable: nnx.Variable) -> np.
     )
     if not np.all(kept):
         lost = value[~kept].flat[0]
-        raise ConversionError(f"{entry.foreign} holds {lost}, which the model's {wanted} cannot")
+        raise ConversionError(f"{entry.foreign} holds {lost}, which {wanted} in the model cannot")
     return cast
 
 
 def _assign(variables: Mapping[str, nnx.Variable], values: dict[str, np.ndarray]) -> None:
-    """Set variables, each on the devices where it lay; `values` is used up, so that a copy goes as
-    soon as JAX has its own.
+    """Set variables, each on the devices that hold it now. `values` is emptied, so that each copy
+    is freed as soon as JAX has its own.
     """
     free = []
     for path, variable in variables.items():

@@ -1,5 +1,5 @@
-"""The accounting of a conversion: what of a mapping goes where in a module, and what does not add
-up.
+"""The accounting of a conversion: which key of a state dict belongs to which variable of a module,
+and what does not match.
 """
 
 from collections.abc import Iterable, Mapping
@@ -19,11 +19,11 @@ Misshaped = tuple[str, tuple[int, ...], tuple[int, ...]]  # key, shape found, sh
 
 
 class ConversionError(ValueError):
-    """A mapping does not fit a module. The message lists every fault; so do the attributes.
+    """A state dict does not fit a module. The message and the attributes list every fault.
 
     Attributes:
-        missing: foreign keys that the module needs and the mapping lacks.
-        unexpected: keys that the module has no place for.
+        missing: PyTorch keys that the module needs and the state dict lacks.
+        unexpected: keys of the state dict to which nothing in the module corresponds.
         misshaped: (key, shape found, shape needed).
     """
 
@@ -40,7 +40,7 @@ class ConversionError(ValueError):
         super().__init__(self.describe())
 
     def describe(self, most: int | None = None) -> str:
-        """The message, with at most `most` names a kind; all of them unless given."""
+        """The message, with at most `most` names of each kind of fault; by default with all."""
         shapes = [
             f"{key} has shape {found}, expected {needed}" for key, found, needed in self.misshaped
         ]
@@ -59,14 +59,14 @@ class ConversionError(ValueError):
 
 @dataclass(frozen=True)
 class Fit:
-    """A mapping held against a key map: what goes where, and what was left over.
+    """The result of comparing a state dict with a key map.
 
     Attributes:
-        keys: the key map of the layout that the mapping is in.
-        missing: keys of `keys` that the mapping lacks, but for `uncounted`.
-        uncounted: batch counts that the mapping lacks, of norms whose statistics it has.
-        unexpected: keys of the mapping that are not in `keys`.
-        misshaped: what both have in different shapes.
+        keys: the key map of the state dict's layout.
+        missing: keys of `keys` that the state dict lacks, except `uncounted`.
+        uncounted: batch counts that the state dict lacks, of norms whose statistics it has.
+        unexpected: keys of the state dict that are not in `keys`.
+        misshaped: keys in both with different shapes: (key, shape found, shape needed).
     """
 
     keys: KeyMap
@@ -77,17 +77,17 @@ class Fit:
 
     @property
     def faults(self) -> int:
-        """How many names are in one of the two only."""
+        """The number of missing and unexpected keys."""
         return len(self.missing) + len(self.unexpected)
 
     @property
     def is_whole(self) -> bool:
-        """Everything adds up."""
+        """Whether there is no fault, in keys or shapes."""
         return not (self.missing or self.unexpected or self.misshaped)
 
 
 def against(keys: KeyMap, arrays: Mapping[str, np.ndarray]) -> Fit:
-    """Hold a mapping against a key map; nothing is refused."""
+    """Compare a state dict with a key map; nothing is refused."""
     known = keys.by_foreign
     absent = [key for key in known if key not in arrays]
     uncounted = frozenset(_uncounted(absent, arrays))
@@ -106,7 +106,7 @@ def against(keys: KeyMap, arrays: Mapping[str, np.ndarray]) -> Fit:
 
 
 def _uncounted(absent: Iterable[str], arrays: Mapping[str, np.ndarray]) -> Iterable[str]:
-    """The counts of norms that are there with their statistics, as before PyTorch 0.4.1."""
+    """The absent counts of norms whose statistics are present, as before PyTorch 0.4.1."""
     for key in absent:
         norm = key.removesuffix(COUNT)
         if key.endswith(COUNT) and (f"{norm}running_mean" in arrays or f"{norm}mean" in arrays):
@@ -114,11 +114,11 @@ def _uncounted(absent: Iterable[str], arrays: Mapping[str, np.ndarray]) -> Itera
 
 
 def closest(module: nnx.Module, arrays: Mapping[str, np.ndarray]) -> Fit:
-    """The module's layout that shares most keys with `arrays`, the first of equals, whatever does
-    not add up.
+    """The fit of the module's layout with the fewest missing and unexpected keys, the first if
+    several are equal.
 
-    Raises: ValueError if every layout of PyTorch's misses a variable of the module, and `arrays`
-        have not Flax's names.
+    Raises: ValueError if every PyTorch layout lacks a variable of the module and `arrays` do not
+        have Flax's names.
     """
     fits = []
     for keys in key_maps(module):
@@ -131,15 +131,15 @@ def closest(module: nnx.Module, arrays: Mapping[str, np.ndarray]) -> Fit:
 def fit(
     module: nnx.Module, arrays: Mapping[str, np.ndarray], layout: str = AUTO, strict: bool = True
 ) -> Fit:
-    """Hold a state dict against a module.
+    """Compare a state dict with a module, and refuse it if it does not fit.
 
     Args:
-        module: concrete or abstract.
+        module: a concrete or abstract module.
         arrays: key -> array.
-        layout: one of the module's, or "auto" for the one whose keys are these.
-        strict: refuse missing and unexpected keys. Wrong shapes are refused always.
+        layout: one of the module's layouts; "auto" determines it from the keys.
+        strict: refuse missing and unexpected keys. Wrong shapes are always refused.
 
-    Raises: ConversionError, naming every fault; ValueError for an unknown layout.
+    Raises: ConversionError that lists every fault; ValueError for an unknown layout.
     """
     auto = layout == AUTO
     found = closest(module, arrays) if auto else against(key_map(module, layout), arrays)
@@ -156,17 +156,17 @@ def account(
     besides: str = "",
     hint: str = "",
 ) -> None:
-    """Refuse what does not add up.
+    """Refuse a state dict that does not fit.
 
     Args:
-        found: the mapping, held against a key map.
-        arrays: the mapping itself.
-        model: what it was held against, in words: `ResNet in layout 'timm'`.
+        found: the state dict, compared with a key map.
+        arrays: the state dict itself.
+        model: description of the model in the message, such as `ResNet in layout 'timm'`.
         strict: refuse missing and unexpected keys too.
-        besides: what the checkpoint is instead, as `is one of resnet34 and `.
-        hint: what would help, at the end of the sentence.
+        besides: what the checkpoint is instead, such as `is one of resnet34 and `.
+        hint: suggestion at the end of the message.
 
-    Raises: ConversionError, naming every fault.
+    Raises: ConversionError that lists every fault.
     """
     if not arrays:
         raise ConversionError("the checkpoint holds no arrays")

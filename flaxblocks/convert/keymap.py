@@ -1,31 +1,31 @@
 """The bijection between a module's variables and a PyTorch state dict: names, axes, order.
 
-It is built of two things. A layer says what its own variables are called in PyTorch and how their
-axes lie (`torch_names`, see `flaxblocks.nn.layer`). A *layout* says what its modules are called: a
-class attribute
+It has two sources. A layer declares the names of its variables in PyTorch and the order of their
+axes (`torch_names`, see `flaxblocks.nn.layer`). A *layout* declares the names of the modules below
+a module or block. It is an item of the class attribute
 
     layouts = {"torchvision": keys, "timm": other_keys}
 
-whose functions take the module and yield pairs (native path, foreign path) of the modules below it,
-in the order in which PyTorch's `state_dict()` lists them:
+whose functions take the module and yield pairs (native path, foreign path; "foreign" is PyTorch's)
+of the modules below it, in the order of PyTorch's `state_dict()`:
 
     def keys(block):
-        yield "conv", "0"  # a layer: it names its variables itself
-        yield "expand", "1"  # a block that has a layout of this name: it goes on from there
+        yield "conv", "0"  # a layer: it declares the names of its variables itself
+        yield "expand", "1"  # a block with a layout of the same name, which continues from here
         yield "head", "fc", "conv1x1"  # a Linear that PyTorch stores as a 1x1 convolution
-        yield "expand", "2", "output"  # no variables: both give the same output, for `parity`
+        yield "expand", "2", "output"  # no variables: modules with the same output, for `parity`
         yield "gamma", "layer_scale"  # a variable of the block itself
 
-A pair whose native module is None is passed over, so one function serves every configuration; a
-pair that names no attribute, and a variable that no pair reaches, are errors. Except for "output"
-pairs, a pair says that both modules give the same output too.
+A pair whose native module is None is skipped, so that one function serves every configuration. A
+pair whose native path does not exist, and a variable that no pair reaches, are errors. Every pair
+of modules also says that both have the same output; "output" pairs say only that.
 
-A block has a layout only where every family that uses the block names its layers so (as a
-Sequential numbers them). Where families differ, theirs say it: a family's pairs go as deep as need
-be.
+A block has a layout only if every family that uses the block gives its layers the same names (such
+as the numbers of a Sequential). Otherwise the layouts of the families contain the pairs for the
+layers of the block.
 
-The first layout of a class is its own; "flax" is always there and is the native naming. A lone
-layer has the layout "torch", its `torch_names` by themselves.
+The first layout of a class is its default. Every module also has "flax", the native naming. A lone
+layer has the layout "torch", which consists of its `torch_names`.
 """
 
 import itertools
@@ -54,20 +54,20 @@ __all__ = [
 
 NATIVE = "flax"
 OUTPUT = "output"
-OLDER_WORD = "dialects"  # what the attribute was called before
-CONVERTED = (nnx.Param, nnx.BatchStat)  # the variables that a state dict holds
+OLDER_WORD = "dialects"  # the older name of the attribute
+CONVERTED = (nnx.Param, nnx.BatchStat)  # the types of variables that a state dict holds
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One variable, under both names.
+    """One variable with both of its names.
 
     Attributes:
         native: its path in the Flax module, such as `stem.conv.kernel`.
         foreign: its key in the PyTorch state dict.
-        shape: the native shape.
-        axes: the native axes in PyTorch's order; None for the same order.
-        stored_as: "conv1x1" or "linear" where PyTorch stores the layer as the other kind.
+        shape: its shape in Flax.
+        axes: the native axes in PyTorch's order; None if the order is the same.
+        stored_as: "conv1x1" or "linear" if PyTorch stores the layer as the other kind; else None.
     """
 
     native: str
@@ -78,19 +78,19 @@ class Entry:
 
     @property
     def foreign_shape(self) -> tuple[int, ...]:
-        """The shape in PyTorch."""
+        """Its shape in PyTorch."""
         permuted = tuple(self.shape[a] for a in self.axes) if self.axes else self.shape
         if self.stored_as == "conv1x1":
             return (*permuted, 1, 1)
         return permuted[:2] if self.stored_as == "linear" else permuted
 
     def to_foreign(self, array: np.ndarray) -> np.ndarray:
-        """A native array in PyTorch's layout: contiguous, writable, in memory of its own."""
+        """A native array with PyTorch's axes: contiguous, writable, in memory of its own."""
         permuted = array.transpose(self.axes) if self.axes else array
         return np.array(permuted.reshape(self.foreign_shape), order="C")
 
     def to_native(self, array: np.ndarray) -> np.ndarray:
-        """A PyTorch array in Flax's layout: contiguous, writable, in memory of its own."""
+        """A PyTorch array with Flax's axes: contiguous, writable, in memory of its own."""
         if not self.axes:
             return np.array(array, order="C").reshape(self.shape)
         permuted_shape = tuple(self.shape[a] for a in self.axes)
@@ -100,12 +100,12 @@ class Entry:
 
 @dataclass(frozen=True)
 class ModulePair:
-    """A module that both frameworks have, a layer or a block, with the same output in both.
+    """A layer or block that both frameworks have, with the same output in both.
 
     Attributes:
-        native: its path in the Flax module, "" the root's.
+        native: its path in the Flax module; "" for the root.
         foreign: its path in the PyTorch module.
-        stored_as: as in `Entry`; PyTorch's output then has, or lacks, two axes of length 1.
+        stored_as: as in `Entry`; the PyTorch output then has two axes of length 1 more or fewer.
     """
 
     native: str
@@ -118,8 +118,8 @@ class KeyMap:
     """All variables of a module in one layout, in the order of PyTorch's state dict.
 
     Attributes:
-        layout: its name.
-        entries: one for each key; a variable that modules share has a key for each of its names.
+        layout: name of the layout.
+        entries: one for each key; a variable that modules share has one for each of its names.
         modules: the modules that both frameworks have.
     """
 
@@ -133,7 +133,7 @@ class KeyMap:
         return {entry.foreign: entry for entry in self.entries}
 
     def reshaped(self, variables: Mapping[str, nnx.Variable]) -> "KeyMap":
-        """The same names for a model with these variables: other shapes, or no head."""
+        """The same names for a model with these variables, of other shapes or without a head."""
         entries = (
             replace(entry, shape=tuple(variables[entry.native].shape))
             for entry in self.entries
@@ -143,20 +143,20 @@ class KeyMap:
 
 
 def layouts_of(module: nnx.Module) -> tuple[str, ...]:
-    """The names of a module's layouts, its own first, "flax" last."""
+    """The names of a module's layouts, the default first and "flax" last."""
     return (*_layouts(module), NATIVE)
 
 
 def _layouts(module: nnx.Module | nnx.Variable) -> Mapping[str, Callable]:
     own = getattr(module, "layouts", None) or getattr(module, OLDER_WORD, {})
-    if torch_names_of(module) is not None:  # and what a class of it adds
+    if torch_names_of(module) is not None:  # a layer, which may have layouts of its own too
         return {"torch": lambda _: [("", "")], **own}
     return own
 
 
 def variables_of(module: nnx.Module) -> dict[str, nnx.Variable]:
-    """The variables that a state dict holds, by native path. Shared ones appear once, under their
-    first path.
+    """The variables of a module that a state dict holds, by native path. A shared one appears once,
+    under its first path.
     """
     flat = nnx.to_flat_state(nnx.state(module, nnx.Any(*CONVERTED)))
     return {".".join(map(str, path)): variable for path, variable in flat}
@@ -166,12 +166,12 @@ def key_map(module: nnx.Module, layout: str, strict: bool = True) -> KeyMap:
     """The bijection between the variables of `module` and the keys of a PyTorch state dict.
 
     Args:
-        module: concrete or from `nnx.eval_shape`; only shapes are looked at.
+        module: concrete or from `nnx.eval_shape`; only shapes are used.
         layout: one of `layouts_of(module)`.
-        strict: refuse variables and modules that the layout has no name for, as a user's own layer
-            may bring them; with False they are passed over.
+        strict: refuse variables for which the layout has no name, such as those of a user's own
+            layers, and names of modules that do not exist; with False both are skipped.
 
-    Raises: ValueError if the module has no such layout, or the layout misses a variable or uses a
+    Raises: ValueError if the module has no such layout, or the layout lacks a variable or uses a
         name twice.
     """
     return _key_map(module, layout, variables_of(module), strict)
@@ -182,9 +182,9 @@ def key_maps(
 ) -> Iterator[KeyMap]:
     """The key map of each of `layouts_of(module)`, made one by one.
 
-    A layout that misses a variable of the module is passed over: it is another network's. Where all
-    of PyTorch's do so, as with a user's own norm, and the caller asks for more than the first of
-    the others, that is the error of the first of them.
+    A layout that lacks a variable of the module is skipped, because it belongs to another network.
+    If all PyTorch layouts do, as with a user's own norm, and the caller goes on after the native
+    one, the error of the first of them is raised.
     """
     variables = variables_of(module) if variables is None else variables
     failures: list[ValueError] = []
@@ -194,7 +194,7 @@ def key_maps(
             yield _key_map(module, layout, variables)
         except ValueError as error:
             failures.append(error)
-    if failures and len(failures) == len(known) - 1:  # the native names are never amiss
+    if failures and len(failures) == len(known) - 1:  # the native layout never fails
         raise failures[0]
 
 
@@ -207,7 +207,7 @@ def _key_map(
     if layout not in _layouts(module):
         known = ", ".join(map(repr, layouts_of(module)))
         raise ValueError(f"`layout` (={layout!r}): {type(module).__name__} has {known}")
-    # A variable that modules share has one path in `variables`, whichever an entry came by.
+    # A shared variable has only one path in `variables`, but an entry for each of its paths.
     first = {id(variable): path for path, variable in variables.items()}
     entries, reached, modules, named = [], [], [], set()
     for native, foreign, kind, node in _walk(module, layout, "", "", strict):
@@ -228,8 +228,9 @@ def _key_map(
 def _walk(
     module: nnx.Module, layout: str, native: str, foreign: str, strict: bool
 ) -> Iterator[tuple[str, str, tuple[str, ...], Any]]:
-    """Every pair of a layout, with its kind and the module or variable there, from the root, going
-    on into blocks that have the layout themselves, and into Flax's containers.
+    """Every pair of a layout, with its kind and the module or variable at that path.
+
+    It descends into blocks that have the layout themselves, and into `nnx.Sequential`.
     """
     names = _layouts(module).get(layout, _numbered)
     for child_native, child_foreign, *kind in names(module):
@@ -240,7 +241,7 @@ def _walk(
                 continue
             raise ValueError(
                 f"layout {layout!r} of {type(module).__name__} has a name for {child_native!r}, "
-                "and this one has no such module"
+                "but this one has no such module"
             ) from None
         if child is None:
             continue
@@ -251,7 +252,7 @@ def _walk(
 
 
 def _numbered(module: Any) -> Iterator[tuple[str, str]]:
-    """What PyTorch's `Sequential` calls the layers of Flax's; nothing of another module."""
+    """The names of an `nnx.Sequential`'s layers in PyTorch; nothing for any other module."""
     if isinstance(module, nnx.Sequential):
         for i, layer in enumerate(module.layers):
             if isinstance(layer, nnx.Module):
@@ -265,7 +266,7 @@ def _join(*parts: str) -> str:
 def _leaf(
     layer: Any, native: str, foreign: str, stored_as: str | None = None
 ) -> Iterator[tuple[Entry, nnx.Variable]]:
-    """The variables of a layer, and what each is called; nothing of a block."""
+    """The variables of a layer, with their names; nothing for a block."""
     if isinstance(layer, nnx.Variable):
         yield Entry(native, foreign, tuple(layer.shape)), layer
         return
@@ -284,8 +285,8 @@ def _leaf(
 
 
 def _hint(module: nnx.Module, layout: str, forgotten: set[str], named: set[str]) -> str:
-    """Where a layout names a module that has variables without a name, such as a user's own norm,
-    what gives them one.
+    """How to give names to the variables of a module that a layout reaches but cannot name, such as
+    a user's own norm; "" if there is no such module.
     """
     for path in sorted(forgotten):
         steps = path.split(".")
@@ -295,7 +296,7 @@ def _hint(module: nnx.Module, layout: str, forgotten: set[str], named: set[str])
             continue
         layer = descend(module, owner)
         if isinstance(layer, nnx.BatchNorm):
-            return "; Flax's batch norm has other statistics: use `flaxblocks.nn.BatchNorm`"
+            return "; Flax's batch norm has different statistics: use `flaxblocks.nn.BatchNorm`"
         return (
             f"; `{type(layer).__name__}` needs `layouts = {{{layout!r}: lambda _: "
             f"[({step!r}, NAME)]}}`, and layout {NATIVE!r} needs none"
@@ -309,7 +310,7 @@ def _check_bijection(
     natives = [entry.native for entry in entries]
     foreigns = [entry.foreign for entry in entries]
     faults = {
-        "forgets": sorted(forgotten),
+        "has no name for": sorted(forgotten),
         "has twice": sorted(_repeated(natives) | _repeated(foreigns)),
     }
     for fault, names in faults.items():
@@ -318,7 +319,9 @@ def _check_bijection(
                 f" and {len(names) - 10} more" if len(names) > 10 else ""
             )
             rest = (
-                (hint or " (`to_torch(strict=False)` goes without)") if fault == "forgets" else ""
+                (hint or " (`to_torch(strict=False)` leaves them out)")
+                if fault == "has no name for"
+                else ""
             )
             kind = type(module).__name__
             raise ValueError(f"layout {layout!r} of {kind} {fault}: {listed}{rest}")

@@ -1,4 +1,4 @@
-"""The first convolution of a network for images of other channels than RGB."""
+"""Adapting the first convolution of a network to another number of channels than RGB's."""
 
 import numpy as np
 
@@ -8,11 +8,11 @@ RGB = 3
 
 
 def adapt_input_channels(kernel: np.ndarray, in_channels: int) -> np.ndarray:
-    """A kernel for RGB images as one for `in_channels`, as timm adapts published weights.
+    """Adapt a kernel for RGB images to `in_channels`, as timm adapts published weights.
 
-    For one channel the three are summed, so that a grey image gives what it gave as RGB. For other
-    numbers they are repeated in order and scaled by 3 / in_channels, so that the output keeps its
-    size.
+    For one channel, the three are summed, so that a grey image gives the same output as in RGB. For
+    other numbers, the three are repeated in order and scaled by 3 / in_channels, so that the output
+    keeps its magnitude.
 
     Args:
         kernel: `(kh, kw, 3, O)`.

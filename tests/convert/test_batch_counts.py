@@ -129,7 +129,7 @@ def test_a_kind_of_number_that_the_library_refuses_is_not_written(
     key, dtype, model, state, tmp_path: Path
 ):
     state[key] = np.asarray(state[key].astype(dtype))
-    message = rf"{key} holds {np.dtype(dtype)}, and the model .*: another kind of number"
+    message = rf"{key} holds {np.dtype(dtype)}, but the model .*: another kind of number"
     with pytest.raises(fb.ConversionError, match=message):
         fb.load_torch(model, state)
     fb.write_checkpoint(state, tmp_path / "in.pth")

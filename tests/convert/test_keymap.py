@@ -44,15 +44,15 @@ class Forgetful(nnx.Module):
 @pytest.mark.parametrize(
     ("layout", "message"),
     [
-        ("forgets", "'forgets' of Forgetful forgets: b.bias, b.kernel"),
+        ("forgets", "'forgets' of Forgetful has no name for: b.bias, b.kernel"),
         ("repeats", "has twice: 0.bias, 0.weight"),
         ("twice", "has twice: a.bias, a.kernel"),
         (
             "stray",
-            "layout 'stray' of Forgetful has a name for 'c', and this one has no such module",
+            "layout 'stray' of Forgetful has a name for 'c', but this one has no such module",
         ),
-        ("deeper", "has a name for 'b.conv', and this one"),
-        ("beyond", "has a name for 'several.1', and this one"),
+        ("deeper", "has a name for 'b.conv', but this one"),
+        ("beyond", "has a name for 'several.1', but this one"),
         ("unknown", r"`layout` \(='unknown'\): Forgetful has 'forgets'"),
     ],
 )

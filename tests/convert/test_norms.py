@@ -101,8 +101,8 @@ def test_a_users_own_norm_is_named_with_what_it_lacks(norm, variable):
     model = fb.create_model("mobilenet_v2", norm_layer=norm, **TINY)
     known = fb.to_torch(fb.create_model("mobilenet_v2", **TINY))
     message = (
-        rf"layout 'torchvision' of MobileNetV2 forgets: .*; `{norm.__name__}` needs `layouts = "
-        rf"{{'torchvision': lambda _: \[\('{variable}', .*\)\]}}`, and layout 'flax' needs none"
+        rf"layout 'torchvision' of MobileNetV2 has no name for: .*; `{norm.__name__}` needs "
+        rf"`layouts = {{'torchvision': lambda _: \[\('{variable}', .*\)\]}}`, and layout 'flax' needs none"
     )
     for convert in (
         lambda: fb.to_torch(model),
@@ -135,12 +135,14 @@ def test_flaxs_batch_norm_in_a_users_own_block_is_named():
         def __init__(self):
             self.norm = nnx.BatchNorm(4, rngs=nnx.Rngs(0))
 
-    with pytest.raises(ValueError, match=r"forgets: norm.bias, .*: use `flaxblocks.nn.BatchNorm`$"):
+    with pytest.raises(
+        ValueError, match=r"has no name for: norm.bias, .*: use `flaxblocks.nn.BatchNorm`$"
+    ):
         key_map(Own(), "article")
 
 
 def test_what_a_layout_itself_forgets_asks_nothing_of_the_layer():
     model = abstract_model("mobilenet_v2", **TINY)
     model.extra = fb.nn.BatchNorm(3)
-    with pytest.raises(ValueError, match=r"'torchvision' of MobileNetV2 forgets: [^;]*$"):
+    with pytest.raises(ValueError, match=r"'torchvision' of MobileNetV2 has no name for: [^;]*$"):
         key_map(model, "torchvision")

@@ -31,7 +31,9 @@ def test_what_has_no_name_is_listed_and_can_be_left_out():
     model = fb.create_model("resnet18", num_classes=5)
     whole = fb.to_torch(model)
     model.scale = nnx.Param(np.ones(3, np.float32))
-    with pytest.raises(ValueError, match=r"forgets: scale \(`to_torch\(strict=False\)` goes"):
+    with pytest.raises(
+        ValueError, match=r"has no name for: scale \(`to_torch\(strict=False\)` leaves"
+    ):
         fb.to_torch(model)
     with pytest.warns(UserWarning, match="has no name for scale: left out"):
         assert equal_arrays(fb.to_torch(model, strict=False), whole)
