@@ -67,8 +67,8 @@ WRONG: dict[str, tuple[Any, str]] = {
         lambda m: UNTYPED.load_torch(m, {"a": X}, drop=5),
         "`drop` (=5) must be names",
     ),
-    "a key": (lambda _: CHOICE(key=5), "`key` (=5) must be a name of the checkpoint's"),
-    "a prefix": (lambda _: CHOICE(prefix=5), "`prefix` (=5) must be a name of the checkpoint's"),
+    "a key": (lambda _: CHOICE(key=5), "`key` (=5) must be a name in the checkpoint"),
+    "a prefix": (lambda _: CHOICE(prefix=5), "`prefix` (=5) must be a name in the checkpoint"),
     "an average": (lambda _: CHOICE(ema="yes"), "`ema` (='yes') must be True, False or None"),
     "create an object": (
         lambda _: UNTYPED.create_model(SimpleNamespace()),

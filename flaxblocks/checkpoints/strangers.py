@@ -36,8 +36,8 @@ STRANGERS = (
 )
 ONNX = "is an ONNX file, which holds a program; save the `state_dict()` of the PyTorch model"
 DEEPSPEED = (
-    "is a folder of DeepSpeed: give `global_step.../mp_rank_00_model_states.pt` in it; if ZeRO-3 "
-    "split the weights, its `zero_to_fp32.py` makes a file of them"
+    "is a DeepSpeed folder: pass `global_step.../mp_rank_00_model_states.pt` in it; if ZeRO-3 "
+    "split the weights, its `zero_to_fp32.py` merges them into one file"
 )
 MSGPACK = (
     "seems to be a msgpack file, as Flax writes; read it with `flax.serialization."

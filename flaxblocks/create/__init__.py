@@ -1,8 +1,8 @@
-"""A registry row, its settings and a checkpoint: a model."""
+"""Creating a model from a registry row, its settings and a checkpoint."""
 
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:  # what `__getattr__` gives
+if TYPE_CHECKING:  # what `__getattr__` returns
     from flaxblocks.create.create import create_model
 
 __all__ = ["create_model"]

@@ -1,4 +1,4 @@
-"""From a registry row to a module: drawn, without memory, or drawn in part."""
+"""Building the module of a registry row: with drawn parameters, abstract, or drawn in part."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -26,14 +26,14 @@ __all__ = [
 
 DEFAULT_CLASSES = 1000
 Keys = Mapping[str, Any]  # random stream -> key
-Draws = list[jax.ShapeDtypeStruct]  # of an abstract model, in order
+Draws = list[jax.ShapeDtypeStruct]  # the draws that an abstract model did not make, in order
 ANY_KEYS: Keys = {"params": 0, "dropout": 0}
 
 
 def build(entry: ModelEntry, config: Mapping[str, Any], keys: Keys) -> Any:
-    """The module of a row, its parameters drawn from `keys`.
+    """Build the module of a row, with parameters drawn from `keys`.
 
-    Raises: ValueError for an argument that the model has not, or one out of range.
+    Raises: ValueError for an argument that the model does not have or that is out of range.
     """
     for argument in config:
         if argument not in entry.arguments:
@@ -51,8 +51,8 @@ def build(entry: ModelEntry, config: Mapping[str, Any], keys: Keys) -> Any:
 
 
 def abstract_model(name: str, **config: Any) -> Any:
-    """The model without memory: shapes and dtypes in place of parameters and buffers, as
-    `nnx.eval_shape` gives it. Random streams are real.
+    """The model with shapes and dtypes in place of parameters and buffers, as from
+    `nnx.eval_shape`, so that it needs no memory. Random streams are concrete.
 
     Raises: ValueError as `create_model`.
     """
@@ -60,16 +60,16 @@ def abstract_model(name: str, **config: Any) -> Any:
 
 
 def abstract(drawn: Callable[[], nnx.Module]) -> tuple[Any, Draws]:
-    """What `drawn` builds, without memory, and what it would have drawn."""
+    """The abstract module that `drawn` builds, and the draws that it would have made."""
     with undrawn() as draws:
         return drawn(), draws
 
 
 def draw_the_rest(model: nnx.Module, draws: Draws, drawn: Callable[[], nnx.Module]) -> None:
-    """Give the variables that are still abstract the values that building would have given them.
+    """Give variables that are still abstract the values that building would have given them.
 
-    The model is built again, and of its draws only those are made: a new head of a large network
-    costs no more than the head.
+    The model is built again with only these draws, so a new head of a large network costs no more
+    than the head.
     """
     numbers = {id(shape): number for number, shape in enumerate(draws)}
     variables = _variables(model)

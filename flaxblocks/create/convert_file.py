@@ -1,4 +1,4 @@
-"""Whole checkpoint files from one layout and format to another, dtypes kept."""
+"""Converting whole checkpoint files from one layout and format to another, keeping dtypes."""
 
 import os
 from collections.abc import Iterable, Mapping
@@ -25,23 +25,23 @@ from flaxblocks.models.registry import ModelEntry
 
 __all__ = ["FORMATS", "Conversion", "convert_file"]
 
-# What can be written, by the word for it, and by suffix; an Orbax folder needs none.
+# The formats that can be written, by the value of `--format`; an Orbax folder needs no suffix.
 FORMATS = {row.suffixes[0].removeprefix("."): row for row in ROWS.values()}
 FOLDER = "orbax"
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """What `convert_file` did.
+    """The result of `convert_file`.
 
     Attributes:
-        entry: the row that the source was recognised as.
-        source_layout: whose naming the source was in.
-        layout: and the target is.
-        format: of the target.
-        arrays: how many it holds.
-        bytes: and their size.
-        report: what was taken of the source, and what was left.
+        entry: the registry row with which the source was matched.
+        source_layout: layout of the source.
+        layout: layout of the target.
+        format: format of the target.
+        arrays: number of arrays in the target.
+        bytes: their total size in bytes.
+        report: what was taken from the source, and what was left out.
     """
 
     entry: ModelEntry
@@ -68,21 +68,25 @@ def convert_file(
 
     Args:
         source: a file or folder that `read_checkpoint` reads.
-        target: the file or folder to write; it appears whole or not at all.
-        entry: the row whose checkpoint it is.
-        config: further arguments of the model. `num_classes` is the checkpoint's unless given; 0
-            leaves its head out.
-        choice: which of several networks in the source.
-        format: one of `FORMATS`; by the suffix of `target` unless given (none is an Orbax folder).
-        layout: the naming to write. "auto" turns PyTorch's into Flax's and Flax's into PyTorch's,
+        target: the file or folder to write, completely or not at all.
+        entry: the registry row of the model.
+        config: further arguments of the model. `num_classes` is that of the checkpoint unless
+            given; 0 leaves out its head.
+        choice: which network of the source to take.
+        format: one of `FORMATS`; by default determined by the suffix of `target` (an Orbax folder
+            if it has none).
+        layout: the layout to write. "auto" converts PyTorch's to Flax's and Flax's to PyTorch's,
             but a `.pth` is always PyTorch's and an Orbax folder always Flax's: the whole
             `nnx.state` of the model, with the random streams of a new one.
-        overwrite: replace `target` if it is there.
+        overwrite: replace an existing `target`.
+
+    Returns: what was written, with the report of what was read.
 
     Raises:
-        CheckpointError: the source cannot be read, or the target not written.
+        CheckpointError: the source cannot be read, or the target cannot be written.
         ConversionError: the source is not a checkpoint of this model.
-        ValueError: an unknown format or layout, or a target that is there already.
+        ValueError: an unknown format or layout, a number of classes or channels other than the
+            checkpoint's, or an existing target.
     """
     target = Path(target)
     format = _format(target, format)
@@ -94,7 +98,7 @@ def convert_file(
         whole = f"the checkpoint's {found.head.num_classes} or " * bool(found.head.num_classes)
         raise ValueError(
             f"`num_classes` (={found.config['num_classes']}) must be {whole}0, without a head: "
-            "none is drawn for a file"
+            "no new head is drawn for a file"
         )
     if found.in_channels != (wanted := found.config["in_channels"]):  # else it would be adapted
         raise ValueError(f"`in_channels` (={wanted}) must be the checkpoint's {found.in_channels}")
@@ -113,13 +117,13 @@ def convert_file(
 
 
 def _new_keys() -> Keys:
-    """Those of the random streams that `create_model` gives a model unless told otherwise."""
+    """The keys of the random streams that `create_model` gives a model by default."""
     rngs = nnx.Rngs(0)
     return {"params": rngs.params(), "dropout": rngs.dropout()}
 
 
 def _state(model: nnx.Module, arrays: Mapping[str, Any]) -> nnx.State:
-    """The state of a model with these arrays, its random streams as they are."""
+    """The state of a model with these arrays and its own random streams."""
     for path, variable in variables_of(model).items():
         variable.set_value(arrays[path])
     return nnx.state(model)
@@ -129,13 +133,13 @@ def _check_target(source: str | os.PathLike[str], target: Path, overwrite: bool)
     if target.exists() and os.path.exists(source) and os.path.samefile(source, target):
         raise ValueError(f"IN and OUT are both {str(target)!r}")
     if os.path.lexists(target) and not overwrite:
-        raise ValueError(f"OUT {str(target)!r} is there already; --overwrite replaces it")
+        raise ValueError(f"OUT {str(target)!r} exists already; --overwrite replaces it")
     if not target.absolute().parent.is_dir():
-        raise ValueError(f"OUT {str(target)!r} must lie in a folder that exists")
+        raise ValueError(f"OUT {str(target)!r} must be in an existing folder")
 
 
 def _layout(found: Match, layout: str, format: str) -> str:
-    """The naming to write."""
+    """The layout to write."""
     if layout == AUTO:
         native = found.layout == NATIVE
         to_torch = format == "pth" or (format != FOLDER and native)

@@ -1,4 +1,4 @@
-"""`create_model`: look a model up, build it, fetch its weights, load them."""
+"""`create_model`: find a model by name, fetch its weights, build it and load them."""
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -50,44 +50,49 @@ def create_model(
     drop: Iterable[str] = (),
     **config: Any,
 ) -> Any:
-    """Build a registered model, in training mode as PyTorch and Flax do; call `model.eval()` for
+    """Create a registered model, with random, published or your own weights.
+
+    Like new modules in PyTorch and Flax, the model is in training mode; call `model.eval()` before
     inference.
 
     Args:
-        name: a name of torchvision or timm; `list_models()` has them all.
-        weights: None for random ones; a checkpoint file or folder; a mapping of PyTorch's keys to
-            arrays or tensors; or the name of published weights ("IMAGENET1K_V2", "DEFAULT",
-            "ra_in1k"), downloaded once; torchvision's enums are such names too.
-        num_classes: logits; 0 for pooled features. By default as many as the weights have, and 1000
-            where there are no weights. Where the weights have another number, another head or none,
-            only the head is drawn.
-        in_channels: channels of the image. Where the weights are for RGB, the first convolution is
-            adapted as timm does it: summed for 1 channel, repeated and scaled for others.
-        features_only: give the feature maps at each reduction, not logits.
-        out_indices: which maps (with `features_only`), as indices into `feature_info`; all unless
-            given.
-        dtype: of the computation, such as `jnp.bfloat16`; None takes the widest of input and
-            parameters.
-        param_dtype: of the parameters and running statistics.
+        name: the model's name in torchvision or timm; `list_models()` lists all names.
+        weights: None for random weights; the path of a checkpoint file or folder; a mapping of
+            PyTorch's keys to arrays or tensors; or the name of published weights ("IMAGENET1K_V2",
+            "DEFAULT", "ra_in1k" or a torchvision enum), which are downloaded once.
+        num_classes: number of logits; 0 returns pooled features. By default as many as the weights
+            have, or 1000 without weights. If given, and the weights have another number, another
+            head or none, only the head is drawn at random. If not given, weights without a usable
+            head are refused.
+        in_channels: number of channels of the input images. The first convolution of RGB weights is
+            adapted as in timm: summed for 1 channel, repeated and scaled for other numbers.
+        features_only: return the feature maps, one per reduction, instead of logits.
+        out_indices: with `features_only`, the maps to return, as indices into `feature_info`; by
+            default all.
+        dtype: dtype of the computation, such as `jnp.bfloat16`; None promotes input and parameters
+            to a common dtype.
+        param_dtype: dtype of the parameters and running statistics.
         rngs: `nnx.Rngs`, a seed or a JAX random key.
-        key: which state dict of the checkpoint, as `model_ema`; dotted where it lies deeper.
-        prefix: of the network's names in it, as `backbone.`; found by itself where only one network
-            has the model's names.
-        ema: take averaged weights, or the raw ones; by default averaged ones where there are any.
-        drop: names of the checkpoint to leave out, each with all below it, or patterns such as
+        key: key of the state dict in the checkpoint, such as "model_ema"; a dotted path if nested.
+        prefix: prefix of the network's parameter names, such as "backbone."; found automatically if
+            only one network in the checkpoint has the model's names.
+        ema: True loads averaged (EMA) weights, False the raw ones; by default the averaged ones if
+            the checkpoint has them.
+        drop: names in the checkpoint to ignore, each with all names below it, or patterns such as
             `*.num_updates`.
-        **config: further arguments of the model's class, such as `width_mult`.
+        **config: further arguments of the model, such as `width_mult`.
 
-    Returns: an `ImageModel`, `(N, H, W, in_channels)` to `(N, num_classes)`; or a
-        `FeatureExtractor`.
+    Returns: an `ImageModel`, which maps images `(N, H, W, in_channels)` to logits
+        `(N, num_classes)`; with `features_only` a `FeatureExtractor`, which returns a list of
+        feature maps. `model.origin.report` says what was loaded.
 
     Raises:
-        ValueError: an unknown name, weight name or argument (near ones are suggested), or one out
-            of range.
+        ValueError: a name, weights name or argument is unknown (similar ones are suggested), or a
+            value is out of range.
         CheckpointError: the weights cannot be read.
-        ConversionError: the weights are not this model's.
-    Warns: UserWarning where a checkpoint holds several networks and the caller has not said which,
-        or where another model has the same names and nothing tells the two apart.
+        ConversionError: the weights do not fit this model; the message lists every fault.
+    Warns: UserWarning if the checkpoint holds several networks and the arguments do not select one,
+        or if another model has the same names and shapes and nothing tells which of them it is.
     """
     entry = find_model(name)
     _check_names(entry, config)
@@ -137,8 +142,9 @@ def _make(
     extractor: Callable[[Any], nnx.Module] | None,
     source: Mapping[str, Any] | int | jax.Array,
 ) -> Any:
-    """The module, from a checkpoint if there is one; `source` is a key for each stream, or a seed
-    or key that they come from.
+    """The module, filled from a checkpoint if there is one.
+
+    `source` is a random key for each stream, or the seed or key from which these are derived.
     """
     keys = source if isinstance(source, Mapping) else _seeded(source)
     if contents is None:
@@ -157,13 +163,19 @@ def recognise(
     features: bool = False,
     extractor: Callable[[Any], nnx.Module] | None = None,
 ) -> Match:
-    """What a checkpoint is of a registry row, as `match`; one that does not fit is refused.
+    """Match a checkpoint with a registry row, as `match` does, and refuse it if it does not fit.
 
-    `features` takes a checkpoint without a head for one of a model without one; with `extractor`,
-    which is to keep a part of the model, no more is needed than that part.
+    Args:
+        entry: the row.
+        config: arguments of the model.
+        contents: the checkpoint.
+        choice: which network of the checkpoint to take.
+        keys: random stream -> key, of the abstract model.
+        features: build a model without a head for a checkpoint without one.
+        extractor: function that keeps a part of the model; the checkpoint need only hold this part.
 
-    Raises: ConversionError that names every fault and, where one was found, what would help;
-        ValueError and CheckpointError as `match`.
+    Raises: ConversionError that lists every fault and, if one was found, a remedy; ValueError and
+        CheckpointError as `match`.
     """
     found = match(entry, config, contents, choice, keys, features=features)
     if extractor is not None:
@@ -173,14 +185,14 @@ def recognise(
 
 
 def _warn(report: LoadReport, contents: Contents, choice: Choice) -> None:
-    """Say what was decided for the caller."""
+    """Warn of decisions that were made for the caller."""
     warn_of_several(contents.name, report.taken, report.others, choice, depth=4)
     if report.doubt:
         warnings.warn(report.doubt, stacklevel=3)
 
 
 def _check_names(entry: ModelEntry, config: Mapping[str, Any]) -> None:
-    """Raise ValueError for a name that is near one of `create_model`'s own, and not the model's."""
+    """Raise ValueError for a misspelt argument of `create_model` that the model does not have."""
     parameters = signature(create_model).parameters.values()
     own = [parameter.name for parameter in parameters if parameter.kind is Parameter.KEYWORD_ONLY]
     for argument in config:
@@ -190,14 +202,14 @@ def _check_names(entry: ModelEntry, config: Mapping[str, Any]) -> None:
 
 
 def _check_types(**types: Any) -> None:
-    """Raise ValueError for the first one that is neither a floating-point type nor None."""
+    """Raise ValueError for the first dtype that is neither floating-point nor None."""
     for name, dtype in types.items():
         try:
             if dtype is None or jnp.issubdtype(jnp.dtype(dtype), jnp.floating):
                 continue
         except TypeError:
             pass
-        raise ValueError(f"`{name}` (={dtype!r}) must be a floating-point type, as 'bfloat16'")
+        raise ValueError(f"`{name}` (={dtype!r}) must be a floating-point type such as 'bfloat16'")
 
 
 def _checked_seed(seed: Any) -> int | jax.Array:
@@ -209,7 +221,7 @@ def _checked_seed(seed: Any) -> int | jax.Array:
 
 
 def _seeded(source: int | jax.Array) -> Mapping[str, Any]:
-    """A key for each stream of `nnx.Rngs(source)`."""
+    """The first key of each stream of `nnx.Rngs(source)`."""
     keys = stream_keys(source, 2)
     if keys is None:
         return _streams(nnx.Rngs(source))
@@ -217,7 +229,7 @@ def _seeded(source: int | jax.Array) -> Mapping[str, Any]:
 
 
 def _streams(rngs: nnx.Rngs) -> dict[str, Any]:
-    """A key for each stream, drawn from `rngs`; a stream that it has not is `params`'s."""
+    """A key for each stream, drawn from `rngs`; a missing "dropout" stream uses "params"."""
     known = set(dict(rngs.items()))
     if not known & {"params", "default"}:
         raise ValueError(

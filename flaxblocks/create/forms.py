@@ -1,4 +1,4 @@
-"""What became of a network before it was saved, told by names that it would not have itself."""
+"""Recognising how a network was changed before it was saved (pruned, fused, ...), by its names."""
 
 import re
 from collections.abc import Mapping
@@ -14,12 +14,12 @@ STATISTICS = (".running_mean", ".running_var", ".num_batches_tracked")
 
 @dataclass(frozen=True)
 class Form:
-    """A form that checkpoints come in and no model here has.
+    """A form of checkpoint that cannot be loaded as it is.
 
     Attributes:
-        names: what tells it, somewhere in a name that is too many.
+        names: regular expression that identifies it, searched for in unexpected names.
         sentence: what it is, and what to do about it.
-        drop: what `sentence` proposes to leave out; it is tried before it is said.
+        drop: the `drop` that `sentence` suggests; it is tried before it is suggested.
     """
 
     names: str
@@ -31,16 +31,16 @@ FORMS = (
     Form(
         r"\.weight_mask$",
         "its weights are pruned, each as `weight_orig` and `weight_mask`: "
-        "`torch.nn.utils.prune.remove(module, 'weight')` makes one of the two before saving",
+        "`torch.nn.utils.prune.remove(module, 'weight')` merges the two before saving",
     ),
     Form(
         r"\.weight_g$",
         "its weights are normalised, each as `weight_g` and `weight_v`: "
-        "`torch.nn.utils.remove_weight_norm(module)` makes one of the two before saving",
+        "`torch.nn.utils.remove_weight_norm(module)` merges the two before saving",
     ),
     Form(
         r"\.weight_u$",
-        "its weights are normalised by their spectrum: "
+        "its weights have spectral normalisation: "
         "`torch.nn.utils.remove_spectral_norm(module)` makes plain ones before saving",
     ),
     Form(
@@ -50,17 +50,17 @@ FORMS = (
     ),
     Form(
         r"\.lora_\w+\.",
-        "it has adapters of PEFT beside its weights, or nothing else: "
+        "it has PEFT adapters, with its weights or alone: "
         "`peft_model.merge_and_unload().state_dict()` is one network",
     ),
     Form(
         r"(^|\.)_?flat_param(_\d+)?$",
-        "its weights are flattened by FSDP: save it within "
+        "its weights are flattened by FSDP: save it inside "
         "`FSDP.state_dict_type(model, StateDictType.FULL_STATE_DICT)`",
     ),
     Form(
         r"\.(activation_post_process|weight_fake_quant)\.",
-        "it holds what was observed for quantisation: "
+        "it holds observers for quantisation: "
         "`drop=['*.activation_post_process.*', '*.weight_fake_quant.*']` leaves the float network",
         ("*.activation_post_process.*", "*.weight_fake_quant.*"),
     ),
@@ -72,34 +72,34 @@ FORMS = (
     ),
     Form(
         r"(^|\.)attnpool\.",
-        "it is of CLIP's ModifiedResNet, whose stem has three convolutions and whose pool is "
+        "it is CLIP's ModifiedResNet, which has three convolutions in its stem and pools by "
         "attention: no model here is one",
     ),
     Form(
         r"\._variance$",
         "it is PaddlePaddle's, where running statistics are called `_mean` and `_variance` and "
-        "linear weights lie transposed: rename and transpose them in a mapping",
+        "linear weights are transposed: rename and transpose them in a mapping",
     ),
 )
 PARAMETERS_ONLY = Form(
     "",
-    "it holds no running statistics, as `parameters()` and averages over them have none: "
-    "`state_dict()` has them",
+    "it holds no running statistics, like `parameters()` and averages over them: save "
+    "`state_dict()`, which has them",
 )
 FOLDED = Form(
     "",
-    "it holds no running statistics, as where norms are folded into convolutions: save the network "
-    "before it is fused",
+    "it holds no running statistics, as if norms were folded into convolutions: save the network "
+    "before fusing it",
 )
 
 
 def form_of(model: Any, found: Fit, arrays: Mapping[str, Any]) -> Form | None:
-    """The form that a checkpoint's names show.
+    """The form that the names of a checkpoint show, or None.
 
     Args:
-        model: what it was held against; its class may know more forms.
-        found: what does not add up.
-        arrays: all that was held against it.
+        model: the model that it does not fit; its class may know more forms.
+        found: the faults.
+        arrays: all arrays of the network.
     """
     explain = getattr(type(model), "what_a_checkpoint_is", None)
     sentence = explain(arrays) if explain else None
@@ -112,7 +112,7 @@ def form_of(model: Any, found: Fit, arrays: Mapping[str, Any]) -> Form | None:
 
 
 def _without_statistics(found: Fit, arrays: Mapping[str, Any]) -> Form | None:
-    """The form of what has weights of the network and no statistics at all."""
+    """The form of a checkpoint that has weights of the network but no statistics at all."""
     known = found.keys.by_foreign
     has_none = not any(name.endswith(STATISTICS) for name in arrays)
     if not has_none or not any(name.endswith(STATISTICS) for name in known):

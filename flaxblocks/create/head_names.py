@@ -1,4 +1,4 @@
-"""Names of heads: those of a model's own, and those that other programs give theirs."""
+"""Names of heads: those of a layout, and those that other programs use."""
 
 import re
 
@@ -7,20 +7,20 @@ from flaxblocks.convert.keymap import KeyMap
 __all__ = ["HEAD", "body_of", "is_headlike", "is_of_head", "within_head"]
 
 HEAD = "head"  # native name of a model's last layer
-# What a last layer is called, in part.
+# Usual names of a last layer.
 WORDS = re.compile(
     r"(new_|last_|my)?((fc|heads?)(\d+|_\w+)?|classif\w*|logits?|linear|out|output|predict\w*|cls\w*)"
 )
 
 
 def is_headlike(name: str) -> bool:
-    """A module that the name goes through is called as heads are."""
+    """Whether a module in the path of a name has a usual name of a head."""
     return any(WORDS.fullmatch(word.strip("_")) for word in name.split(".")[:-1])
 
 
 def is_of_head(name: str, body: set[str]) -> bool:
-    """The name is called as heads are, outside of the body: a squeeze-and-excitation has an `fc`
-    too, and belongs to its block.
+    """Whether a name is that of a head and not in the body: a squeeze-and-excitation block has an
+    `fc` too.
     """
     first, *_ = name.split(".")
     in_body = any(key.startswith(f"{first}.") for key in body)
@@ -28,13 +28,13 @@ def is_of_head(name: str, body: set[str]) -> bool:
 
 
 def body_of(keys: KeyMap, head: str = HEAD) -> set[str]:
-    """The layout's names of all but the head; of all where `head` is ""."""
+    """The layout's names of everything except the head; all names if `head` is ""."""
     return {e.foreign for e in keys.entries if not (head and e.native.startswith(f"{head}."))}
 
 
 def within_head(keys: KeyMap, body: set[str]) -> tuple[str, ...]:
-    """The beginnings of names that belong to the head: its own, or the word that it is below where
-    nothing of the body is.
+    """The prefixes of names that belong to the head: its path, or only the first component of this
+    path if no name of the body begins with it.
     """
     starts = []
     for foreign in (key for key in keys.by_foreign if key not in body):

@@ -1,7 +1,7 @@
-"""What a checkpoint has for a head: the model's own, one under another name, another, or none.
+"""Finding the head in a checkpoint: the model's own, one under another name, another, or none.
 
-A network that was trained further has often a head of its program's making: a `Sequential` in the
-place of one layer, another name, no bias. Its body is then still the model's.
+A fine-tuned network often has a custom head: a `Sequential` instead of one layer, another name, or
+no bias. Its body is still the model's.
 """
 
 from collections.abc import Iterable, Mapping
@@ -19,17 +19,17 @@ __all__ = ["Head", "find_head"]
 
 @dataclass(frozen=True)
 class Head:
-    """What is in the place of a head.
+    """What a checkpoint has as a head.
 
     Attributes:
-        kind: "own": under the layout's names. "renamed": one linear layer of another name. "part":
-            some of the layout's names. "other": something else. "absent": nothing. "none": the
-            model has no head.
+        kind: "own": a head under the layout's names. "renamed": one linear layer under another
+            name. "part": only some of the layout's names. "other": something else. "absent":
+            nothing. "none": the model has no head.
         keys: the layout's names of the head.
-        names: what the checkpoint has for it: by the keys of `Place.arrays`, or, where it lies
-            outside of the network's prefix, by whole names of the state dict.
-        num_classes: how wide it is; None where it is more than one layer, or not there.
-        arrays: layout's name -> array, of an "own" or "renamed" one, or of a part.
+        names: the names of the checkpoint's head: keys of `Place.arrays`, or full names in the
+            state dict if it is outside of the network's prefix.
+        num_classes: its number of outputs; None if it is not one linear layer or is absent.
+        arrays: layout's name -> array, for the kinds "own", "renamed" and "part".
     """
 
     kind: Literal["own", "renamed", "part", "other", "absent", "none"]
@@ -40,7 +40,7 @@ class Head:
 
     @property
     def phrase(self) -> str:
-        """What is worth saying of a head that was taken."""
+        """A note on a head that was taken under another name; else ""."""
         if self.kind != "renamed":
             return ""
         there, here = (names[0].rpartition(".")[0] for names in (self.names, self.keys))
@@ -48,7 +48,7 @@ class Head:
 
 
 def find_head(place: Place) -> Head:
-    """What a network's place has for the head of the model that it was held against."""
+    """Find the head of the network at a place in a checkpoint."""
     entries = [e for e in place.found.keys.entries if e.native.startswith(f"{HEAD}.")]
     keys = tuple(entry.foreign for entry in entries)
     if not entries:
@@ -76,14 +76,14 @@ def find_head(place: Place) -> Head:
 
 
 def _outside(place: Place) -> dict[str, np.ndarray]:
-    """What lies beside the network in its state dict and is called as a head."""
+    """The arrays of the state dict outside of the network that have a usual name of a head."""
     names = [name for name in place.beside if name in place.state.arrays and is_headlike(name)]
     return _of(place.state.arrays, names) if place.prefix or place.within else {}
 
 
 def _one_linear(arrays: Mapping[str, np.ndarray], entries: list[Entry]) -> list[str]:
-    """The names of the one linear layer that these arrays are, in the order of the head's own;
-    empty if they are anything else.
+    """The names of the arrays, in the order of the head's, if they are one linear layer; else an
+    empty list.
     """
     layer = {name.rpartition(".")[0] for name in arrays}
     leaves = [entry.foreign.rpartition(".")[2] for entry in entries]
@@ -102,7 +102,7 @@ def _is_matrix(place: Place, kernel: Entry) -> bool:
 
 
 def _width(kernel: Entry, place: Place) -> int:
-    """How many outputs a kernel has."""
+    """The number of outputs of a kernel."""
     array = place.arrays[kernel.foreign]
     return array.shape[-1 if place.found.keys.layout == NATIVE else 0]
 

@@ -1,8 +1,8 @@
-"""Building a model on the host, for another device.
+"""Building a model on the host CPU for another device.
 
-A model's parameters are drawn by hundreds of small programs. A GPU compiles, starts and fetches
-each of them on its own: 5 to 25 seconds, of which the CPU needs a fraction. The values are then
-those of the CPU, whatever the device.
+The parameters of a model are drawn by hundreds of small programs. For a GPU each of them is
+compiled, launched and fetched separately, which takes 5 to 25 seconds; the CPU needs a fraction of
+that. It also makes the values the same for every device.
 """
 
 from collections.abc import Callable
@@ -18,15 +18,15 @@ __all__ = ["built_on_host"]
 
 
 def built_on_host(build: Callable[[Any], nnx.Module], source: Any) -> Any:
-    """`build(source)`, computed on the host, its arrays in the end on the default device and bound
-    to none: not committed.
+    """`build(source)`, computed on the host; its arrays are then moved to the default device,
+    without being committed to it.
 
-    Without another default device than the host it is just that; so it is for tracers, within
-    `jax.set_mesh`, and where JAX has no CPU (as with `JAX_PLATFORMS=cuda`).
+    It is simply `build(source)` if the default device is the host, for tracers, within
+    `jax.set_mesh`, and if JAX has no CPU backend (as with `JAX_PLATFORMS=cuda`).
 
     Args:
-        build: what makes a module.
-        source: what it draws from, random keys among it.
+        build: function that makes a module.
+        source: its argument, which may contain random keys.
     """
     host = None if _is_traced(source) else _host()
     if host is None:
@@ -42,7 +42,7 @@ def _is_traced(tree: Any) -> bool:
 
 
 def _host() -> Any:
-    """The CPU, where it is to build a model for the default device; else None."""
+    """The CPU, if models for the default device are to be built on it; else None."""
     probe = jax.device_put(np.zeros(()))
     if isinstance(probe, Tracer) or not jax.sharding.get_abstract_mesh().empty:
         return None
@@ -54,7 +54,9 @@ def _host() -> Any:
 
 
 def _on_default_device(array: Any) -> Any:
-    """An array there, not committed; anything else as it is. No program is compiled for it."""
+    """An array moved to the default device, not committed and without compilation; anything else
+    unchanged.
+    """
     if not isinstance(array, jax.Array):
         return array
     if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
@@ -64,8 +66,10 @@ def _on_default_device(array: Any) -> Any:
 
 
 def _move(model: nnx.Module) -> None:
-    """Put the arrays of a module on the default device; one that two variables share stays one."""
-    moved: dict[int, tuple[Any, Any]] = {}  # with the array itself, so that its id stays its own
+    """Move the arrays of a module to the default device; shared arrays stay shared."""
+    moved: dict[
+        int, tuple[Any, Any]
+    ] = {}  # by id; also holds the array itself, so that its id is not reused
 
     def move(array: Any) -> Any:
         if id(array) not in moved:

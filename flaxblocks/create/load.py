@@ -1,4 +1,4 @@
-"""Fill a module that is there already from a checkpoint: `load_torch`."""
+"""`load_torch`: fill an existing module from a checkpoint."""
 
 import os
 from collections.abc import Iterable, Mapping
@@ -38,32 +38,37 @@ def load_torch(
     drop: Iterable[str] = (),
     dialect: str | None = None,
 ) -> LoadReport:
-    """Fill a module, in place, from a PyTorch state dict.
+    """Load a PyTorch state dict into a module, in place.
 
-    The network is where all of the module's names lie, in whatever container and under whatever
-    prefix; what lies beside it is left, and the report says so. Every key of the network is used
-    once, every variable filled once, every shape equal; otherwise nothing is changed.
+    The network is found in the source under any key and prefix, by the names of the module. The
+    rest of the source is ignored and listed in the report. Each key of the network must be used
+    once, each variable filled once, and all shapes must agree; otherwise nothing is changed.
 
     Args:
-        model: any module with a key map: a registered model, or a lone block. An abstract one from
-            `nnx.eval_shape` is filled too.
+        model: any module with a key map, such as a registered model or a single block. It may be
+            abstract, from `nnx.eval_shape`.
         source: a file or folder that `read_checkpoint` reads, or a mapping of keys to NumPy arrays
-            or torch tensors, a whole training checkpoint too.
-        layout: whose naming the source is in; "auto" takes the one whose keys match.
-        strict: refuse missing and unexpected keys; with False they are left alone and reported.
-        key: the state dict to take of several in the source, as `model_ema`.
-        prefix: of the network's names there, as `backbone.`.
-        ema: take averaged weights, or the raw ones; by default averaged ones where there are any.
-        drop: names to leave out, each with all below it, or patterns such as `*.num_updates`.
+            or torch tensors, which may be a whole training checkpoint.
+        layout: the layout of the source; "auto" determines it from the keys.
+        strict: refuse missing and unexpected keys; with False they are ignored and reported.
+        key: key of the state dict in the source, such as "model_ema"; a dotted path if nested.
+        prefix: prefix of the network's parameter names, such as "backbone.".
+        ema: True loads averaged (EMA) weights, False the raw ones; by default the averaged ones if
+            the source has them.
+        drop: names in the source to ignore, each with all names below it, or patterns such as
+            `*.num_updates`.
         dialect: an older name of `layout`.
 
+    Returns: what was loaded, what was left out, and where the network was found.
+
     Raises:
-        CheckpointError: the source cannot be read, or holds nothing of that key or prefix.
+        CheckpointError: the source cannot be read, or has nothing under that key or prefix.
         ConversionError: keys, shapes or kinds of number do not fit; every fault is listed.
-        ValueError: `model` is no module, or an argument is of another kind than it must be.
-    Warns: UserWarning where the source holds several networks and the caller has not said which;
-        and if the library of the source's layout gives the network other settings, such as another
-        epsilon, which no state dict holds.
+        ValueError: `model` is not a Flax module, the layout is unknown, or an argument has the
+            wrong type.
+    Warns: UserWarning if the source holds several networks and the arguments do not select one, or
+        if the library of the source's layout builds the network with other settings, such as
+        another epsilon, which a state dict does not contain.
     """
     check_module("model", model)
     layout = dialect or layout
@@ -80,7 +85,7 @@ def load_torch(
     remember(model, layout=found.keys.layout, weights=None)
     warn_of_several(contents.name, place.name, place.others, choice)
     warn_of_other_settings(
-        model, found.keys.layout, "`create_model(..., weights=...)` builds the one that fits"
+        model, found.keys.layout, "`create_model(..., weights=...)` builds that network"
     )
     return LoadReport(
         found.keys.layout,
@@ -97,7 +102,7 @@ def load_torch(
 
 
 def _with_head(place: Place, head: Head | None) -> tuple[Fit, Mapping[str, Any]]:
-    """What to pour, where the head may have another name in the source."""
+    """The fit and the arrays, with the head under the layout's names if the source renames it."""
     if head is None or head.kind != "renamed":
         return place.found, place.arrays
     arrays = {name: array for name, array in place.arrays.items() if name not in head.names}
@@ -113,7 +118,7 @@ def _check(
     searched: bool,
     strict: bool,
 ) -> None:
-    """Raise ConversionError unless everything adds up."""
+    """Raise ConversionError, with a remedy if there is one, unless the source fits."""
     if arrays and (found.is_whole or (not strict and not found.misshaped and found.missing == ())):
         return
     kind = f"{type(model).__name__} in layout {found.keys.layout!r}"
@@ -127,7 +132,7 @@ def _check(
     strange = len(found.unexpected) == len(arrays)
     hint = f" (a model built with {numbers} would fit)" if numbers else ""
     hint = hint or (f"; {form.sentence}" if form else f"; `drop={drop}`{DROPS}" if drop else "")
-    hint = hint or ("; `strict=False` leaves the module its own head" if headless else "")
+    hint = hint or ("; `strict=False` keeps the module's own head" if headless else "")
     account(
         found,
         arrays,

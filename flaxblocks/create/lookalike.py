@@ -1,4 +1,4 @@
-"""Which registered models a stray checkpoint may be of, for the error that refuses it."""
+"""The registered models that a refused checkpoint fits, to be named in the error."""
 
 from collections.abc import Iterator, Mapping
 
@@ -16,11 +16,12 @@ BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "mean", "var")
 
 
 def looks_like(arrays: Mapping[str, np.ndarray]) -> str | None:
-    """The registered models that have exactly these keys and shapes, whatever the number of
-    classes, and with another head or none: `resnet50`, or `resnet50, resnetaa50 or resnetblur50`,
-    which a padding or a pool tells apart and no checkpoint; None if there is none.
+    """The registered models with exactly these keys and shapes, for any number of classes and also
+    with another head or none; None if there is none.
 
-    Models with another number of parameters are passed over unbuilt.
+    There can be several, such as `resnet50, resnetaa50 or resnetblur50`, which differ in a padding
+    or pooling that no checkpoint shows. Models with another number of parameters are skipped
+    without being built.
     """
     counts = set(_counts(arrays))
     same_size = [entry for entry in model_entries() if entry.parameters in counts]
@@ -29,8 +30,8 @@ def looks_like(arrays: Mapping[str, np.ndarray]) -> str | None:
 
 
 def _counts(arrays: Mapping[str, np.ndarray]) -> Iterator[int]:
-    """What the number of parameters would be with 1000 classes, whichever matrix is the head; and
-    with such a head after whatever width.
+    """The possible numbers of parameters with 1000 classes: if any of the matrices is the head, and
+    if such a head follows a body of any of the widths.
     """
     trained = {k: a for k, a in arrays.items() if k.rpartition(".")[2] not in BUFFERS}
     total = sum(array.size for array in trained.values())

@@ -1,10 +1,10 @@
-"""One search for all that load a checkpoint: which network of it, in which layout, with which head.
+"""Matching a checkpoint with a model: which of its networks, in which layout, with which head.
 
     contents = contents_of("weights.pth")                   # read
-    found = match(entry, config, contents)                  # recognise
-    model, report = pour(found)                             # fill, and draw the rest
+    found = match(entry, config, contents)                  # match
+    model, report = pour(found, contents)                   # fill, and draw the rest
 
-Nothing after this searches: `create_model`, `predict`, `verify` and `convert` take the one `Match`.
+The search happens only here: `create_model`, `predict`, `verify` and `convert` all use one `Match`.
 """
 
 from collections.abc import Callable, Mapping
@@ -33,24 +33,24 @@ Arrays = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Match:
-    """A checkpoint held against a registry row.
+    """A checkpoint matched with a registry row.
 
     Attributes:
-        entry: the row to build: the one asked for, or the one that the checkpoint's library
-            published.
-        config: the arguments of the model, classes and channels among them.
-        model: that model, abstract.
-        draws: what `model` would have drawn.
-        variables: those of `model`, by native path.
-        place: where the network lies in the checkpoint.
-        head: what the checkpoint has for a head.
-        found: what is poured into the model, held against its key map.
-        arrays: that, by the layout's names.
-        in_channels: of the checkpoint; None where it has no kernel that sees the image.
+        entry: the row to build: the requested one, or that of the same network in the checkpoint's
+            library.
+        config: the arguments of the model, including `num_classes` and `in_channels`.
+        model: the abstract model.
+        draws: the random draws that building `model` would have made.
+        variables: the variables of `model`, by native path.
+        place: where the network is in the checkpoint.
+        head: what the checkpoint has as a head.
+        found: `arrays`, compared with the key map of the model.
+        arrays: the arrays to fill the model with, by the layout's names.
+        in_channels: the input channels of the checkpoint; None if it has no first convolution.
         keys: random stream -> key, of `model`.
-        asked: the row that was asked for.
-        decided: arguments that the checkpoint's `config.json` or layout says, and the caller not.
-        by: which of the two that was, in words.
+        asked: the requested row.
+        decided: arguments that come from the checkpoint's `config.json` or layout, not the caller.
+        by: phrase that says which of the two.
         unread: variables that the caller will not keep, so that they may be missing.
     """
 
@@ -72,17 +72,19 @@ class Match:
 
     @property
     def layout(self) -> str:
-        """Whose naming the checkpoint is in."""
+        """The layout of the checkpoint."""
         return self.found.keys.layout
 
     @property
     def draws_head(self) -> bool:
-        """The model has a head, and the checkpoint none for it."""
+        """Whether the model has a head for which the checkpoint has no arrays."""
         return bool(self.config["num_classes"]) and not set(self.head.keys) & set(self.arrays)
 
     @property
     def faults(self) -> Fit:
-        """What does not add up; a head that is drawn is not missing, nor what is not read."""
+        """`found` without the missing keys that are no fault: those of a head that is drawn, and
+        of variables that are not kept.
+        """
         drawn = set(self.head.keys) if self.draws_head else set()
         natives = self.found.keys.by_foreign
         drawn |= {key for key in self.found.missing if natives[key].native in self.unread}
@@ -99,22 +101,22 @@ def match(
     *,
     features: bool = False,
 ) -> Match:
-    """Hold a checkpoint against a registry row. Nothing is refused but the arguments: `refuse.py`
-    says what does not fit.
+    """Match a checkpoint with a registry row. A checkpoint that does not fit is refused only later,
+    by `refuse.check`.
 
     Args:
-        entry: the row asked for.
-        config: arguments of the model. Without `num_classes`, or with None, as many as the
-            checkpoint has; where it has another number, or another head, the head is left to be
-            drawn.
+        entry: the requested row.
+        config: arguments of the model. If `num_classes` is absent or None, it is that of the
+            checkpoint; if the checkpoint has another number or another head, the head will be drawn
+            at random.
         contents: the checkpoint.
-        choice: which of several networks in it.
+        choice: which network of the checkpoint to take.
         keys: random stream -> key, of the abstract model.
-        features: take a checkpoint without a head for one of a model without one.
+        features: build a model without a head for a checkpoint without one.
 
-    Raises: ValueError for an argument that the model has not, or one out of range; CheckpointError
-        if the checkpoint holds nothing of the chosen key or prefix; ConversionError if it holds
-        several networks and nothing says which is meant.
+    Raises: ValueError for an argument that the model does not have or that is out of range;
+        CheckpointError if the checkpoint has nothing under the chosen key or prefix;
+        ConversionError if it holds several networks of equal rank, or no name that `drop` matches.
     """
     asked, given = entry, {"in_channels": RGB, **config}
     entry, config = said_by_config(asked, given, contents.settings)
@@ -136,7 +138,7 @@ def match(
     known = place.found.keys.reshaped(variables)
     arrays = _without(place.arrays, head)
     is_whole = head.kind in ("own", "renamed") and classes == head.num_classes
-    if is_whole or (head.kind == "part" and wanted is None):  # then what it lacks is missing
+    if is_whole or (head.kind == "part" and wanted is None):  # the rest of a part is missing
         arrays = {**arrays, **head.arrays}
     stem = next((e for e in known.entries if e.native == f"{model.first_conv}.kernel"), None)
     channels = _channels(stem, arrays, known.layout)
@@ -150,7 +152,7 @@ def match(
 
 
 def unread_by(found: Match, extractor: Callable[[Any], nnx.Module]) -> frozenset[str]:
-    """The variables of a match's model that `extractor` leaves out of it."""
+    """The variables of a match's model that `extractor` removes."""
     extracted = extractor(_abstract(found.entry, found.config, found.keys)[0])
     kept = {path.partition(".")[2] for path in variables_of(extracted)}
     return frozenset(found.variables) - kept
@@ -161,13 +163,13 @@ def _abstract(entry: ModelEntry, config: Mapping[str, Any], keys: Keys) -> tuple
 
 
 def _without(arrays: Arrays, head: Head) -> Arrays:
-    """The network's arrays but for what there is of a head."""
+    """The arrays of a network without those of a head."""
     names = {*head.names, *head.keys}
     return {name: array for name, array in arrays.items() if name not in names}
 
 
 def _channels(stem: Entry | None, arrays: Arrays, layout: str) -> int | None:
-    """Of the images that the checkpoint's first kernel sees."""
+    """The input channels of the checkpoint's first convolution; None if it has none."""
     kernel = None if stem is None else arrays.get(stem.foreign)
     if kernel is None or kernel.ndim != 4:
         return None
@@ -175,7 +177,7 @@ def _channels(stem: Entry | None, arrays: Arrays, layout: str) -> int | None:
 
 
 def _adapted(stem: Entry, kernel: np.ndarray) -> np.ndarray:
-    """A kernel for RGB as one for the channels of `stem`."""
+    """A kernel for RGB images, adapted to the channels of `stem`."""
     height, width, channels, features = stem.shape
     rgb = replace(stem, shape=(height, width, RGB, features))
     if kernel.shape != rgb.foreign_shape:

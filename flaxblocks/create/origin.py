@@ -1,12 +1,11 @@
-"""What a module remembers of where it comes from: its registry row, and the layout of the
-checkpoint that it was loaded from.
+"""The origin of a module: its registry row, and the checkpoint from which it was loaded.
 
-Neither changes what the module computes, so neither may tell two modules apart: `nnx.jit` compiles
-once for each `graphdef`, and would compile again after each loading. So every `Origin` is equal to
-every other. It must still follow the module through `nnx.split`, `nnx.merge` and `nnx.clone`, and
-therefore lies in an attribute, `origin`. That alone would not do: where equal modules share a
-compilation, `nnx.jit` gives the second one the attributes of the first. So the modules themselves
-are noted too, and what is noted of a module comes first.
+The origin does not change what the module computes, so it must not distinguish modules: `nnx.jit`
+compiles once per `graphdef`, and would recompile after each loading. So all `Origin` objects are
+equal. The origin must also follow the module through `nnx.split`, `nnx.merge` and `nnx.clone`, so
+it is stored in an attribute, `origin`. This is not sufficient: if equal modules share a
+compilation, `nnx.jit` gives the second one the attributes of the first. So origins are also stored
+in a weak dictionary by module, which takes precedence.
 """
 
 from dataclasses import dataclass, replace
@@ -24,13 +23,14 @@ ATTRIBUTE = "origin"
 
 @dataclass(frozen=True, eq=False)
 class Origin:
-    """Where a module comes from.
+    """The origin of a module.
 
     Attributes:
-        row: the registry row that it was built from; None for a module that is no registered model.
-        layout: whose naming its checkpoint was in, or its row's library has; None if there is none.
-        report: what was done when it was loaded; None if it was not.
-        weights: the `WeightEntry` of the published weights that it has; None if it has others.
+        row: name of the registry row from which it was built; None for a module that is not a
+            registered model or was built with other settings.
+        layout: the layout of its checkpoint, or else of the row's library; None if there is none.
+        report: the report of loading its checkpoint; None if none was loaded.
+        weights: the `WeightEntry` of its published weights; None if it has others.
     """
 
     row: str | None = None
@@ -39,7 +39,7 @@ class Origin:
     weights: Any = None
 
     def __eq__(self, other: object) -> bool:
-        """True for every other one."""
+        """True for any other origin."""
         return isinstance(other, Origin)
 
     def __hash__(self) -> int:
@@ -50,13 +50,13 @@ _noted: WeakKeyDictionary[nnx.Module, Origin] = WeakKeyDictionary()
 
 
 def origin_of(module: nnx.Module) -> Origin:
-    """What is remembered of a module, or of what it was copied from."""
+    """The origin of a module, or of the one from which it was copied."""
     carried = getattr(module, ATTRIBUTE, None)
     return _noted.get(module, carried if isinstance(carried, Origin) else Origin())
 
 
 def remember(module: nnx.Module, **known: Any) -> None:
-    """Note `row`, `layout`, `report` or `weights` of a module; what is not given stays."""
+    """Set `row`, `layout`, `report` or `weights` in the origin of a module; others are kept."""
     origin = replace(origin_of(module), **known)
     _noted[module] = origin
     setattr(module, ATTRIBUTE, origin)

@@ -1,7 +1,7 @@
-"""Warnings where weights change to a layout whose library gives the network other settings.
+"""Warnings for moving weights to a layout whose library builds the network with other settings.
 
-An epsilon or a padding is no part of a state dict: the same numbers give other results there, and
-nothing in the file shows it.
+A state dict does not contain an epsilon or a padding: the same numbers give different results
+there, and nothing in the file shows it.
 """
 
 import warnings
@@ -16,7 +16,7 @@ __all__ = ["other_settings", "warn_of_other_settings"]
 
 
 def other_settings(entry: ModelEntry, layout: str) -> str | None:
-    """How the network that `layout`'s library publishes differs from a row: `timm's
+    """How the network of a layout's library differs from a row, such as `timm's
     mobilenetv3_small_100 has norm_eps=1e-05 where mobilenet_v3_small has 0.001`; None if it does
     not.
     """
@@ -33,8 +33,8 @@ def other_settings(entry: ModelEntry, layout: str) -> str | None:
 
 
 def warn_of_other_settings(module: nnx.Module, layout: str, consequence: str) -> None:
-    """Warn, with `consequence`, if `module` was built from a row that has other settings than
-    `layout`'s library.
+    """Warn if `module` was built from a row with other settings than the library of `layout`, and
+    append `consequence`.
     """
     row = origin_of(module).row
     difference = None if row is None else other_settings(find_model(row), layout)

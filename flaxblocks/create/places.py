@@ -1,4 +1,4 @@
-"""Where in a checkpoint a network lies: which state dict, which prefix, which layout."""
+"""Finding a network in a checkpoint: its state dict, its prefix and its layout."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,26 +19,26 @@ __all__ = ["Choice", "Place", "find_place"]
 Arrays = Mapping[str, np.ndarray]
 Order = tuple[int, ...]
 
-# Words of a prefix: copies that are evaluated, and copies that are not.
+# Words in a prefix: of copies that are evaluated, and of copies that are not.
 EVALUATED = ("teacher", "ema", "averaged", "avg", "swa")
 TRAINED_ALONG = ("student", "momentum", "encoder_k", "key_encoder", "target")
-# The first words of what a training program keeps beside its network.
+# First components of names that belong to a training program, not to its network.
 TRAINING_ONLY = re.compile(
     r"(.*_)?(criterion|loss|losses|loss_fn|loss_func|metrics?|acc|accuracy|auroc|f1|confmat)"
     r"(_(fn|weights?|metrics?|collection|\d+))?|(train|val|valid|validation|test)_.*"
 )
-FEWEST_COMMON = 0.9  # of a body's names that may be absent from a place that is near it
+FEWEST_COMMON = 0.9  # a place that lacks more of a body's names is not near it
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What a user says of the network to take from a checkpoint; nothing by default.
+    """A user's choice of the network to take from a checkpoint; none by default.
 
     Attributes:
-        key: of the state dict, as `model_ema`; dotted where it lies deeper.
-        prefix: of the network's names, as `backbone.`.
-        ema: whether to take averaged weights; None takes them where there are any.
-        drop: names to leave out, each with all below it, or patterns such as `*.num_updates`.
+        key: key of the state dict, such as "model_ema"; a dotted path if nested.
+        prefix: prefix of the network's names, such as "backbone.".
+        ema: whether to take averaged weights; None takes them if there are any.
+        drop: names to ignore, each with all names below it, or patterns such as `*.num_updates`.
     """
 
     key: str | None = None
@@ -47,20 +47,23 @@ class Choice:
     drop: Iterable[str] = ()
 
     def __post_init__(self) -> None:
-        """One name to drop may be given by itself. Raises: ValueError for what is no name."""
+        """Check the types, and make a tuple of `drop`, which may be a single name.
+
+        Raises: ValueError for a value of another type.
+        """
         for name, value in (("key", self.key), ("prefix", self.prefix)):
             if not isinstance(value, str | None):
-                raise ValueError(f"`{name}` (={value!r}) must be a name of the checkpoint's")
+                raise ValueError(f"`{name}` (={value!r}) must be a name in the checkpoint")
         if not isinstance(self.ema, bool | None):
             raise ValueError(f"`ema` (={self.ema!r}) must be True, False or None")
         if not isinstance(self.drop, Iterable):
-            raise ValueError(f"`drop` (={self.drop!r}) must be names of the checkpoint's")
+            raise ValueError(f"`drop` (={self.drop!r}) must be names in the checkpoint")
         dropped = (self.drop,) if isinstance(self.drop, str) else tuple(self.drop)
         object.__setattr__(self, "drop", dropped)
 
     @property
     def is_made(self) -> bool:
-        """It was said which of several networks is meant."""
+        """Whether it selects one of several networks."""
         return (self.key, self.prefix, self.ema) != (None, None, None)
 
 
@@ -69,16 +72,17 @@ class Place:
     """A network in a checkpoint.
 
     Attributes:
-        state: the state dict that it is in.
-        prefix: of its names there, with the dot; "" for none.
-        arrays: what lies there, by names without the prefix.
-        found: that, held against the key map of the layout it is in.
-        within: what the layout's names begin with and those below the prefix do not: `features.`
-            where a program has only that part of torchvision's network, under a name of its own.
-        beside: names of the state dict that are not the network's: those outside of the prefix,
-            what was dropped, what belongs to a loss or a metric.
+        state: the state dict that contains it.
+        prefix: the prefix of its names there, including the dot; "" for none.
+        arrays: the arrays below the prefix, under the layout's names.
+        found: `arrays`, compared with the key map of the layout.
+        within: a prefix of the layout's names that the names below `prefix` lack, such as
+            `features.` if a program has only that part of torchvision's network, under a name of
+            its own.
+        beside: the other names of the state dict: those without the prefix, those that were
+            dropped, and those of a loss or metric.
         others: places of other networks with the same names, which were not taken.
-        copies: places of this very network, with the same numbers.
+        copies: places of identical copies of this network.
     """
 
     state: StateDict
@@ -92,37 +96,37 @@ class Place:
 
     @property
     def name(self) -> str:
-        """The place in words: `state_dict below 'backbone.'`; "" for the whole of a plain file."""
+        """A description such as "`model` below 'backbone.'"; "" for a whole plain state dict."""
         key = f"`{self.state.key}`" if self.state.key else ""
         return " ".join(filter(None, [key, f"below {self.prefix!r}" if self.prefix else ""]))
 
     def own_name(self, name: str) -> str:
-        """What a name of `arrays` is in the state dict."""
+        """The name in the state dict of a name in `arrays`."""
         return f"{self.prefix}{name.removeprefix(self.within)}"
 
 
 def find_place(
     contents: Contents, maps: Iterable[KeyMap], head: str, choice: Choice | None = None
 ) -> Place:
-    """The network that a checkpoint holds, or what comes nearest to it.
+    """Find the network in a checkpoint, or what comes nearest to it.
 
-    Of the places where all of its body lies the first by rank is taken: averaged weights before raw
-    ones, a teacher before its student, a momentum encoder last.
+    Among the places that contain its whole body, the one with the best rank is taken: averaged
+    weights before raw ones, a teacher before its student, a momentum encoder last.
 
     Args:
         contents: the checkpoint.
-        maps: the key maps of the network's layouts, made one by one; no more are made than needed.
-        head: native path of the head, which may be missing or another; "" if there is none.
-        choice: what the user says.
+        maps: the key maps of the network's layouts; an iterator is consumed only as far as needed.
+        head: native path of the head, which may be missing or different; "" if there is none.
+        choice: the user's choice.
 
     Raises: CheckpointError if there is no such key or prefix. ConversionError if several networks
-        of the same rank have different numbers, or there is no such name to drop.
+        of the same rank have different numbers, or `drop` matches no name.
     """
     choice = choice or Choice()
     states = chosen(contents, key=choice.key, ema=choice.ema)
     regions = [region_of(state, tuple(choice.drop), contents) for state in states]
     if choice.drop and not any(region.dropped for region in regions):
-        raise ConversionError(f"`drop` (={list(choice.drop)}) names nothing of {contents.name}")
+        raise ConversionError(f"`drop` (={list(choice.drop)}) matches no name in {contents.name}")
     made: list[KeyMap] = []
     ranked = _ranked(regions, _kept(maps, made), head, choice.prefix)
     if not _is_found(ranked) and (bare := list(filter(None, map(unwrapped, regions)))):
@@ -133,12 +137,12 @@ def find_place(
 
 
 def _is_found(ranked: Iterable[tuple[Order, Place]]) -> bool:
-    """A whole body lies in one of the places."""
+    """Whether one of the places contains a whole body."""
     return any(order[0] == 0 for order, _ in ranked)
 
 
 def _kept(maps: Iterable[KeyMap], made: list[KeyMap]) -> Iterator[KeyMap]:
-    """The maps, each noted as it is made."""
+    """The maps, each appended to `made` as it is made."""
     for keys in maps:
         made.append(keys)
         yield keys
@@ -147,7 +151,7 @@ def _kept(maps: Iterable[KeyMap], made: list[KeyMap]) -> Iterator[KeyMap]:
 def _ranked(
     regions: Sequence[Region], maps: Iterable[KeyMap], head: str, prefix: str | None
 ) -> list[tuple[Order, Place]]:
-    """Every place that comes into question, with its order."""
+    """Every candidate place, with its order."""
     ranked: list[tuple[Order, Place]] = []
     for keys in maps:
         body = body_of(keys, head)
@@ -170,10 +174,10 @@ def _place(region: Region, start: Start, keys: KeyMap) -> Place:
 
 
 def _named(region: Region, start: Start, keys: KeyMap) -> dict[str, str]:
-    """The layout's name of all that lies at a start -> its own in the state dict."""
+    """The layout's name of every array below a start -> its name in the state dict."""
     prefix, within = start
     below = under(region.arrays, prefix)
-    if within and not prefix:  # what else is in the state dict is not below anything
+    if within and not prefix:  # without a prefix, leave out the rest of the state dict
         inner = (key.removeprefix(within) for key in keys.by_foreign if key.startswith(within))
         firsts = {name.partition(".")[0] for name in inner}
         below = {name: array for name, array in below.items() if name.partition(".")[0] in firsts}
@@ -186,15 +190,18 @@ def _is_of_training(name: str) -> bool:
 
 
 def _order(place: Place, body: set[str], position: int) -> Order:
-    """Smaller is better: a whole body first, by the rank of its place, by what is no part of such a
-    network and by what is left over; else the fewest faults. A few names in common say nothing.
+    """The order of a place; smaller is better.
+
+    Whole bodies come first, ordered by the rank of the place, then by names that are not part of
+    such a network and by names that are left over; then incomplete bodies, by the number of faults;
+    last, places with only a few names in common.
     """
     absent = sum(key in body for key in place.found.missing)
     misshaped = sum(key in body for key, _, _ in place.found.misshaped)
     found, prefix, bare = place.found, bool(place.prefix), bool(place.within)
     if absent > FEWEST_COMMON * len(body):
         return 2, 0, 0, position, bare, prefix
-    if absent or misshaped > 1:  # one is the first convolution, for images of other channels
+    if absent or misshaped > 1:  # one may be a first convolution for other channels
         return 1, found.faults, misshaped, position, bare, prefix
     head = within_head(found.keys, body)
     strange = sum(not name.startswith(head) for name in found.unexpected)
@@ -203,7 +210,7 @@ def _order(place: Place, body: set[str], position: int) -> Order:
 
 
 def _rank(prefix: str) -> int:
-    """0 for a copy that is evaluated, 1 for a network of no such name, 2 for one trained along."""
+    """0 for a copy that is evaluated, 2 for one that is only trained along, 1 for any other."""
     words = re.split(r"[._]", prefix.lower())
     if any(word in words for word in EVALUATED):
         return 0
@@ -211,7 +218,7 @@ def _rank(prefix: str) -> int:
 
 
 def _first(ranked: Sequence[tuple[Order, Place]], contents: Contents) -> Place:
-    """The best place, with the names of the others that hold such a network."""
+    """The best place, with the names of the other places that contain such a network."""
     best_order, best = min(ranked, key=lambda item: item[0])
     if best_order[0]:
         return best
@@ -225,13 +232,13 @@ def _first(ranked: Sequence[tuple[Order, Place]], contents: Contents) -> Place:
         if order[1:4] == best_order[1:4] or _of_one_rank(place.state, best.state):
             raise ConversionError(
                 f"{contents.name} holds several networks, and nothing says which one is meant: "
-                f"{best.name} and {place.name}; `key` or `prefix` names one"
+                f"{best.name} and {place.name}; select one with `key` or `prefix`"
             )
     return replace(best, others=tuple(others), copies=tuple(copies))
 
 
 def _distinct(ranked: Iterable[tuple[Order, Place]]) -> list[tuple[Order, Place]]:
-    """The places where a whole body lies, best first; each network once, in its best layout."""
+    """The places with a whole body, best first; each network once, in its best layout."""
     found: list[tuple[Order, Place]] = []
     taken: dict[str, set[str]] = {}
     for order, place in sorted(ranked, key=lambda item: item[0]):
@@ -244,7 +251,7 @@ def _distinct(ranked: Iterable[tuple[Order, Place]]) -> list[tuple[Order, Place]
 
 
 def _own_names(place: Place) -> set[str]:
-    """The network's names in the state dict."""
+    """The names in the state dict that belong to the network."""
     known = place.found.keys.by_foreign
     return {place.own_name(name) for name in place.arrays if name in known}
 
@@ -255,7 +262,7 @@ def _of_one_rank(one: StateDict, other: StateDict) -> bool:
 
 
 def _equal(one: Place, other: Place) -> bool:
-    """Both have the same numbers, under the same names."""
+    """Whether both have the same numbers under the same names."""
     return one.found.keys.layout == other.found.keys.layout and all(
         key not in other.arrays or np.array_equal(array, other.arrays[key], equal_nan=True)
         for key, array in one.arrays.items()

@@ -1,4 +1,4 @@
-"""A recognised checkpoint into its model."""
+"""Filling a model from a checkpoint that was matched with it."""
 
 from functools import partial
 from typing import Any
@@ -16,12 +16,13 @@ __all__ = ["pour", "report_of"]
 
 
 def pour(found: Match, contents: Contents) -> tuple[Any, LoadReport]:
-    """The model of a match that adds up, filled; what the checkpoint leaves is drawn.
+    """Fill the model of a match that fits; what the checkpoint lacks is drawn at random.
 
-    The model is the one that `found` holds, which is abstract no longer: a match is poured once.
+    This changes the abstract model in `found` into a concrete one, so it can be done only once.
 
-    Returns: the model, and what was done.
-    Raises: ConversionError for another kind of number, or one that a variable's dtype cannot hold.
+    Returns: the model and the report.
+    Raises: ConversionError for a different kind of number, or for one that a variable's dtype
+        cannot hold.
     """
     keys, model = found.found.keys, found.model
     loaded, cast = fill(found.variables, keys, found.arrays, found.found.uncounted)
@@ -35,7 +36,7 @@ def pour(found: Match, contents: Contents) -> tuple[Any, LoadReport]:
 def report_of(
     found: Match, contents: Contents, loaded: int, cast: tuple[tuple[str, str, str], ...] = ()
 ) -> LoadReport:
-    """What was taken of a checkpoint, and what was left."""
+    """The report of what was taken from a checkpoint, and what was left out."""
     place, head = found.place, found.head
     taken_names = set(head.names) if set(head.keys) & set(found.arrays) else set()
     unused = [place.own_name(name) for name in head.names if name in place.arrays]
@@ -55,7 +56,7 @@ def report_of(
 
 
 def _settings(found: Match) -> str:
-    """What the checkpoint itself decided, in words."""
+    """A phrase about the settings that the checkpoint determined; "" if none."""
     row = f" as {found.entry.name}" if found.entry is not found.asked else ""
     listed = ", ".join(f"{name}={value!r}" for name, value in found.decided.items())
     if not (row or listed):
@@ -64,7 +65,7 @@ def _settings(found: Match) -> str:
 
 
 def _doubt(found: Match, contents: Contents) -> str:
-    """Which other network it may be of, where the caller gave no setting that tells."""
+    """A sentence about another network that it may be, if the caller gave no setting that tells."""
     told = contents.settings or set(found.config) & set(found.entry.settings)
     if told or contents.name == MAPPING:
         return ""

@@ -1,4 +1,4 @@
-"""What is said of a checkpoint that does not fit; a way on is tried before it is named."""
+"""The error for a checkpoint that does not fit. A remedy is tried before it is suggested."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -18,13 +18,13 @@ from flaxblocks.models.registry import ModelEntry
 __all__ = ["check", "what_to_drop"]
 
 DROPS = " would leave out what is not the model's"
-# Settings that change a network's shapes, and the values that published checkpoints have.
+# Settings that change a network's shapes, with the values of published checkpoints.
 TRIED: Mapping[str, Sequence[Any]] = {
     "width_mult": (0.25, 0.5, 0.75, 1.0, 0.35, 0.1, 0.3, 0.4, 0.6, 0.7, 0.8, 0.9, 1.3, 1.4, 2.0),
     "stem": ("3x3",),
 }
-MOST_OWNERS = 8  # of what a hint proposes to drop
-FEW_IN_COMMON = 0.1  # of a model's names: of another network
+MOST_OWNERS = 8  # in a `drop` that a hint suggests
+FEW_IN_COMMON = 0.1  # a checkpoint with at most this share of a model's names is another network's
 
 
 def check(
@@ -35,17 +35,17 @@ def check(
     choice: Choice | None = None,
     draws: bool = True,
 ) -> None:
-    """Refuse a match that does not add up.
+    """Refuse a match that does not fit.
 
     Args:
         found: the match.
-        asked: the row that was asked for, with `config`.
+        asked: the requested row.
         config: the caller's arguments.
         contents: the checkpoint.
-        choice: which network of it.
-        draws: whether a head that the checkpoint has not can be drawn.
+        choice: which network of the checkpoint was taken.
+        draws: whether a head that the checkpoint lacks can be drawn.
 
-    Raises: ConversionError that names every fault and, where one was found, what would help.
+    Raises: ConversionError that lists every fault and, if one was found, a remedy.
     """
     choice = choice or Choice()
     faults = found.faults
@@ -74,11 +74,11 @@ def _is_strange(found: Match) -> bool:
 
 
 def _without_head(found: Match) -> str:
-    """The body fits, and nothing says what comes after it."""
+    """The message for a checkpoint whose body fits, but not its head."""
     lacking = " and ".join(found.head.keys)
     where = f", {found.place.name}," if found.place.prefix else ""
     elsewhere = " and ".join((*found.place.others, *found.place.copies))
-    besides = f"; such a body lies {elsewhere} too (`prefix` chooses)" if elsewhere else ""
+    besides = f"; such a body is {elsewhere} too (select with `prefix`)" if elsewhere else ""
     in_place = found.head.names or [name for name in found.place.beside if is_headlike(name)]
     listed = ", ".join(in_place[:4]) + (" ..." if len(in_place) > 4 else "")
     other = f": it has another head, {listed}" if in_place else ""
@@ -87,7 +87,7 @@ def _without_head(found: Match) -> str:
 
 def _ways_on(draws: bool) -> str:
     """What to do without a head."""
-    return "`num_classes=0` gives its features" + ", another number draws a head" * draws
+    return "`num_classes=0` returns its features" + ", another number draws a new head" * draws
 
 
 def _hint(
@@ -98,7 +98,7 @@ def _hint(
     choice: Choice,
     draws: bool,
 ) -> str:
-    """The first thing that helps, in words; "" if nothing does."""
+    """A sentence with the first remedy that works; "" if there is none."""
     form = form_of(found.model, found.faults, found.place.arrays)
     if form is not None and not form.drop:
         return f"; {form.sentence}"
@@ -122,7 +122,7 @@ def _hint(
         if fits({setting: value}):
             return f" (a model built with {setting}={value!r} would fit)"
     if draws and _suffices_for_maps(found):
-        return "; `features_only=True` gives its feature maps, which need no more"
+        return "; `features_only=True` returns its feature maps, which need no more layers"
     drop = what_to_drop(found.faults, found.place)
     if drop and fits({}, drop):
         return f"; `drop={drop}`{DROPS}"
@@ -132,15 +132,16 @@ def _hint(
 def _settings(
     found: Match, asked: ModelEntry, config: Mapping[str, Any]
 ) -> Iterator[tuple[str, Any]]:
-    """What to try: settings that the model has and the caller did not give."""
+    """Values to try, for settings that the model has and the caller did not give."""
     for setting, values in TRIED.items():
         if setting in asked.arguments and setting not in config and not _is_strange(found):
             yield from ((setting, value) for value in values)
 
 
 def what_to_drop(faults: Fit, place: Place) -> list[str]:
-    """Where names are too many and nothing else is amiss: the modules that they belong to, as the
-    state dict calls them; none of them if one is within the body, which would not be the same.
+    """The modules to drop if unexpected names are the only fault, by their names in the state dict.
+
+    There are none if one of them is in the body, which would compute something else without it.
     """
     if faults.missing or faults.misshaped:
         return []
@@ -152,14 +153,14 @@ def what_to_drop(faults: Fit, place: Place) -> list[str]:
 
 
 def _owner(name: str, keys: KeyMap) -> str:
-    """The outermost module of a name that the layout has nothing of; the name itself if it has."""
+    """The outermost module in the path of a name that the layout does not have; else the name."""
     steps = name.split(".")
     outer = (".".join(steps[: i + 1]) for i in range(len(steps)))
     return next((o for o in outer if not any(k.startswith(f"{o}.") for k in keys.by_foreign)), name)
 
 
 def _suffices_for_maps(found: Match) -> bool:
-    """Nothing is amiss but layers after the last feature map."""
+    """Whether the only fault is missing layers after the last feature map."""
     faults, known = found.faults, found.found.keys.by_foreign
     if faults.unexpected or faults.misshaped or not faults.missing:
         return False
@@ -167,13 +168,13 @@ def _suffices_for_maps(found: Match) -> bool:
 
 
 def _of_another_network(found: Match) -> str:
-    """Where next to nothing has the model's names, and other names are there."""
+    """A sentence for a checkpoint with hardly any of the model's names; "" for any other."""
     known = found.found.keys.by_foreign
     common = sum(name in found.place.arrays for name in known)
     if common > FEW_IN_COMMON * len(known) or not found.found.unexpected:
         return ""
     layouts = ", ".join(map(repr, layouts_of(found.model)))
     return (
-        f"; it is of another network, or has names of none of the layouts {layouts}: "
-        "`read_checkpoint` gives a mapping to rename"
+        f"; it is of another network, or in none of the layouts {layouts}: to rename its keys, "
+        "read it with `read_checkpoint`"
     )

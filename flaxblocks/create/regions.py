@@ -1,4 +1,4 @@
-"""What of a state dict is searched for a network, and under which beginnings of its names."""
+"""Which arrays of a state dict are searched for a network, and under which prefixes."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,17 +16,17 @@ __all__ = ["Region", "Start", "region_of", "starts", "unwrapped", "without_wrapp
 
 MOST_STARTS = 8
 NEXT_TO_ALL = 0.9
-WRAPPER = "module"  # what `DataParallel` and `AveragedModel` call what they wrap
+WRAPPER = "module"  # the name that `DataParallel` and `AveragedModel` give to the wrapped module
 
 
 @dataclass(frozen=True)
 class Region:
-    """What of a state dict is searched, and what is not.
+    """The part of a state dict that is searched.
 
     Attributes:
-        state: the state dict, without what is dropped.
-        arrays: its arrays, batch counts as PyTorch reads them.
-        dropped: the names that a user leaves out.
+        state: the state dict without the dropped names.
+        arrays: its arrays, with batch counts as PyTorch reads them.
+        dropped: the names that the user drops.
     """
 
     state: StateDict
@@ -35,14 +35,14 @@ class Region:
 
 
 class Start(NamedTuple):
-    """What a network's names begin with in a checkpoint, and what they do in a layout instead."""
+    """The prefix of a network's names in a checkpoint, and what the layout has instead of it."""
 
     prefix: str
     within: str = ""
 
 
 def region_of(state: StateDict, drop: Sequence[str], contents: Contents) -> Region:
-    """A state dict without what is dropped."""
+    """A state dict without the names that `drop` matches."""
     arrays = arrays_of(state, contents)
     left_out = named_by(drop, arrays)
     kept = {name: array for name, array in arrays.items() if name not in left_out}
@@ -51,8 +51,8 @@ def region_of(state: StateDict, drop: Sequence[str], contents: Contents) -> Regi
 
 
 def unwrapped(region: Region) -> Region | None:
-    """The region without `module` in the middle of names, where a part of a network was wrapped;
-    None if there is none, or if names would become equal.
+    """The region with `module` removed from the middle of names, where it is if a part of a network
+    was wrapped; None if no name has it, or if names would become equal.
     """
     arrays = {without_wrappers(name): array for name, array in region.arrays.items()}
     if len(arrays) < len(region.arrays) or arrays.keys() == region.arrays.keys():
@@ -61,15 +61,16 @@ def unwrapped(region: Region) -> Region | None:
 
 
 def without_wrappers(name: str) -> str:
-    """`features.module.0.weight` -> `features.0.weight`."""
+    """A name without its components `module`: `features.module.0.weight` -> `features.0.weight`."""
     return ".".join(step for step in name.split(".") if step != WRAPPER)
 
 
 def starts(region: Region, keys: KeyMap, body: set[str], prefix: str | None) -> Iterator[Start]:
-    """Under what the names of a layout lie, most names first; "" in any case.
+    """The prefixes under which names of a layout are found, those with most names first; always
+    including "".
 
-    A program that takes `mobilenet_v2().features` for its encoder saves the body without that word:
-    where a layout's body lies below one word, it is looked for without it too.
+    A program that uses `mobilenet_v2().features` as its encoder saves the body without that word:
+    if the body of a layout is below one word, it is also searched for without it.
     """
     within = _main_word(body)
     if prefix is not None:
@@ -78,21 +79,21 @@ def starts(region: Region, keys: KeyMap, body: set[str], prefix: str | None) -> 
         return
     known = keys.by_foreign
     counts: Counter[Start] = Counter({Start(""): sum(name in known for name in region.arrays)})
-    if all("." in key for key in known):  # a lone layer's name is everywhere
+    if all("." in key for key in known):  # names such as `weight`, of a lone layer, are everywhere
         counts.update(start for name in region.arrays for start in _below(name, known, within))
-    # Below a prefix with half of the names lies such a network, if a damaged one.
+    # A prefix with half of the names has such a network, even if a damaged one.
     near = [start for start, n in counts.items() if 2 * n > len(known) or start == Start("")]
     yield from sorted(near, key=lambda start: -counts[start])[:MOST_STARTS]
 
 
 def _main_word(body: set[str]) -> str:
-    """The first step, with its dot, of next to all of a body's names; "" if they differ in it."""
+    """The first component, with its dot, that almost all names of a body share; "" if none."""
     ((word, count),) = Counter(name.partition(".")[0] for name in body).most_common(1) or [("", 0)]
     return f"{word}." if count > NEXT_TO_ALL * len(body) else ""
 
 
 def _below(name: str, known: Mapping[str, object], within: str) -> Iterator[Start]:
-    """Each beginning of a name after which one of the layout's follows."""
+    """Each prefix of a name after which a name of the layout follows."""
     start = 0
     while start or name:
         prefix, rest = name[:start], name[start:]

@@ -1,4 +1,4 @@
-"""What loading a checkpoint did: what was taken of it and where it went, and what was left."""
+"""The report of loading a checkpoint: what was taken from it, and what was left out."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from flaxblocks.create.places import Place
 
 __all__ = ["LoadReport", "grouped", "left_of"]
 
-MOST_WORDS = 20  # in a sentence of what was left
+MOST_WORDS = 20  # in the list of what was left out
 
 
 @dataclass(frozen=True)
@@ -17,26 +17,22 @@ class LoadReport:
     """What `load_torch` or `create_model` did.
 
     Attributes:
-        layout: whose naming the source was in.
-        loaded: variables filled from the source.
-        missing: keys that the source lacked (with `strict=False`); their variables are as they
-            were.
+        layout: the layout of the source.
+        loaded: number of variables filled from the source.
+        missing: keys that the source lacked (with `strict=False`); their variables are unchanged.
         unexpected: keys of the source that were not used (with `strict=False`).
-        uncounted: batch counts that the source, older than PyTorch 0.4.1, lacked, and which are 0
-            now.
-        cast: (key, dtype in the source, dtype of the variable) wherever the two differ; of batch
-            counts those that the variable has no room for, and which are its largest or smallest
-            number now.
-        taken: where in the source the network lay, in words; "" for all of a plain state dict.
-        others: the places of other networks that the source holds, with the same names and other
-            numbers; `key`, `prefix` and `ema` choose among them.
-        head: what became of the head, in words; "" if it was filled under its own name.
-        settings: what of the model the checkpoint's `config.json` or layout decided, in words; ""
-            if it is as it was asked for.
-        doubt: which other model has the same names, where nothing tells the two apart; "" if there
-            is none.
-        left: names of what lay beside the network in the source: another head, a loss, an
-            optimiser.
+        uncounted: batch counts that the source lacked, as before PyTorch 0.4.1; they are now 0.
+        cast: (key, dtype in the source, dtype of the variable) for each variable with another
+            dtype; a batch count is listed only if the cast changed its value.
+        taken: where in the source the network was found, such as "`model_ema`"; "" for the whole of
+            a plain state dict.
+        others: where other networks with the same names but different numbers were found; `key`,
+            `prefix` and `ema` select one of them.
+        head: note on a head that was drawn or has another name in the source; else "".
+        settings: note on what the checkpoint's `config.json` or layout determined of the model; ""
+            if it determined nothing.
+        doubt: note on another model with the same names, if nothing tells the two apart; else "".
+        left: names of everything else in the source, such as another head, a loss or an optimiser.
     """
 
     layout: str
@@ -58,9 +54,7 @@ class LoadReport:
         return self.layout
 
     def __str__(self) -> str:
-        """One line: `314 variables loaded in layout 'torchvision'`, and what is worth knowing
-        besides.
-        """
+        """One line: `314 variables loaded in layout 'torchvision'`, followed by any notes."""
         extras = {
             "missing": self.missing,
             "unexpected": self.unexpected,
@@ -73,7 +67,7 @@ class LoadReport:
 
     @property
     def said(self) -> tuple[str, ...]:
-        """What was taken and what was left, a phrase each; nothing for a plain state dict."""
+        """A phrase for each note on what was taken and left out; none for a plain state dict."""
         phrases = [
             f"taken: {self.taken}" if self.taken else "",
             f"not taken: {', '.join(self.others)}" if self.others else "",
@@ -86,7 +80,7 @@ class LoadReport:
 
 
 def grouped(names: Iterable[str]) -> list[str]:
-    """Names by their first word, with how many each stands for: `fc (4)`, `criterion.weight`."""
+    """Names grouped by their first component, with counts: `fc.* (4)`, `criterion.weight`."""
     groups: dict[str, list[str]] = {}
     for name in names:
         groups.setdefault(name.partition(".")[0], []).append(name)
@@ -97,14 +91,14 @@ def grouped(names: Iterable[str]) -> list[str]:
 
 
 def _listed(words: list[str]) -> str:
-    """At most `MOST_WORDS` of them."""
+    """At most `MOST_WORDS` of the words, and the number of the others."""
     rest = [f"{len(words) - MOST_WORDS} more"] if len(words) > MOST_WORDS else []
     return ", ".join([*words[:MOST_WORDS], *rest])
 
 
 def left_of(place: Place, contents: Contents, taken: Iterable[str]) -> tuple[str, ...]:
-    """What a checkpoint holds beside a network: names of its state dict, but for `taken`, then
-    other state dicts that have no such network, then the rest.
+    """Everything in a checkpoint but a network: the other names in its state dict (except `taken`),
+    then state dicts that do not hold this network, then the rest.
     """
     beside = (name for name in place.beside if name not in set(taken))
     told = (place.name, *place.others, *place.copies)

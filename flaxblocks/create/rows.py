@@ -1,7 +1,7 @@
-"""Rows of one network: what no array shows of it, and what says which of them is meant.
+"""Choosing between registry rows with the same names and shapes but different settings.
 
-TensorFlow's padding, an epsilon, the place of a stride: two networks have the same names and shapes
-and give other results. A library's layout may decide, or the `config.json` beside its file.
+TensorFlow's padding, an epsilon or the position of a stride changes the results, but no array shows
+it. The layout of the checkpoint may determine the row, or the `config.json` in its folder.
 """
 
 from collections.abc import Iterable, Mapping
@@ -18,19 +18,19 @@ GIVEN_BY_THE_CALLER = ("num_classes", "in_channels")
 
 
 def row_in(entry: ModelEntry, layout: str) -> ModelEntry:
-    """The row that the library of `layout` publishes the network of `entry` as."""
+    """The row of the network of `entry` as the library of `layout` publishes it."""
     return find_model(entry.in_layout.get(layout, entry.name))
 
 
 def said_by_layout(entry: ModelEntry, layout: str) -> dict[str, Any]:
-    """Arguments that every network in a layout has, as its library builds no other."""
+    """Arguments that are the same for every network in a layout, because of its library."""
     settings = getattr(entry.build, "layout_settings", {}).get(layout, {})
     return dict(settings)
 
 
 def twins(entry: ModelEntry) -> list[ModelEntry]:
-    """The other rows with the same names and shapes, whose settings differ in what no checkpoint
-    shows.
+    """The other rows with the same names and shapes, but with different settings, which no
+    checkpoint shows.
     """
     visible = _visible(entry)
     return [
@@ -45,7 +45,9 @@ def twins(entry: ModelEntry) -> list[ModelEntry]:
 
 
 def _visible(entry: ModelEntry) -> dict[str, Any]:
-    """What of a row's configuration shows in a checkpoint, or only changes training."""
+    """The part of a row's configuration that a checkpoint shows: without its settings and what only
+    matters in training.
+    """
     hidden = (*entry.settings, "initialization", "dropout", "stochastic_depth", "norm_momentum")
     return {name: value for name, value in entry.config.items() if name not in hidden}
 
@@ -53,13 +55,12 @@ def _visible(entry: ModelEntry) -> dict[str, Any]:
 def said_by_config(
     entry: ModelEntry, config: Mapping[str, Any], settings: Mapping[str, Any] | None
 ) -> tuple[ModelEntry, dict[str, Any]]:
-    """The row and the arguments of a model, where the checkpoint's own `config.json` says more of
-    them than the caller.
+    """The row and arguments of a model according to the checkpoint's `config.json` and the caller.
 
     Args:
-        entry: the row asked for.
-        config: the caller's arguments, which come first.
-        settings: the contents of a `config.json`, or None.
+        entry: the requested row.
+        config: the caller's arguments, which take precedence.
+        settings: the content of the `config.json`, or None.
     """
     said = None if settings is None else row_of(settings)
     if said is None:
@@ -67,14 +68,14 @@ def said_by_config(
     name, arguments = said
     other = find_model(name)
     if other is not entry and other not in twins(entry):
-        return entry, dict(config)  # of another network: its arrays will not fit
+        return entry, dict(config)  # for another network, so the arrays will not fit
     known = {key: value for key, value in arguments.items() if key not in GIVEN_BY_THE_CALLER}
     return other, {**known, **config}
 
 
 def unsaid(entry: ModelEntry, layout: str, file: str) -> str | None:
-    """Where another row has the same names, and neither the layout nor the file's name tells the
-    two apart: a sentence that names it.
+    """A sentence naming the other rows with the same names and shapes, if neither the layout nor
+    the file's name tells which row it is; else None.
     """
     doubts = getattr(entry.build, "layout_doubts", {})
     if layout in doubts:
@@ -90,14 +91,14 @@ def unsaid(entry: ModelEntry, layout: str, file: str) -> str | None:
         for other in others
     )
     return (
-        f"nothing in {file} says whether it is of {entry.name} or of {differing}: taken for "
-        f"{entry.name}; give the other name if it is of that"
+        f"nothing in {file} says whether it is of {entry.name} or of {differing}: taken as "
+        f"{entry.name}; otherwise create the model by the other name"
     )
 
 
 def _is_named(entry: ModelEntry, others: Iterable[ModelEntry], file: str) -> bool:
-    """The file is called as one of the row's published ones, lies in the hub's cache of one, or has
-    the row's own name in its, where that is no part of another's.
+    """Whether a file's name identifies the row: it is that of published weights of the row, it is
+    in the hub's cache for the row, or it contains the row's name, which is no part of another's.
     """
     name = PurePath(file).name
     published = {weights.file_name for weights in list_weights(entry.name)}

@@ -1,4 +1,4 @@
-"""A module's PyTorch state dict, and state dicts from one layout into another."""
+"""`to_torch`: the PyTorch state dict of a module."""
 
 import warnings
 from collections import OrderedDict
@@ -27,30 +27,30 @@ def to_torch(
     as_tensors: bool = False,
     dialect: str | None = None,
 ) -> dict[str, Any]:
-    """The PyTorch state dict of a module: its keys, order, shapes and dtypes.
+    """Return the PyTorch state dict of a module, with PyTorch's keys, order, shapes and dtypes.
 
-    Where PyTorch asks for more than arrays, as for torchvision's MNASNet, it has the attribute
-    `_metadata` as PyTorch's own, which a `.pth` of it keeps.
+    If PyTorch needs more than arrays to load it, as for torchvision's MNASNet, the state dict has
+    the attribute `_metadata`, as in PyTorch, which `write_checkpoint` keeps in a `.pth`.
 
     Args:
-        model: any module with a key map.
-        layout: whose naming to give; "auto" is the one that the module was loaded from, else its
-            own.
-        strict: refuse a module with variables that the layout has no name for, such as a user's own
-            layers; with False they are left out, and a warning lists them.
-        as_tensors: give torch's tensors, an `OrderedDict` that goes into `load_state_dict` as it
-            is. Needs torch.
+        model: any module with a key map, such as a registered model or a single block.
+        layout: the layout of the state dict; "auto" is that of the checkpoint from which the module
+            was loaded, or else the module's default.
+        strict: refuse a module with variables for which the layout has no name, such as those of a
+            user's own layers; with False they are left out, and a warning lists them.
+        as_tensors: return an `OrderedDict` of torch tensors, ready for `load_state_dict`. Needs
+            torch.
         dialect: an older name of `layout`.
 
-    Raises: ValueError if the module has no such layout, or `model` is no module.
-    Warns: UserWarning if the library of that layout gives the network other settings, such as
-        another epsilon, which no state dict holds.
+    Raises: ValueError if the module has no such layout, or `model` is not a Flax module.
+    Warns: UserWarning if the library of the layout builds the network with other settings, such as
+        another epsilon, which a state dict does not contain.
     """
     check_module("model", model)
     layout = dialect or layout
     layout = own_layout(model) if layout == AUTO else layout
     keys = key_map(model, layout, strict)
-    warn_of_other_settings(model, layout, "the same weights give other results there")
+    warn_of_other_settings(model, layout, "the same weights give different results there")
     state = state_of(model, keys)
     if not strict:
         _warn_of_unnamed(model, keys)
@@ -67,7 +67,7 @@ def _warn_of_unnamed(model: nnx.Module, keys: KeyMap) -> None:
 
 
 def own_layout(model: nnx.Module) -> str:
-    """What "auto" writes: the layout that the module was loaded from, else its own."""
+    """The layout for "auto": that of the checkpoint of the module, or else its default."""
     return origin_of(model).layout or layouts_of(model)[0]
 
 
@@ -81,7 +81,7 @@ def _tensors(state: Mapping[str, np.ndarray]) -> "OrderedDict[str, Any]":
 
 
 def _tensor(torch: Any, array: np.ndarray) -> Any:
-    """In the same memory; dtypes that NumPy lacks by their bytes."""
+    """The tensor of an array, in the same memory unless NumPy itself lacks the dtype."""
     from flaxblocks.checkpoints.torch_dtypes import row_of
 
     row = row_of(array.dtype)

@@ -1,4 +1,4 @@
-"""A warning where a checkpoint holds several networks and nobody has said which is meant."""
+"""The warning for a checkpoint with several networks of which the caller has not selected one."""
 
 import warnings
 from collections.abc import Sequence
@@ -11,18 +11,18 @@ __all__ = ["warn_of_several"]
 def warn_of_several(
     name: str, taken: str, others: Sequence[str], choice: Choice, depth: int = 3
 ) -> None:
-    """Warn of other networks in the checkpoint `name` than the one `taken`.
+    """Warn that a checkpoint holds other networks than the one `taken`.
 
     Args:
-        name: of the checkpoint, for people.
-        taken: where the network lay.
-        others: where others lie.
-        choice: what the caller said of it.
-        depth: of calls up to the line that the warning is for.
+        name: name of the checkpoint in the message.
+        taken: where the network was found.
+        others: where other networks were found.
+        choice: the caller's choice; there is no warning if it selects a network.
+        depth: `stacklevel` of the warning.
     """
     if others and not choice.is_made:
         warnings.warn(
             f"{name} holds several networks: {taken} was taken, not {', '.join(others)}; "
-            "`ema`, `key` or `prefix` chooses",
+            "select one with `ema`, `key` or `prefix`",
             stacklevel=depth,
         )

@@ -1,4 +1,4 @@
-"""What a caller gives as weights, read: a file or folder, or a mapping in memory."""
+"""Reading what a caller passes as weights: a file or folder, or a mapping in memory."""
 
 import os
 from collections.abc import Mapping
@@ -13,14 +13,14 @@ from flaxblocks.convert.fit import ConversionError
 
 __all__ = ["MAPPING", "arrays_of", "read_source"]
 
-MAPPING = "the mapping"  # the name of contents that were in memory
+MAPPING = "the mapping"  # the name of contents from memory
 
 
 def read_source(source: str | os.PathLike[str] | Mapping[str, Any]) -> Contents:
-    """What a file, a folder or a mapping holds.
+    """Read a file, a folder or a mapping.
 
-    Raises: CheckpointError for a file that cannot be read; ConversionError for anything else that
-        holds no arrays.
+    Raises: CheckpointError for a file that cannot be read; ConversionError for any other source
+        without arrays.
     """
     if isinstance(source, Mapping) and not source:
         raise ConversionError("the checkpoint holds no arrays")
@@ -33,7 +33,7 @@ def read_source(source: str | os.PathLike[str] | Mapping[str, Any]) -> Contents:
 
 
 def arrays_of(state: StateDict, contents: Contents) -> dict[str, np.ndarray]:
-    """The arrays of a state dict, batch counts as PyTorch reads them.
+    """The arrays of a state dict, with batch counts as PyTorch reads them.
 
     Raises: as `read_source`.
     """

@@ -1,5 +1,5 @@
-"""Where a checkpoint differs from a module in the head or the first convolution only: the numbers
-with which it would fit.
+"""The `num_classes` and `in_channels` with which a checkpoint would fit a module, if it differs in
+the head or the first convolution only.
 """
 
 from typing import Any
@@ -11,7 +11,7 @@ __all__ = ["fitting_numbers"]
 
 
 def fitting_numbers(module: Any, found: Fit) -> str:
-    """`num_classes=7`, `in_channels=1` or both, in words; "" where something else is amiss."""
+    """The text `num_classes=7`, `in_channels=1` or both; "" if there is another fault."""
     if found.missing or found.unexpected or not found.misshaped:
         return ""
     stem = f"{getattr(module, 'first_conv', None)}.kernel"

@@ -142,7 +142,7 @@ def test_the_suffix_is_read_in_capitals_and_a_folder_may_have_any(
 
 def test_a_link_to_nowhere_is_not_replaced_unasked(refuse: Refuse, checkpoint: Path) -> None:
     Path("out.pth").symlink_to("gone.pth")
-    refuse("convert", checkpoint, "out.pth", *SMALL, named="'out.pth' is there already")
+    refuse("convert", checkpoint, "out.pth", *SMALL, named="'out.pth' exists already")
 
 
 @pytest.mark.parametrize(

@@ -152,7 +152,7 @@ def test_what_is_too_much_is_named_and_dropped(
     [
         (("--key", "model"), "holds no state dict under 'model': it holds 'state_dict_ema'"),
         (("--prefix", "backbone"), "no name begins with 'backbone.'"),
-        (("--drop", "nothing"), "`--drop` (=['nothing']) names nothing of in.pth"),
+        (("--drop", "nothing"), "`--drop` (=['nothing']) matches no name in in.pth"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
@@ -170,7 +170,7 @@ def test_two_networks_of_one_rank_are_told_apart_by_an_option(
     other = {**state, "classifier.1.bias": np.full(10, 7, np.float32)}
     sides = {"left": state, "right": other}
     save({f"{side}.{name}": array for side in sides for name, array in sides[side].items()})
-    refuse(*CONVERT, named="`--key` or `--prefix` names one")
+    refuse(*CONVERT, named="select one with `--key` or `--prefix`")
     assert run(*CONVERT, "--prefix", "right").status == 0
     assert taken() == 7
 
@@ -184,7 +184,7 @@ def test_a_hint_is_in_the_words_of_the_shell(here: Path, state: State, refuse: R
     save(lost)
     Image.new("RGB", (40, 40)).save("a.png")
     command = ("predict", "a.png", "--weights", "in.pth", *SMALL)
-    refuse(*command, named="`--num-classes 0` gives its features")
+    refuse(*command, named="`--num-classes 0` returns its features")
 
 
 @pytest.mark.parametrize(

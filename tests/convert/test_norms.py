@@ -102,7 +102,8 @@ def test_a_users_own_norm_is_named_with_what_it_lacks(norm, variable):
     known = fb.to_torch(fb.create_model("mobilenet_v2", **TINY))
     message = (
         rf"layout 'torchvision' of MobileNetV2 has no name for: .*; `{norm.__name__}` needs "
-        rf"`layouts = {{'torchvision': lambda _: \[\('{variable}', .*\)\]}}`, and layout 'flax' needs none"
+        rf"`layouts = {{'torchvision': lambda _: \[\('{variable}', .*\)\]}}`, and "
+        "layout 'flax' needs none"
     )
     for convert in (
         lambda: fb.to_torch(model),

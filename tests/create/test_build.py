@@ -91,7 +91,9 @@ HEAD = ("classifier.1.weight", "classifier.1.bias")
 def test_a_backbone_without_its_head_is_taken_where_the_caller_says_what_comes_after_it():
     whole = fb.to_torch(fb.create_model("mobilenet_v2", num_classes=2, **SMALL))
     backbone = {key: array for key, array in whole.items() if key not in HEAD}
-    with pytest.raises(fb.ConversionError, match=r"without classifier.*`num_classes=0` gives its"):
+    with pytest.raises(
+        fb.ConversionError, match=r"without classifier.*`num_classes=0` returns its"
+    ):
         fb.create_model("mobilenet_v2", weights=backbone, **SMALL)
     new = fb.to_torch(fb.create_model("mobilenet_v2", weights=backbone, num_classes=7, **SMALL))
     drawn = fb.to_torch(fb.create_model("mobilenet_v2", num_classes=7, **SMALL))

@@ -54,7 +54,7 @@ def test_another_head_is_named_and_both_ways_on_work(body, kind):
     message = str(caught.value)
     assert "without fc.weight and fc.bias" in message
     assert next(iter(head)) in message
-    assert "`num_classes=0` gives its features, another number draws a head" in message
+    assert "`num_classes=0` returns its features, another number draws a new head" in message
     for classes in (0, 7):
         model = fb.create_model("resnet18", weights={**body, **head}, num_classes=classes)
         assert model.num_classes == classes

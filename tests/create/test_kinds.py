@@ -80,7 +80,7 @@ def test_a_head_beside_is_not_taken_where_another_is_within(body):
     )
     state = {**encoder, **linear("predictor.0", 7)}
     assert equal(load(state, num_classes=0)[0], body)
-    assert "`num_classes=0` gives its features" in refusal(state)
+    assert "`num_classes=0` returns its features" in refusal(state)
 
 
 @pytest.mark.parametrize("part", ["se.fc.0", "attention"])
@@ -94,7 +94,7 @@ def test_what_a_block_has_more_is_no_head_and_is_not_proposed_to_be_dropped(netw
 
 def test_a_body_without_a_head_goes_into_a_module_that_keeps_its_own(network, body):
     model = fb.create_model("mobilenet_v2", num_classes=3, **SMALL)
-    with pytest.raises(fb.ConversionError, match=r"`strict=False` leaves the module its own head"):
+    with pytest.raises(fb.ConversionError, match=r"`strict=False` keeps the module's own head"):
         fb.load_torch(model, body)
     assert fb.load_torch(model, body, strict=False).missing == (
         "classifier.1.weight",
@@ -107,7 +107,7 @@ def test_a_body_that_ends_with_its_maps_is_named_and_gives_them():
     """torchvision's MobileNetV3 has a layer of its body in the classifier."""
     state = without(fb.to_torch(fb.create_model("mobilenet_v3_small")), "^classifier")
     encoder = renamed(state, r"^features\.", "backbone.")
-    with pytest.raises(fb.ConversionError, match=r"`features_only=True` gives its feature maps"):
+    with pytest.raises(fb.ConversionError, match=r"`features_only=True` returns its feature maps"):
         fb.create_model("mobilenet_v3_small", num_classes=0, weights=encoder)
     maps = fb.create_model("mobilenet_v3_small", features_only=True, weights=encoder)
     given = fb.to_torch(maps)
@@ -186,7 +186,7 @@ def test_what_lacks_all_statistics_is_told_from_what_is_folded(network):
     assert "`state_dict()` has them" in refusal(without(network, statistics))
     folded = without(network, rf"{statistics}|\.1\.(weight|bias)$|conv\.\d\.(weight|bias)$")
     folded["features.0.0.bias"] = np.ones(8, np.float32)
-    assert "norms are folded" in refusal(folded)
+    assert "norms were folded" in refusal(folded)
 
 
 OBSERVED = {
@@ -222,7 +222,7 @@ def test_a_hint_says_all_that_is_needed(body):
     state = {**body, "features.0.0.weight": body["features.0.0.weight"][:, :1]}
     message = refusal(state)
     assert "in_channels=1 would fit" in message
-    assert "`num_classes=0` gives its features" in message
+    assert "`num_classes=0` returns its features" in message
     fb.create_model("mobilenet_v2", weights=state, in_channels=1, num_classes=0, **SMALL)
 
 
@@ -235,7 +235,7 @@ def test_the_body_of_another_row_is_named_without_its_head():
 def test_another_network_is_called_so_and_the_layouts_are_named():
     state = {f"stages.{i}.weight": np.ones(3, np.float32) for i in range(9)}
     message = refusal(state)
-    assert "another network, or has names of none of the layouts 'torchvision', 'timm'" in message
+    assert "another network, or in none of the layouts 'torchvision', 'timm'" in message
 
 
 def test_feature_maps_need_no_more_than_they_read():

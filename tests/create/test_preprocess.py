@@ -64,17 +64,20 @@ def test_a_mistake_is_one_sentence():
     grey = fb.create_model("mobilenet_v2", in_channels=1, **TINY)
     wrong = {
         ("missing.jpg", model): r"^image 'missing.jpg' cannot be read: No such file",
-        (model, "photo.jpg"): r"^`image` \(a MobileNetV2\) must be an image: the model comes after",
+        (
+            model,
+            "photo.jpg",
+        ): r"^`image` \(a MobileNetV2\) must be an image: the model comes second",
         (None, model): r"^`image` \(='NoneType'\) must be",
         ("a.jpg", "mobilenet_v2"): r"^`model` \(a str\) must be a module of Flax NNX",
-        ("a.jpg", grey): r"^`model` \(in_channels=1\) must be one for images in RGB",
+        ("a.jpg", grey): r"^`model` \(in_channels=1\) must be a model for RGB images",
     }
     for arguments, sentence in wrong.items():
         with pytest.raises(ValueError, match=sentence):
             fb.preprocess(*arguments)
     for pixels in (PIXELS / 255, PIXELS[None], PIXELS[..., :2]):
         with pytest.raises(
-            ValueError, match=r"must be \(H, W, 3\) or \(H, W\), pixels of 0 to 255"
+            ValueError, match=r"must be \(H, W, 3\) or \(H, W\), pixels from 0 to 255"
         ):
             fb.preprocess(pixels, model)
 

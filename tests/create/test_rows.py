@@ -30,7 +30,7 @@ def test_a_doubt_about_a_file_is_said_and_the_way_on_works(state, tmp_path):
     path = file(tmp_path, state)
     with pytest.warns(UserWarning, match=rf"of efficientnet_b0 or of {TENSORFLOWS} \(.*SAME"):
         plain = fb.create_model("efficientnet_b0", weights=path)
-    with pytest.warns(UserWarning, match=r"taken for tf_efficientnet_b0; give the other name"):
+    with pytest.warns(UserWarning, match=r"taken as tf_efficientnet_b0; otherwise create"):
         other = fb.create_model(TENSORFLOWS, weights=path)
     assert padding(plain) != padding(other)
     assert "nothing in" in plain.origin.report.doubt
