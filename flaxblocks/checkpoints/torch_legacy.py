@@ -72,7 +72,7 @@ def _storage(persistent_id: object, seen: dict[str, Storage]) -> Storage | Const
         case (_, int() as offset, int() as length) if offset >= 0 and length >= 0:
             part = Storage(key, dtype, offset * dtype.itemsize, length * dtype.itemsize)
         case _:
-            raise CheckpointError(f"has an invalid view of the storage {quoted(key)}")
+            raise CheckpointError(f"has a view of the storage {quoted(key)} that is invalid")
     if min(whole.size, whole.size - part.start - part.size) < 0:
         raise CheckpointError(
             f"has a view of the storage {quoted(key)} that reaches beyond it, or a negative size"

@@ -34,7 +34,7 @@ def preprocess(image: Any, model: nnx.Module, dtype: DTypeLike = np.float32) -> 
     """
     if isinstance(image, nnx.Module):
         kind = type(image).__name__
-        raise ValueError(f"`image` (a {kind}) must be an image: the model comes second")
+        raise ValueError(f"`image` (a {kind}) must be an image: the model comes after it")
     check_module("model", model)
     channels = getattr(model, "in_channels", RGB)
     if channels != RGB:

@@ -340,7 +340,7 @@ def test_a_folder_of_deepspeed(names, tmp_path):
     for name in names:
         (tmp_path / name).mkdir()
     with pytest.raises(
-        CheckpointError, match=r"give `global_step\.\.\./mp_rank_00_model_states\.pt`"
+        CheckpointError, match=r"pass `global_step\.\.\./mp_rank_00_model_states\.pt`"
     ):
         read_checkpoint(tmp_path)
 

@@ -64,10 +64,7 @@ def test_a_mistake_is_one_sentence():
     grey = fb.create_model("mobilenet_v2", in_channels=1, **TINY)
     wrong = {
         ("missing.jpg", model): r"^image 'missing.jpg' cannot be read: No such file",
-        (
-            model,
-            "photo.jpg",
-        ): r"^`image` \(a MobileNetV2\) must be an image: the model comes second",
+        (model, "photo.jpg"): r"^`image` \(a MobileNetV2\) must be an image: the model comes after",
         (None, model): r"^`image` \(='NoneType'\) must be",
         ("a.jpg", "mobilenet_v2"): r"^`model` \(a str\) must be a module of Flax NNX",
         ("a.jpg", grey): r"^`model` \(in_channels=1\) must be a model for RGB images",
