@@ -171,7 +171,7 @@ def test_read_checkpoint_takes_what_is_asked_for(tmp_path):
     for prefix in ("backbone", "backbone."):
         assert list(read_checkpoint(tmp_path / "f", prefix=prefix)) == ["w"]
     with pytest.raises(
-        CheckpointError, match=r"f: no name begins with 'bakbone\.'; near.*'backbone\.'"
+        CheckpointError, match=r"f: no name begins with 'bakbone\.'; similar.*'backbone\.'"
     ):
         read_checkpoint(tmp_path / "f", prefix="bakbone")
 
