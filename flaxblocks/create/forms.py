@@ -83,8 +83,8 @@ FORMS = (
 )
 PARAMETERS_ONLY = Form(
     "",
-    "it holds no running statistics, like `parameters()` and averages over them: save "
-    "`state_dict()`, which has them",
+    "it holds no running statistics, like `parameters()` and averages over them: "
+    "`state_dict()` has them",
 )
 FOLDED = Form(
     "",

@@ -119,7 +119,10 @@ def test_a_teacher_comes_before_its_student_and_a_momentum_encoder_last(network,
 def test_load_torch_says_which_of_several_networks_it_took(network, other):
     file = {"state_dict": other, "state_dict_ema": network}
     model = fb.create_model("mobilenet_v2", weights=network, **SMALL)
-    sentence = "holds several networks: `state_dict_ema` was taken, not `state_dict`; `ema`, `key`"
+    sentence = (
+        "holds several networks: `state_dict_ema` was taken, not `state_dict`; "
+        "select one with `ema`, `key`"
+    )
     with pytest.warns(UserWarning, match=sentence) as caught:
         fb.load_torch(model, file)
     assert caught[0].filename == __file__
