@@ -4,7 +4,7 @@ for error messages, for the command line and for building the PyTorch original.
 
 from collections.abc import Iterable
 
-__all__ = ["library_names", "our_name"]
+__all__ = ["LIBRARY_NAMES", "library_names", "our_name"]
 
 LIBRARY_NAMES = {  # our name -> library -> its name
     "in_channels": {"timm": "in_chans"},

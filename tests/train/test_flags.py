@@ -249,3 +249,11 @@ def test_help_is_quick_and_needs_no_jax() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert result.stdout.rstrip().endswith("False")
+
+
+def test_an_argument_of_a_model_is_set_here():
+    """By the one table of what torchvision and timm call the models' arguments."""
+    assert said_here("--bn-eps", ["--set"]) == "is --set norm_eps=VALUE here"
+    assert said_here("--drop_rate", ["--set"]) == "is --set dropout=VALUE here"
+    assert said_here("--drop-rate", ["--out"]) is None
+    assert said_here("--in-chans", ["--set"]) is None  # images are RGB

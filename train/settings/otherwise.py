@@ -41,8 +41,6 @@ SAID_HERE = {  # by their flag, without those that differ only in `_` for `-`
     "checkpoint": "--weights FILE",
     "drop": "--set dropout=RATE",
     "drop-path": "--set stochastic_depth=RATE",
-    "bn-eps": "--set norm_eps=NUMBER",
-    "bn-momentum": "--set norm_momentum=NUMBER",
     "amp": "--dtype bfloat16",
     "sync-bn": "batch norms always use the whole batch, of all devices",
     "channels-last": "images always have their channels last",
@@ -84,8 +82,18 @@ def said_here(flag: str, offered: Collection[str]) -> str | None:
 
     Returns: None for an unknown flag.
     """
-    answer = SAID_HERE.get(flag.lstrip("-").replace("_", "-"))
+    word = flag.lstrip("-").replace("_", "-")
+    answer = SAID_HERE.get(word) or _setting(word)
     named = re.findall(r"(?<!\S)--[\w-]+", (answer or "").partition("`")[0])
     if answer is None or not set(named) <= set(offered):
         return None
     return f"is {answer} here" if answer.startswith("--") else f"is not a flag here: {answer}"
+
+
+def _setting(word: str) -> str | None:
+    """How a model's argument is set here that torchvision or timm call `word`."""
+    from flaxblocks.models.argument_names import LIBRARY_NAMES, our_name  # brings JAX along
+
+    known = LIBRARY_NAMES.keys() - {"in_channels"}  # training images are RGB
+    name = our_name(word.replace("-", "_"), known)
+    return f"--set {name}=VALUE" if name in known else None
