@@ -64,10 +64,15 @@ def _as_mapping(value: object) -> Mapping[Any, Any] | None:
     if is_module(value):
         return state_of_module(value)
     if isinstance(value, list | tuple):
-        return {str(i): inner for i, inner in enumerate(value) if isinstance(inner, CONTAINERS)}
+        return {str(i): inner for i, inner in enumerate(value) if _is_plain(inner)}
     if isinstance(value, Inert):
         return value.items if value.items is not None else attributes_of(value)
     return None
+
+
+def _is_plain(value: object) -> bool:
+    """Whether it may hold a network; the arrays of any other object in a list are its own."""
+    return isinstance(value, Mapping | list | tuple) or is_module(value)
 
 
 def _inner(mapping: Mapping[Any, Any]) -> Iterator[tuple[str, object]]:
