@@ -157,7 +157,7 @@ def _to_variable(entry: Entry, array: np.ndarray, variable: nnx.Variable) -> np.
     )
     if not np.all(kept):
         lost = value[~kept].flat[0]
-        raise ConversionError(f"{entry.foreign} holds {lost}, which {wanted} in the model cannot")
+        raise ConversionError(f"{entry.foreign} holds {lost}, which the model's {wanted} cannot")
     return cast
 
 
