@@ -83,7 +83,9 @@ def test_names_can_be_dropped(network, drop):
 
 def test_averaged_weights_are_taken_and_the_choice_is_said(network, other):
     file = {"state_dict": network, "state_dict_ema": other, "epoch": 3}
-    with pytest.warns(UserWarning, match=r"`state_dict_ema` was taken, not `state_dict`; `ema`"):
+    with pytest.warns(
+        UserWarning, match=r"`state_dict_ema` was taken, not `state_dict`; select one with `ema`"
+    ):
         loaded, report = load(file)
     assert equal(loaded, other)
     assert (report.taken, report.others) == ("`state_dict_ema`", ("`state_dict`",))
