@@ -74,7 +74,7 @@ FAULTS = {
     ),
     "integers for floats": (
         {"features__0__0__weight": np.zeros((8, 3, 3, 3), np.int64)},
-        "features.0.0.weight holds int64, and the model float32",
+        "features.0.0.weight holds int64, but the model float32",
     ),
     "complex": (
         {"features__0__0__weight": np.zeros((8, 3, 3, 3), np.complex64)},
@@ -82,7 +82,7 @@ FAULTS = {
     ),
     "a complex count": (
         {"features__0__1__num_batches_tracked": np.array(3j)},
-        "features.0.1.num_batches_tracked holds complex128, and the model int32",
+        "features.0.1.num_batches_tracked holds complex128, but the model int32",
     ),
     "a count that is a word": ({"features__0__1__num_batches_tracked": "3"}, "num_batches_tracked"),
     "no array": ({"features__0__1__bias": "oh"}, "features.0.1.bias"),
