@@ -2,22 +2,18 @@
 
 import io
 import json
-import os
 import tarfile
 import zipfile
 
-import ml_dtypes
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from flaxblocks.checkpoints import hub_folder
 from flaxblocks.checkpoints.contents import contents_of
-from flaxblocks.checkpoints.read import CheckpointError, read_checkpoint, write_checkpoint
+from flaxblocks.checkpoints.read import CheckpointError, read_checkpoint
 from tests.checkpoints.checkpoint_samples import (
     cheap_refusal,
-    npy,
     tar_file,
     tar_members,
     zip_file,
@@ -251,133 +247,3 @@ def test_a_link_in_a_tar_is_no_member(tmp_path):
         archive.addfile(link)
     (tmp_path / "f").write_bytes(out.getvalue())
     assert list(read_checkpoint(tmp_path / "f")) == ["w", "n", "part"]
-
-
-# NumPy's.
-
-ARRAYS = {
-    "a.w": np.arange(6, dtype=np.float32).reshape(2, 3),
-    "f": np.asfortranarray(np.arange(4.0).reshape(2, 2)),
-    "s": np.array(3),
-    "big": np.arange(3, dtype=">i4"),
-    "empty": np.zeros((0, 2)),
-}
-
-
-@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
-def test_npz(save, tmp_path):
-    save(tmp_path / "f.npz", **ARRAYS)
-    found = read_checkpoint(tmp_path / "f.npz")
-    assert list(found) == list(ARRAYS)
-    for name, array in ARRAYS.items():
-        np.testing.assert_array_equal(found[name], array)
-        assert found[name].dtype == array.dtype.newbyteorder("=")
-        assert not found[name].flags.writeable
-
-
-def test_a_folder_in_an_npz_is_no_array(tmp_path):
-    np.savez(tmp_path / "f.npz", w=np.ones(2))
-    with zipfile.ZipFile(tmp_path / "f.npz", "a") as archive:
-        archive.writestr("more/", b"")
-    assert list(read_checkpoint(tmp_path / "f.npz")) == ["w"]
-
-
-def test_npz_is_written_as_numpy_reads_it(tmp_path):
-    write_checkpoint(ARRAYS, tmp_path / "f.npz")
-    with np.load(tmp_path / "f.npz") as found:
-        assert list(found) == list(ARRAYS)
-        for name, array in ARRAYS.items():
-            np.testing.assert_array_equal(found[name], array)
-            assert found[name].dtype.isnative
-    with zipfile.ZipFile(tmp_path / "f.npz") as archive:
-        assert {record.date_time[0] for record in archive.infolist()} == {1980}
-    assert list(read_checkpoint(tmp_path / "f.npz")) == list(ARRAYS)
-    write_checkpoint(ARRAYS, tmp_path / "g.npz")
-    assert (tmp_path / "f.npz").read_bytes() == (tmp_path / "g.npz").read_bytes()
-    with pytest.raises(ValueError, match=r"has dtype bfloat16, which \.npz cannot hold"):
-        write_checkpoint({"w": np.ones(1, ml_dtypes.bfloat16)}, tmp_path / "h.npz")
-
-
-GOOD = "{'descr': '<f4', 'fortran_order': False, 'shape': (4,)}"
-
-
-@pytest.mark.parametrize(
-    ("header", "said"),
-    [
-        (GOOD.replace("4,", "5,"), "16 bytes, not 20"),
-        (GOOD.replace("(4,)", "(-4,)"), "negative"),
-        (GOOD.replace("(4,)", "(2**70,)"), "header that is damaged"),
-        (GOOD.replace("(4,)", "(99999999999999999999,)"), "beyond 64 bits"),
-        (GOOD.replace("(4,)", "4"), "header that is damaged"),
-        (GOOD.replace("<f4", "|O"), "the dtype '|O', which holds no numbers"),
-        (GOOD.replace("<f4", "|V4"), "which holds no numbers"),
-        (GOOD.replace("'<f4'", "[('a', '<f4')]"), "which holds no numbers"),
-        (GOOD[:-1], "header that is damaged"),
-        ("(" * 5000, "header that is damaged"),
-        ("__import__('os')", "header that is damaged"),
-        ("", "header that is damaged"),
-        (" " * 20_000, "cut short or too long"),
-    ],
-)
-def test_npz_headers_that_lie(header, said, tmp_path):
-    assert said in cheap_refusal(npy(header), tmp_path)
-    (tmp_path / "g").write_bytes(npy(GOOD))
-    assert read_checkpoint(tmp_path / "g")["w"].shape == (4,)
-
-
-# What is refused by name.
-
-
-def test_a_folder_of_distributed_checkpoint(tmp_path):
-    for name in (".metadata", "__0_0.distcp"):
-        (tmp_path / name).write_bytes(b"x")
-    with pytest.raises(CheckpointError, match="dcp_to_torch_save` converts it to a file"):
-        read_checkpoint(tmp_path)
-
-
-@pytest.mark.parametrize("names", [("latest", "global_step8"), ("zero_to_fp32.py",)])
-def test_a_folder_of_deepspeed(names, tmp_path):
-    for name in names:
-        (tmp_path / name).mkdir()
-    with pytest.raises(
-        CheckpointError, match=r"pass `global_step\.\.\./mp_rank_00_model_states\.pt`"
-    ):
-        read_checkpoint(tmp_path)
-
-
-def records(*names: str) -> bytes:
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w") as archive:
-        for name in names:
-            archive.writestr(name, b"x")
-    return out.getvalue()
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "said"),
-    [
-        ("f.pt2", records("f/archive_format", "f/data/w"), "is a torch.export archive"),
-        ("f.keras", records("config.json", "model.weights.h5"), "is a Keras archive"),
-        (
-            "f.zip",
-            records("readme", "model.pth"),
-            "holds a checkpoint, 'model.pth': unzip it first",
-        ),
-        ("f.onnx", b"\x08\x08\x12\x07pytorch", "is an ONNX file"),
-        ("f.pth", b"\x08\x08\x12\x07pytorch", "is an ONNX file"),
-        ("f.tflite", b"\x1c\0\0\0TFL3" + bytes(20), "is a TensorFlow Lite file"),
-        ("f.gguf", b"GGUF\3\0\0\0", "is a GGUF file"),
-        ("f.ckpt.index", b"\0\0\x1a", "is a part of a TensorFlow checkpoint"),
-        ("f.data-00000-of-00001", b"\0\0\x1a", "is a part of a TensorFlow checkpoint"),
-        ("f.msgpack", b"\x82\xa6params", "seems to be a msgpack file"),
-        ("f.h5", b"\x89HDF\r\n\x1a\n", "is an HDF5 file, as Keras"),
-        ("f.bz2", b"BZh91AY", "compressed by bzip2"),
-        ("f.xz", b"\xfd7zXZ\0", "compressed by xz"),
-        ("f.zst", b"\x28\xb5\x2f\xfd", "compressed by zstd"),
-    ],
-)
-def test_strangers(name, content, said, tmp_path):
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(CheckpointError, match=said) as raised:
-        read_checkpoint(tmp_path / name)
-    assert str(raised.value).startswith(os.fspath(tmp_path / name))
