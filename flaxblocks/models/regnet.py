@@ -208,8 +208,8 @@ def _row(
     in `_tv` where timm has another network of that name.
     """
     line: dict[str, Any] = {"depth": depth, "w_0": w_0, "w_a": w_a, "w_m": w_m}
-    groups: dict[str, Any] = {"group_width": group_width, "se_ratio": se_ratio}
-    _torchvision(name, parameters, aliases=(timm_name,), **line, **groups)
+    gate: dict[str, Any] = {} if se_ratio is None else {"se_ratio": se_ratio}
+    _torchvision(name, parameters, aliases=(timm_name,), group_width=group_width, **line, **gate)
 
 
 # fmt: off
