@@ -17,7 +17,7 @@ from flax import nnx
 
 from flaxblocks.checkpoints.contents import Contents
 from flaxblocks.convert.fit import Fit, against
-from flaxblocks.convert.keymap import NATIVE, Entry, key_maps, variables_of
+from flaxblocks.convert.keymap import NATIVE, Entry, key_map, key_maps, variables_of
 from flaxblocks.convert.stem import RGB, adapt_input_channels
 from flaxblocks.create.build import ANY_KEYS, DEFAULT_CLASSES, Draws, Keys, abstract, build
 from flaxblocks.create.head_names import HEAD
@@ -100,6 +100,7 @@ def match(
     keys: Keys = ANY_KEYS,
     *,
     features: bool = False,
+    layout: str | None = None,
 ) -> Match:
     """Match a checkpoint with a registry row. A checkpoint that does not fit is refused only later,
     by `refuse.check`.
@@ -113,17 +114,20 @@ def match(
         choice: which network of the checkpoint to take.
         keys: random stream -> key, of the abstract model.
         features: build a model without a head for a checkpoint without one.
+        layout: the checkpoint's layout, if it is known; by default every one is tried.
 
-    Raises: ValueError for an argument that the model does not have or that is out of range;
-        CheckpointError if the checkpoint has nothing under the chosen key or prefix;
-        ConversionError if it holds several networks of equal rank, or no name that `drop` matches.
+    Raises: ValueError for an argument that the model does not have or that is out of range, or a
+        layout that it does not have; CheckpointError if the checkpoint has nothing under the chosen
+        key or prefix; ConversionError if it holds several networks of equal rank, or no name that
+        `drop` matches.
     """
     asked, given = entry, {"in_channels": RGB, **config}
     entry, config = said_by_config(asked, given, contents.settings)
     wanted = config.get("num_classes")
     model, draws = _abstract(entry, {**config, "num_classes": wanted or DEFAULT_CLASSES}, keys)
     variables = variables_of(model)
-    place = find_place(contents, key_maps(model, variables), HEAD, choice)
+    maps = key_maps(model, variables) if layout is None else [key_map(model, layout)]
+    place = find_place(contents, maps, HEAD, choice)
     head = find_head(place)
     row = row_in(entry, place.found.keys.layout)
     classes = wanted

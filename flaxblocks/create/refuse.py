@@ -111,7 +111,7 @@ def _hint(
     def fits(change: Mapping[str, Any], drop: Sequence[str] = ()) -> bool:
         chosen = Choice(choice.key, choice.prefix, choice.ema, (*choice.drop, *drop))
         try:
-            tried = match(asked, {**config, **change}, contents, chosen)
+            tried = match(asked, {**config, **change}, contents, chosen, layout=found.layout)
         except ValueError:
             return False
         return tried.faults.is_whole
