@@ -11,7 +11,7 @@ from flax import nnx
 from flaxblocks.convert.batch_counts import COUNT
 from flaxblocks.convert.keymap import KeyMap, key_map, key_maps
 
-__all__ = ["AUTO", "ConversionError", "Fit", "Misshaped", "account", "against", "closest", "fit"]
+__all__ = ["AUTO", "ConversionError", "Fit", "Misshaped", "account", "against", "fit", "nearest"]
 
 AUTO = "auto"
 
@@ -113,15 +113,15 @@ def _uncounted(absent: Iterable[str], arrays: Mapping[str, np.ndarray]) -> Itera
             yield key
 
 
-def closest(module: nnx.Module, arrays: Mapping[str, np.ndarray]) -> Fit:
-    """The fit of the module's layout with the fewest missing and unexpected keys, the first if
-    several are equal.
+def nearest(maps: Iterable[KeyMap], arrays: Mapping[str, np.ndarray]) -> Fit:
+    """The fit of the key map with the fewest missing and unexpected keys, the first if several are
+    equal. The maps after the first without any are not made.
 
-    Raises: ValueError if every PyTorch layout lacks a variable of the module and `arrays` do not
-        have Flax's names.
+    Raises: ValueError from `key_maps`, if every PyTorch layout lacks a variable of the module and
+        `arrays` do not have Flax's names.
     """
     fits = []
-    for keys in key_maps(module):
+    for keys in maps:
         fits.append(against(keys, arrays))
         if not fits[-1].faults:
             break
@@ -142,7 +142,7 @@ def fit(
     Raises: ConversionError that lists every fault; ValueError for an unknown layout.
     """
     auto = layout == AUTO
-    found = closest(module, arrays) if auto else against(key_map(module, layout), arrays)
+    found = nearest(key_maps(module), arrays) if auto else against(key_map(module, layout), arrays)
     how = f"in layout {found.keys.layout!r}" + (", the nearest" if auto else "")
     account(found, arrays, f"{type(module).__name__} {how}", strict)
     return found

@@ -5,6 +5,8 @@ import pytest
 
 import flaxblocks as fb
 
+pytestmark = pytest.mark.untyped  # annotations are checked in the tests of each family
+
 FEATURES = 512
 
 

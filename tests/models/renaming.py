@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 import flaxblocks as fb
+from flaxblocks.parity.compiling import quick_to_compile
 from tests.support import images
 
 BOUND = 1e-12  # of float64: a sum in another order
@@ -69,7 +70,8 @@ def check(row: str, layout: str, state: State, oracle: nn.Module, size=(64, 64),
     with jax.enable_x64(True):
         model = fb.create_model(row, weights=shuffled, param_dtype=jnp.float64, **config)
         model.eval()
-        ours = np.asarray(jax.jit(lambda x: model(x))(x))
+        options = quick_to_compile(model, grad=False)
+        ours = np.asarray(jax.jit(lambda x: model(x), compiler_options=options)(x))
         back = fb.to_torch(model, layout=layout)
         assert list(fb.to_torch(model)) == list(back), "it is the layout that was found"
     with torch.no_grad():

@@ -8,7 +8,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 import flaxblocks as fb
-from flaxblocks.convert.fit import fit
+from flaxblocks.convert.fit import nearest
 from flaxblocks.convert.keymap import key_map, key_maps, layouts_of, variables_of
 from flaxblocks.create.build import abstract_model
 from flaxblocks.inspect.draw import draw_model
@@ -39,14 +39,15 @@ def test_published_counts_hold_and_every_layout_is_told_from_the_others(entry):
     check_published(entry, model)
     check_built_as_published(entry, model)
     variables = variables_of(model)
-    for keys in key_maps(model):  # `auto` finds it, or one with the same names in order
+    maps = list(key_maps(model))
+    for keys in maps:  # `auto` finds it, or one with the same names in order
         assert {item.native for item in keys.entries} == set(variables)
         assert len(keys.by_foreign) == len(keys.entries) == len(variables)
         arrays = {
             item.foreign: np.broadcast_to(np.float32(0), item.foreign_shape)
             for item in keys.entries
         }
-        found = fit(model, arrays).keys
+        found = nearest(maps, arrays).keys
         assert list(found.by_foreign) == list(keys.by_foreign)
         assert [item.native for item in found.entries] == [item.native for item in keys.entries]
 

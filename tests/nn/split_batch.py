@@ -20,7 +20,7 @@ __all__ = ["CASES"]
 Result = tuple[Any, Any, Any]  # what the module gave, its updated statistics, its gradients
 Step = Callable[[Any, jax.Array], Result]
 SPLIT = partial(fb.nn.BatchNorm, axis_name="data")
-ROWS = [[1, 16, 1, 1], [6, 24, 2, 2]]
+ROWS = [[6, 8, 1, 2]]
 BOUND = 1e-12  # in float64, of the largest value
 
 
@@ -130,7 +130,7 @@ def a_norm_under_vmap() -> None:
     parts = x.reshape(2, 2, *x.shape[1:])
     step = step_of(module, partial(lax.pmean, axis_name="data"))
     run = jax.vmap(lambda x: step(nnx.state(module, nnx.Param), x)[0], axis_name="data")
-    check_close([run(parts).reshape(x.shape)], whole(norm(), x)[:1])
+    check_close([jax.jit(run)(parts).reshape(x.shape)], whole(norm(), x)[:1])
 
 
 def a_norm_over_two_axes() -> None:
@@ -170,12 +170,13 @@ def a_model_whose_norms_are_told_the_axis() -> None:
 def without_the_name_each_part_is_a_batch() -> None:
     """So that the cases above show something."""
     x = images()
-    ours = jax.shard_map(
+    step = jax.shard_map(
         lambda x: step_of(norm())(nnx.state(norm(), nnx.Param), x)[0],
         mesh=a_mesh(),
         in_specs=P("data"),
         out_specs=P("data"),
-    )(x)
+    )
+    ours = jax.jit(step)(x)
     assert float(jnp.abs(ours - whole(norm(), x)[0]).max()) > 0.1
 
 
