@@ -68,10 +68,15 @@ def _what_is_compiled_is_forgotten_in_time():
         forget()
 
 
+# What these tests call, others call with the annotations checked.
+UNTYPED = tuple(f"tests/{room}/" for room in ("checkpoints", "cli", "convert", "create", "inspect"))
+
+
 @pytest.fixture(autouse=True)
 def _annotations_checked(request: pytest.FixtureRequest):
-    """Check annotations, but where a test passes wrong types on purpose."""
-    untyped = request.node.get_closest_marker("untyped") is not None
+    """Check annotations, but where a test passes wrong types on purpose, and in `UNTYPED`."""
+    marked = request.node.get_closest_marker("untyped") is not None
+    untyped = marked or request.node.nodeid.startswith(UNTYPED)
     jaxtyping.config.update("jaxtyping_disable", untyped)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)

@@ -5,8 +5,6 @@ import pytest
 
 import flaxblocks as fb
 
-pytestmark = pytest.mark.untyped  # annotations are checked in the tests of each family
-
 FEATURES = 512
 
 

@@ -7,8 +7,6 @@ import pytest
 
 import flaxblocks as fb
 
-pytestmark = pytest.mark.untyped  # annotations are checked in the tests of each family
-
 
 def refusal(name, state, **config) -> str:
     with pytest.raises(fb.ConversionError) as caught:

@@ -11,8 +11,6 @@ import pytest
 import flaxblocks as fb
 from tests.support import equal_arrays as equal
 
-pytestmark = pytest.mark.untyped  # annotations are checked in the tests of each family
-
 SMALL: dict[str, Any] = {"width_mult": 0.25}
 FEATURES = 1280
 

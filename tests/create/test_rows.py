@@ -9,8 +9,6 @@ import flaxblocks as fb
 from flaxblocks.create.rows import twins
 from flaxblocks.models.registry import find_model, model_entries
 
-pytestmark = pytest.mark.untyped  # annotations are checked in the tests of each family
-
 TENSORFLOWS = "tf_efficientnet_b0"
 
 

@@ -11,8 +11,6 @@ from torch import nn
 import flaxblocks as fb
 from tests.support import equal_arrays
 
-pytestmark = pytest.mark.untyped  # annotations are checked in the tests of each family
-
 
 def linear(inputs: int, outputs: int) -> fb.nn.Linear:
     return fb.nn.Linear(inputs, outputs, rngs=nnx.Rngs(0))
