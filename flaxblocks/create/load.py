@@ -11,7 +11,7 @@ from flaxblocks.convert.fit import AUTO, Fit, account, against
 from flaxblocks.convert.keymap import key_map, key_maps, variables_of
 from flaxblocks.create.forms import form_of
 from flaxblocks.create.head_names import HEAD
-from flaxblocks.create.heads import Head, find_head
+from flaxblocks.create.heads import Head
 from flaxblocks.create.lookalike import looks_like
 from flaxblocks.create.origin import remember
 from flaxblocks.create.other_settings import warn_of_other_settings
@@ -19,6 +19,7 @@ from flaxblocks.create.places import Choice, Place, find_place
 from flaxblocks.create.refuse import DROPS, what_to_drop
 from flaxblocks.create.report import LoadReport, left_of
 from flaxblocks.create.several import warn_of_several
+from flaxblocks.create.siblings import head_beside
 from flaxblocks.create.source import read_source
 from flaxblocks.create.wrong_numbers import fitting_numbers
 from flaxblocks.nn.arguments import check_module
@@ -77,8 +78,9 @@ def load_torch(
     known = key_maps(model, variables) if layout == AUTO else [key_map(model, layout)]
     has_head = isinstance(getattr(model, HEAD, None), nnx.Module)
     choice = Choice(key, prefix, ema, drop)
-    place = find_place(contents, known, HEAD if has_head else "", choice)
-    head = find_head(place) if has_head else None
+    place, head = find_place(contents, known, HEAD if has_head else "", choice), None
+    if has_head:
+        place, head = head_beside(place, contents, choice)
     found, arrays = _with_head(place, head)
     _check(model, found, arrays, place, layout == AUTO, strict)
     loaded, cast = fill(variables, found.keys, arrays, found.uncounted)

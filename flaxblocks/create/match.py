@@ -21,9 +21,10 @@ from flaxblocks.convert.keymap import NATIVE, Entry, key_map, key_maps, variable
 from flaxblocks.convert.stem import RGB, adapt_input_channels
 from flaxblocks.create.build import ANY_KEYS, DEFAULT_CLASSES, Draws, Keys, abstract, build
 from flaxblocks.create.head_names import HEAD
-from flaxblocks.create.heads import Head, find_head
+from flaxblocks.create.heads import Head
 from flaxblocks.create.places import Choice, Place, find_place
 from flaxblocks.create.rows import row_in, said_by_config, said_by_layout
+from flaxblocks.create.siblings import head_beside
 from flaxblocks.models.registry import ModelEntry
 
 __all__ = ["Match", "match", "unread_by"]
@@ -127,8 +128,7 @@ def match(
     model, draws = _abstract(entry, {**config, "num_classes": wanted or DEFAULT_CLASSES}, keys)
     variables = variables_of(model)
     maps = key_maps(model, variables) if layout is None else [key_map(model, layout)]
-    place = find_place(contents, maps, HEAD, choice)
-    head = find_head(place)
+    place, head = head_beside(find_place(contents, maps, HEAD, choice), contents, choice)
     row = row_in(entry, place.found.keys.layout)
     classes = wanted
     if classes is None:

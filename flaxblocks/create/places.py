@@ -83,6 +83,7 @@ class Place:
             dropped, and those of a loss or metric.
         others: places of other networks with the same names, which were not taken.
         copies: places of identical copies of this network.
+        joined: the keys of the state dicts that `state` was joined from, if it was.
     """
 
     state: StateDict
@@ -93,6 +94,7 @@ class Place:
     within: str = ""
     others: tuple[str, ...] = ()
     copies: tuple[str, ...] = ()
+    joined: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:

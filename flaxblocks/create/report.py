@@ -105,6 +105,7 @@ def left_of(place: Place, contents: Contents, taken: Iterable[str]) -> tuple[str
     unsuited = (
         f"{state.key} ({len(state.arrays)} arrays)"
         for state in contents.state_dicts
-        if state.key and not any(name.startswith(f"`{state.key}`") for name in told)
+        if state.key not in ("", *place.joined)
+        and not any(name.startswith(f"`{state.key}`") for name in told)
     )
     return (*beside, *place.state.left, *unsuited, *contents.others)

@@ -91,3 +91,54 @@ def test_the_last_layer_of_a_sequential_head_in_place_of_one_layer(body):
     longer = {**trunk, **linear("classifier.1", 9, width), **linear("classifier.3", 6, 9)}
     with pytest.raises(fb.ConversionError, match=r"another head, classifier.1.weight"):
         fb.create_model("mobilenet_v2", weights=longer, width_mult=0.25)
+
+
+def split(body: dict, head: dict, outer: str = "backbone") -> dict[str, dict]:
+    """As a program saves the parts of a network: a state dict of each."""
+    name = next(iter(head)).partition(".")[0]
+    return {outer: body, name: {key.partition(".")[2]: value for key, value in head.items()}}
+
+
+@pytest.mark.parametrize("around", [lambda parts: parts, lambda parts: {"epoch": 3, "net": parts}])
+@pytest.mark.parametrize("name", ["fc", "classifier", "head1"])
+def test_a_head_with_a_state_dict_of_its_own_is_found(body, name, around):
+    head = linear(name, 5)
+    source = around(split(body, head))
+    loaded = fb.create_model("resnet18", weights=source)
+    filled = fb.create_model("resnet18", num_classes=5)
+    assert fb.load_torch(filled, source).taken == loaded.origin.report.taken
+    for model in (loaded, filled):
+        assert has_body(model, body)
+        assert np.array_equal(fb.to_torch(model, "torchvision")["fc.bias"], head[f"{name}.bias"])
+    report = loaded.origin.report
+    assert "below 'backbone.'" in report.taken
+    assert report.head == (
+        f"the head is called {name} there, and fc in this layout" * (name != "fc")
+    )
+    assert not any("array" in word or name in word for word in report.left)
+    bare = fb.create_model("resnet18", weights=source, num_classes=0)
+    assert {f"{name}.weight", f"{name}.bias"} <= set(bare.origin.report.left)
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_another_head_with_a_state_dict_of_its_own_is_named(body, kind):
+    head = OTHERS[kind]
+    with pytest.raises(fb.ConversionError, match="it has another head, ") as caught:
+        fb.create_model("resnet18", weights=split(body, head))
+    assert next(iter(head)) in str(caught.value)
+    model = fb.create_model("resnet18", weights=split(body, head), num_classes=7)
+    assert has_body(model, body)
+    assert set(head) <= set(model.origin.report.left)
+
+
+def test_only_a_head_is_joined_and_only_where_there_is_none(body):
+    decoder = {"conv.weight": np.ones((3, 3), np.float32)}
+    with pytest.raises(fb.ConversionError, match=r"without fc\.weight and fc\.bias: `num_classes"):
+        fb.create_model("resnet18", weights={"encoder": body, "decoder": decoder})
+    whole = {**body, **linear("fc", 5)}
+    margin = {"weight": np.ones((9, FEATURES), np.float32)}
+    model = fb.create_model("resnet18", weights={"net": whole, "arcface_head": margin})
+    assert (model.num_classes, model.origin.report.taken) == (5, "`net`")
+    assert model.origin.report.left == ("arcface_head (1 arrays)",)
+    with pytest.raises(fb.ConversionError, match="without fc"):  # the choice is the user's
+        fb.create_model("resnet18", weights=split(body, linear("fc", 5)), key="backbone")
