@@ -64,9 +64,17 @@ def predict(
     """
     if in_channels != 3:
         raise ValueError(f"`in_channels` (={in_channels}) must be 3: images are read as RGB")
+    if num_classes == 0:
+        raise ValueError(
+            "`num_classes` (=0) must be at least 1: without a head there are no classes"
+        )
     config = config or {}
     contents = read_source(resolve_weights(entry.name, weights))
-    found = recognise(entry, config, contents, choice)
+    found = recognise(entry, config, contents, choice, features=True)
+    if found.config["num_classes"] == 0:
+        raise ValueError(
+            f"`weights` (={weights!r}) must have a head: without one there are no classes"
+        )
     if num_classes not in (None, found.config["num_classes"]):
         raise ValueError(
             f"`num_classes` (={num_classes}) must be {found.config['num_classes']}, "

@@ -244,6 +244,7 @@ def test_a_wrong_image_is_named(refuse: Refuse, checkpoint: Path, images: list[P
         (("--weights", "resnet50.a1_in1k"), "resnet50"),
         (("--weights", "in.pth", "--top", "0"), "--top"),
         (("--weights", "in.pth", "--num-classes", "7"), "`num_classes` (=7)"),
+        (("--weights", "in.pth", "--num-classes", "0"), "`num_classes` (=0) must be at least 1"),
         (("--weights", "in.pth", "--in-channels", "1"), "`in_channels` (=1)"),
         (("--weights", "in.pth", "--set", "dropout=x"), "dropout"),
         ((), "--weights"),
@@ -254,6 +255,16 @@ def test_wrong_weights_or_options_are_named(
     options: tuple[str, ...], named: str, refuse: Refuse, checkpoint: Path, images: list[Path]
 ) -> None:
     refuse("predict", images[0], *options, *SMALL, named=named)
+
+
+def test_weights_without_a_head_predict_nothing(
+    refuse: Refuse, checkpoint: Path, images: list[Path]
+) -> None:
+    whole = fb.read_checkpoint(checkpoint)
+    body = {name: array for name, array in whole.items() if not name.startswith("classifier")}
+    fb.write_checkpoint(body, "body.safetensors")
+    named = "`weights` (='body.safetensors') must have a head"
+    refuse("predict", images[0], "--weights", "body.safetensors", *SMALL, named=named)
 
 
 def test_without_a_network_the_sentence_says_where_to_put_the_file(
