@@ -23,7 +23,9 @@ __all__ = ["convert_command"]
 )
 @click.argument("source", metavar="IN", type=click.Path(path_type=Path))
 @click.argument("target", metavar="OUT", type=click.Path(path_type=Path))
-@click.option("--model", "name", required=True, help="Name of the model that IN belongs to.")
+@click.option(
+    "--model", "name", required=True, metavar="NAME", help="Name of the model that IN belongs to."
+)
 @click.option(
     "--to",
     "format",
@@ -34,6 +36,7 @@ __all__ = ["convert_command"]
     "--layout",
     "--dialect",
     "layout",
+    metavar="NAME",
     default="auto",
     show_default=True,
     help="Library whose parameter names OUT uses: torchvision, timm, flax, or another that the"

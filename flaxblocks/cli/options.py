@@ -52,12 +52,14 @@ def model_options(command: Callable) -> Callable:
     @click.option(
         "--num-classes",
         type=click.IntRange(min=0),
+        metavar="N",
         help="Number of classes, 0 for a model without a head; by default that of the weights, or"
         " 1000 without weights.",
     )
     @click.option(
         "--in-channels",
         type=click.IntRange(min=1),
+        metavar="N",
         default=3,
         show_default=True,
         help="Number of input channels.",

@@ -26,15 +26,17 @@ __all__ = ["predict_command"]
 @click.argument(
     "images", nargs=-1, required=True, metavar="IMAGE...", type=click.Path(path_type=Path)
 )
-@click.option("--model", "name", required=True, help="Name of the model.")
+@click.option("--model", "name", required=True, metavar="NAME", help="Name of the model.")
 @click.option(
     "--weights",
     required=True,
+    metavar="FILE|NAME",
     help="Checkpoint file, or the name of published weights such as IMAGENET1K_V2.",
 )
 @click.option(
     "--top",
     type=click.IntRange(min=1),
+    metavar="N",
     default=5,
     show_default=True,
     help="Number of classes to show.",

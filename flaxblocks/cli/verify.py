@@ -22,6 +22,7 @@ __all__ = ["verify_command"]
 @click.argument("name")
 @click.option(
     "--weights",
+    metavar="FILE|NAME",
     help="Checkpoint file or the name of published weights; by default random weights with"
     " calibrated batch-norm statistics.",
 )
@@ -29,7 +30,12 @@ __all__ = ["verify_command"]
     "--size", default="96", show_default=True, metavar="H[xW]", help="Image size in pixels."
 )
 @click.option(
-    "--batch", type=click.IntRange(min=1), default=2, show_default=True, help="Number of images."
+    "--batch",
+    type=click.IntRange(min=1),
+    metavar="N",
+    default=2,
+    show_default=True,
+    help="Number of images.",
 )
 @click.option(
     "--train",
@@ -48,6 +54,7 @@ __all__ = ["verify_command"]
 @click.option(
     "--seed",
     type=click.IntRange(0, 2**32 - 1),
+    metavar="N",
     default=0,
     show_default=True,
     help="Seed of the random weights and images.",
