@@ -68,15 +68,15 @@ def _what_is_compiled_is_forgotten_in_time():
         forget()
 
 
-# What these tests call, others call with the annotations checked.
-UNTYPED = tuple(f"tests/{room}/" for room in ("checkpoints", "cli", "convert", "create", "inspect"))
+# Modules are tested here; all other tests run the same ones, and are faster without these checks.
+TYPED = ("tests/nn/", "tests/blocks/", "tests/models/", "tests/parity/", "tests/test_")
 
 
 @pytest.fixture(autouse=True)
 def _annotations_checked(request: pytest.FixtureRequest):
-    """Check annotations, but where a test passes wrong types on purpose, and in `UNTYPED`."""
+    """Check annotations in the tests of `TYPED`, but where one passes wrong types on purpose."""
     marked = request.node.get_closest_marker("untyped") is not None
-    untyped = marked or request.node.nodeid.startswith(UNTYPED)
+    untyped = marked or not request.node.nodeid.startswith(TYPED)
     jaxtyping.config.update("jaxtyping_disable", untyped)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)

@@ -182,8 +182,7 @@ def test_a_hint_is_in_the_words_of_the_shell(here: Path, state: State, refuse: R
     refuse(*command, named="(a model built with --width-mult 0.25 would fit)")
     lost = {name: array for name, array in state.items() if not name.startswith("classifier")}
     save(lost)
-    Image.new("RGB", (40, 40)).save("a.png")
-    command = ("predict", "a.png", "--weights", "in.pth", *SMALL)
+    command = ("verify", "mobilenet_v2", "--weights", "in.pth", *SMALL[2:])
     refuse(*command, named="`--num-classes 0` returns its features")
 
 

@@ -10,7 +10,10 @@ import flaxblocks as fb
 from flaxblocks.convert.stem import adapt_input_channels
 from flaxblocks.create.lookalike import looks_like
 
-SMALL: dict[str, Any] = {"width_mult": 0.25}
+SMALL: dict[str, Any] = {  # four blocks for seventeen
+    "width_mult": 0.25,
+    "inverted_residual_setting": [[1, 16, 1, 1], [6, 24, 1, 2], [6, 32, 2, 2], [6, 64, 1, 2]],
+}
 
 
 @pytest.fixture(scope="module")

@@ -4,12 +4,14 @@ held against ours.
 
 import re
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
+from flax import nnx
 from torch import nn
 
 import flaxblocks as fb
@@ -61,6 +63,16 @@ def first(state: State, word: str, block: str) -> dict[str, torch.Tensor]:
     return {key: state[key] for key in sorted(placed, key=placed.__getitem__)}
 
 
+@cache
+def _program(options: tuple[tuple[str, Any], ...]) -> Callable[..., jax.Array]:
+    """Runs a model; one network that comes in several layouts is compiled once."""
+
+    def run(graphdef: nnx.GraphDef, variables: nnx.State, x: np.ndarray) -> jax.Array:
+        return nnx.merge(graphdef, variables)(x)
+
+    return jax.jit(run, static_argnums=0, compiler_options=dict(options))
+
+
 def check(row: str, layout: str, state: State, oracle: nn.Module, size=(64, 64), **config: Any):
     """`state` loads as `layout` in whatever order, gives the oracle's results, and comes back key
     by key.
@@ -71,7 +83,8 @@ def check(row: str, layout: str, state: State, oracle: nn.Module, size=(64, 64),
         model = fb.create_model(row, weights=shuffled, param_dtype=jnp.float64, **config)
         model.eval()
         options = quick_to_compile(model, grad=False)
-        ours = np.asarray(jax.jit(lambda x: model(x), compiler_options=options)(x))
+        graphdef, variables = nnx.split(model)
+        ours = np.asarray(_program(tuple(options.items()))(graphdef, variables, x))
         back = fb.to_torch(model, layout=layout)
         assert list(fb.to_torch(model)) == list(back), "it is the layout that was found"
     with torch.no_grad():

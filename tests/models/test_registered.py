@@ -1,5 +1,6 @@
 """What every registered model promises, whatever its family."""
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -210,6 +211,7 @@ def test_stochastic_depth_grows_as_in_timm(name):
 
 def test_no_two_rows_are_settled_for_each_other_without_a_word():
     """Rows that publish one network with other settings name each other."""
+    layouts = cache(lambda name: layouts_of(abstract_model(name)))
     for entry in model_entries():
         for layout, name in entry.in_layout.items():
             other = find_model(name)
@@ -219,5 +221,5 @@ def test_no_two_rows_are_settled_for_each_other_without_a_word():
                 assert other.in_layout[entry.layout] == entry.name
                 assert other.layout == layout
             else:  # a library without rows of its own
-                assert layout in layouts_of(abstract_model(name))
+                assert layout in layouts(name)
                 assert other.settings != entry.settings
