@@ -69,7 +69,7 @@ def _what_is_compiled_is_forgotten_in_time():
 
 
 # Modules are tested here; all other tests run the same ones, and are faster without these checks.
-TYPED = ("tests/nn/", "tests/blocks/", "tests/models/", "tests/parity/", "tests/test_")
+TYPED = ("tests/nn/", "tests/blocks/", "tests/models/", "tests/test_")
 
 
 @pytest.fixture(autouse=True)

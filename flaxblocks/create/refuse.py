@@ -110,8 +110,9 @@ def _hint(
 
     def fits(change: Mapping[str, Any], drop: Sequence[str] = ()) -> bool:
         chosen = Choice(choice.key, choice.prefix, choice.ema, (*choice.drop, *drop))
+        settings = {"num_classes": found.config["num_classes"], **config, **change}
         try:
-            tried = match(asked, {**config, **change}, contents, chosen, layout=found.layout)
+            tried = match(asked, settings, contents, chosen, layout=found.layout)
         except ValueError:
             return False
         return tried.faults.is_whole

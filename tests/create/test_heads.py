@@ -1,5 +1,7 @@
 """A head of another name, form or width: what is missing is said, and both ways on work."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -8,9 +10,13 @@ import flaxblocks as fb
 FEATURES = 512
 
 
+def create(**options: Any) -> Any:
+    return fb.create_model("resnet18", depths=(1, 1, 1, 1), **options)
+
+
 @pytest.fixture(scope="module")
 def body():
-    state = fb.to_torch(fb.create_model("resnet18", num_classes=3))
+    state = fb.to_torch(create(num_classes=3))
     return {key: value for key, value in state.items() if not key.startswith("fc.")}
 
 
@@ -30,7 +36,7 @@ def has_body(model, body) -> bool:
 @pytest.mark.parametrize("name", ["fc.1", "last_linear", "classifier", "head.fc", "linear", "head"])
 def test_one_linear_of_another_name_is_the_head_and_that_is_said(body, name):
     head = linear(name, 5)
-    model = fb.create_model("resnet18", weights={**body, **head})
+    model = create(weights={**body, **head})
     assert model.num_classes == 5
     assert np.array_equal(fb.to_torch(model)["fc.weight"], head[f"{name}.weight"])
     said = f"the head is called {name} there"
@@ -50,13 +56,13 @@ OTHERS = {
 def test_another_head_is_named_and_both_ways_on_work(body, kind):
     head = OTHERS[kind]
     with pytest.raises(fb.ConversionError) as caught:
-        fb.create_model("resnet18", weights={**body, **head})
+        create(weights={**body, **head})
     message = str(caught.value)
     assert "without fc.weight and fc.bias" in message
     assert next(iter(head)) in message
     assert "`num_classes=0` returns its features, another number draws a new head" in message
     for classes in (0, 7):
-        model = fb.create_model("resnet18", weights={**body, **head}, num_classes=classes)
+        model = create(weights={**body, **head}, num_classes=classes)
         assert model.num_classes == classes
         assert has_body(model, body)
         assert set(head) <= set(model.origin.report.left)
@@ -65,14 +71,14 @@ def test_another_head_is_named_and_both_ways_on_work(body, kind):
 def test_a_projection_is_not_taken_for_a_head(body):
     state = {**body, **linear("projection", 128)}
     with pytest.raises(fb.ConversionError, match=r"2 unexpected: projection.*`drop=\['projection"):
-        fb.create_model("resnet18", weights=state, num_classes=0)
-    model = fb.create_model("resnet18", weights=state, num_classes=0, drop=["projection"])
+        create(weights=state, num_classes=0)
+    model = create(weights=state, num_classes=0, drop=["projection"])
     assert has_body(model, body)
 
 
 def test_a_head_beside_the_backbone_is_found(body):
     prefixed = {f"backbone.{key}": value for key, value in body.items()}
-    model = fb.create_model("resnet18", weights={**prefixed, **linear("head.fc", 4)})
+    model = create(weights={**prefixed, **linear("head.fc", 4)})
     assert model.num_classes == 4
     state = {**prefixed, **linear("head.fc", 4)}
     assert np.array_equal(fb.to_torch(model, "torchvision")["fc.bias"], state["head.fc.bias"])
@@ -104,8 +110,8 @@ def split(body: dict, head: dict, outer: str = "backbone") -> dict[str, dict]:
 def test_a_head_with_a_state_dict_of_its_own_is_found(body, name, around):
     head = linear(name, 5)
     source = around(split(body, head))
-    loaded = fb.create_model("resnet18", weights=source)
-    filled = fb.create_model("resnet18", num_classes=5)
+    loaded = create(weights=source)
+    filled = create(num_classes=5)
     assert fb.load_torch(filled, source).taken == loaded.origin.report.taken
     for model in (loaded, filled):
         assert has_body(model, body)
@@ -116,7 +122,7 @@ def test_a_head_with_a_state_dict_of_its_own_is_found(body, name, around):
         f"the head is called {name} there, and fc in this layout" * (name != "fc")
     )
     assert not any("array" in word or name in word for word in report.left)
-    bare = fb.create_model("resnet18", weights=source, num_classes=0)
+    bare = create(weights=source, num_classes=0)
     assert {f"{name}.weight", f"{name}.bias"} <= set(bare.origin.report.left)
 
 
@@ -124,9 +130,9 @@ def test_a_head_with_a_state_dict_of_its_own_is_found(body, name, around):
 def test_another_head_with_a_state_dict_of_its_own_is_named(body, kind):
     head = OTHERS[kind]
     with pytest.raises(fb.ConversionError, match="it has another head, ") as caught:
-        fb.create_model("resnet18", weights=split(body, head))
+        create(weights=split(body, head))
     assert next(iter(head)) in str(caught.value)
-    model = fb.create_model("resnet18", weights=split(body, head), num_classes=7)
+    model = create(weights=split(body, head), num_classes=7)
     assert has_body(model, body)
     assert set(head) <= set(model.origin.report.left)
 
@@ -134,11 +140,11 @@ def test_another_head_with_a_state_dict_of_its_own_is_named(body, kind):
 def test_only_a_head_is_joined_and_only_where_there_is_none(body):
     decoder = {"conv.weight": np.ones((3, 3), np.float32)}
     with pytest.raises(fb.ConversionError, match=r"without fc\.weight and fc\.bias: `num_classes"):
-        fb.create_model("resnet18", weights={"encoder": body, "decoder": decoder})
+        create(weights={"encoder": body, "decoder": decoder})
     whole = {**body, **linear("fc", 5)}
     margin = {"weight": np.ones((9, FEATURES), np.float32)}
-    model = fb.create_model("resnet18", weights={"net": whole, "arcface_head": margin})
+    model = create(weights={"net": whole, "arcface_head": margin})
     assert (model.num_classes, model.origin.report.taken) == (5, "`net`")
     assert model.origin.report.left == ("arcface_head (1 arrays)",)
     with pytest.raises(fb.ConversionError, match="without fc"):  # the choice is the user's
-        fb.create_model("resnet18", weights=split(body, linear("fc", 5)), key="backbone")
+        create(weights=split(body, linear("fc", 5)), key="backbone")

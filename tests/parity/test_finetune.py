@@ -20,8 +20,6 @@ from train.network.build import transforms_for
 from train.run.loop import run
 from train.settings.config import Config
 
-pytestmark = pytest.mark.untyped  # annotations are checked in the tests of each family
-
 README = Path(__file__).parents[2] / "README.md"
 
 

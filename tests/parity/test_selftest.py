@@ -20,8 +20,6 @@ from flaxblocks.parity.cases import CASES, MODELS, Case, cases_of
 from flaxblocks.parity.selftest import Program, programs_of, run_program
 from tests.support import smallest_of_each_family
 
-pytestmark = pytest.mark.untyped  # annotations are checked in the tests of each family
-
 BLOCK = next(case for case in CASES if case.name == "Conv3X3BnReLU" and not case.train)
 
 

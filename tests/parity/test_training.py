@@ -33,8 +33,6 @@ from train.network.step import StepSettings, train_step
 from train.settings.config import Config
 from train.settings.defaults import filled, resolved
 
-pytestmark = pytest.mark.untyped  # annotations are checked in the tests of each family
-
 STEPS = 10
 CLASSES = 100  # with few, the heads of some libraries start so large that SGD diverges
 BATCH = 8

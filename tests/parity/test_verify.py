@@ -23,8 +23,6 @@ from flaxblocks.parity.oracle import OracleError
 from flaxblocks.parity.report import Kind
 from flaxblocks.parity.verify import verify
 
-pytestmark = pytest.mark.untyped  # annotations are checked in the tests of each family
-
 ROWS = [[1, 16, 1, 1], [6, 24, 2, 2]]  # three blocks for seventeen
 TINY = {"width_mult": 0.25, "inverted_residual_setting": ROWS}
 SMALL = ("verify", "mobilenet_v2", "--width-mult", "0.25", "--size", "32", "--num-classes", "10")

@@ -21,8 +21,6 @@ from flaxblocks.parity.oracle import calibrated_oracle
 from tests.scheduling import LARGEST
 from tests.support import smallest_of_each_family
 
-pytestmark = pytest.mark.untyped  # annotations are checked in the tests of each family
-
 SIZE = (224, 224)
 IMAGES = 4  # a gate's batch norm sees one value of each
 CLASSES = 1000  # of few numbers the worst error is a matter of luck

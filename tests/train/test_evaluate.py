@@ -80,10 +80,11 @@ def test_with_a_runs_config_it_measures_as_the_run_did(
         image.save(tmp_path / "data" / str(label) / f"{i}.png")
     out = tmp_path / "run"
     train_on = ["--data", str(tmp_path / "data"), "--width-mult", "0.25", "--image-size", "32"]
+    train_on += ["--set", "inverted_residual_setting=[[1,16,1,1],[6,24,1,2],[6,32,1,2]]"]
     with pytest.raises(SystemExit) as exit:
         main(
             [
-                *(*train_on, "--weights", str(digits.checkpoint_path()), "--epochs", "1"),
+                *(*train_on, "--epochs", "1"),
                 *("--interpolation", "nearest", "--mean", "0.5,0.5,0.5", "--seed", "1"),
                 *("--out", str(out)),
             ]
