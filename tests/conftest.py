@@ -68,15 +68,10 @@ def _what_is_compiled_is_forgotten_in_time():
         forget()
 
 
-# Modules are tested here; all other tests run the same ones, and are faster without these checks.
-TYPED = ("tests/nn/", "tests/blocks/", "tests/models/", "tests/test_")
-
-
 @pytest.fixture(autouse=True)
 def _annotations_checked(request: pytest.FixtureRequest):
-    """Check annotations in the tests of `TYPED`, but where one passes wrong types on purpose."""
-    marked = request.node.get_closest_marker("untyped") is not None
-    untyped = marked or not request.node.nodeid.startswith(TYPED)
+    """Check annotations, but where a test passes wrong types on purpose."""
+    untyped = request.node.get_closest_marker("untyped") is not None
     jaxtyping.config.update("jaxtyping_disable", untyped)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)

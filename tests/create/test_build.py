@@ -1,7 +1,5 @@
 """What a checkpoint says of the model it is for: its layout, classes, channels, and whose it is."""
 
-from typing import Any
-
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -9,11 +7,7 @@ import pytest
 import flaxblocks as fb
 from flaxblocks.convert.stem import adapt_input_channels
 from flaxblocks.create.lookalike import looks_like
-
-SMALL: dict[str, Any] = {  # four blocks for seventeen
-    "width_mult": 0.25,
-    "inverted_residual_setting": [[1, 16, 1, 1], [6, 24, 1, 2], [6, 32, 2, 2], [6, 64, 1, 2]],
-}
+from tests.create.conftest import SMALL
 
 
 @pytest.fixture(scope="module")

@@ -6,12 +6,8 @@ import numpy as np
 import pytest
 
 import flaxblocks as fb
+from tests.create.conftest import SMALL
 from tests.support import equal_arrays as equal
-
-SMALL: dict[str, Any] = {  # four blocks for seventeen
-    "width_mult": 0.25,
-    "inverted_residual_setting": [[1, 16, 1, 1], [6, 24, 1, 2], [6, 32, 2, 2], [6, 64, 1, 2]],
-}
 
 
 @pytest.fixture(scope="module")

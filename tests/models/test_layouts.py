@@ -19,8 +19,6 @@ from flaxblocks.create.build import abstract_model
 from flaxblocks.models.registry import find_model
 from tests.models.renaming import HEAD, Rule, State, check, lively, renamed
 
-pytestmark = pytest.mark.untyped  # annotations are checked in the tests of each family
-
 
 def regnet(kind: str) -> nn.Module:
     return lively(getattr(torchvision.models, f"regnet_{kind}_400mf")(num_classes=6))

@@ -17,8 +17,6 @@ from flaxblocks.convert.keymap import layouts_of
 from flaxblocks.create.build import abstract_model
 from tests.models.renaming import Rule, State, check, lively, renamed
 
-pytestmark = pytest.mark.untyped  # annotations are checked in the tests of each family
-
 TF: dict[str, Any] = {"padding": "SAME", "norm_eps": 1e-3}
 TIMM_TF: dict[str, Any] = {"pad_type": "same", "bn_eps": 1e-3}
 WIDTH = 0.35

@@ -48,7 +48,9 @@ def test_published_counts_hold_and_every_layout_is_told_from_the_others(entry):
             item.foreign: np.broadcast_to(np.float32(0), item.foreign_shape)
             for item in keys.entries
         }
-        found = nearest(maps, arrays).keys
+        fitted = nearest(maps, arrays)
+        assert fitted.is_whole
+        found = fitted.keys
         assert list(found.by_foreign) == list(keys.by_foreign)
         assert [item.native for item in found.entries] == [item.native for item in keys.entries]
 

@@ -17,8 +17,6 @@ import flaxblocks as fb
 from flaxblocks.create.build import abstract_model
 from tests.models.renaming import HEAD, check, first, lively, renamed
 
-pytestmark = pytest.mark.untyped  # annotations are checked in the tests of each family
-
 
 def resnet(kind: str = "bottleneck", **options: Any) -> tuple[nn.Module, dict[str, Any]]:
     """torchvision's ResNet of few blocks, and what ours is built with."""

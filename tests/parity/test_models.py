@@ -74,6 +74,7 @@ def _memory_goes_back(request):
         forget()
 
 
+@pytest.mark.untyped  # annotations are checked in the tests of each family
 @pytest.mark.usefixtures("_memory_goes_back")
 @EVERY
 def test_every_model_agrees_and_goes_back_bit_for_bit(entry):

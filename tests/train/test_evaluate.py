@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import flaxblocks as fb
 from flaxblocks.demo import digits
 from train import evaluate
 from train.data.open import open_data
@@ -80,11 +81,14 @@ def test_with_a_runs_config_it_measures_as_the_run_did(
         image.save(tmp_path / "data" / str(label) / f"{i}.png")
     out = tmp_path / "run"
     train_on = ["--data", str(tmp_path / "data"), "--width-mult", "0.25", "--image-size", "32"]
-    train_on += ["--set", "inverted_residual_setting=[[1,16,1,1],[6,24,1,2],[6,32,1,2]]"]
+    rows = [[1, 16, 1, 1], [6, 24, 1, 2], [6, 32, 1, 2]]
+    train_on += ["--set", f"inverted_residual_setting={rows}"]
+    options: dict = {"width_mult": 0.25, "inverted_residual_setting": rows, "num_classes": 10}
+    fb.write_checkpoint(fb.to_torch(fb.create_model("mobilenet_v2", **options)), tmp_path / "a.pth")
     with pytest.raises(SystemExit) as exit:
         main(
             [
-                *(*train_on, "--epochs", "1"),
+                *(*train_on, "--weights", str(tmp_path / "a.pth"), "--epochs", "1"),
                 *("--interpolation", "nearest", "--mean", "0.5,0.5,0.5", "--seed", "1"),
                 *("--out", str(out)),
             ]
