@@ -141,6 +141,8 @@ def test_only_a_head_is_joined_and_only_where_there_is_none(body):
     decoder = {"conv.weight": np.ones((3, 3), np.float32)}
     with pytest.raises(fb.ConversionError, match=r"without fc\.weight and fc\.bias: `num_classes"):
         create(weights={"encoder": body, "decoder": decoder})
+    pooled = create(weights={"encoder": body, "decoder": decoder}, num_classes=0)
+    assert pooled.origin.report.taken == "`encoder`"
     whole = {**body, **linear("fc", 5)}
     margin = {"weight": np.ones((9, FEATURES), np.float32)}
     model = create(weights={"net": whole, "arcface_head": margin})
