@@ -70,11 +70,7 @@ def predict(
         )
     config = config or {}
     contents = read_source(resolve_weights(entry.name, weights))
-    found = recognise(entry, config, contents, choice, features=True)
-    if found.config["num_classes"] == 0:
-        raise ValueError(
-            f"`weights` (={weights!r}) must have a head: without one there are no classes"
-        )
+    found = recognise(entry, config, contents, choice, without_head="refuse")
     if num_classes not in (None, found.config["num_classes"]):
         raise ValueError(
             f"`num_classes` (={num_classes}) must be {found.config['num_classes']}, "

@@ -93,7 +93,7 @@ def convert_file(
     _check_target(source, target, overwrite)
     contents = read_source(source)
     keys = _new_keys() if format == FOLDER else ANY_KEYS
-    found = recognise(entry, config or {}, contents, choice, keys, features=True)
+    found = recognise(entry, config or {}, contents, choice, keys, without_head="leave")
     if found.draws_head:
         whole = f"the checkpoint's {found.head.num_classes} or " * bool(found.head.num_classes)
         raise ValueError(

@@ -20,7 +20,7 @@ from flaxblocks.create.match import Match, match, unread_by
 from flaxblocks.create.origin import origin_of, remember
 from flaxblocks.create.places import Choice
 from flaxblocks.create.pour import pour
-from flaxblocks.create.refuse import check
+from flaxblocks.create.refuse import WithoutHead, check
 from flaxblocks.create.report import LoadReport
 from flaxblocks.create.several import warn_of_several
 from flaxblocks.create.source import read_source
@@ -160,7 +160,7 @@ def recognise(
     choice: Choice | None = None,
     keys: Keys = ANY_KEYS,
     *,
-    features: bool = False,
+    without_head: WithoutHead = "draw",
     extractor: Callable[[Any], nnx.Module] | None = None,
 ) -> Match:
     """Match a checkpoint with a registry row, as `match` does, and refuse it if it does not fit.
@@ -171,16 +171,18 @@ def recognise(
         contents: the checkpoint.
         choice: which network of the checkpoint to take.
         keys: random stream -> key, of the abstract model.
-        features: build a model without a head for a checkpoint without one.
+        without_head: what to do for a checkpoint without a head: "draw": refuse it, unless
+            `num_classes` is given; "leave": build a model without a head; "refuse": refuse it.
         extractor: function that keeps a part of the model; the checkpoint need only hold this part.
 
     Raises: ConversionError that lists every fault and, if one was found, a remedy; ValueError and
         CheckpointError as `match`.
     """
-    found = match(entry, config, contents, choice, keys, features=features)
+    leaves = without_head == "leave"
+    found = match(entry, config, contents, choice, keys, features=leaves)
     if extractor is not None:
         found = replace(found, unread=unread_by(found, extractor))
-    check(found, entry, config, contents, choice, draws=not features)
+    check(found, entry, config, contents, choice, without_head)
     return found
 
 

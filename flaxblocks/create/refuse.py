@@ -1,7 +1,7 @@
 """The error for a checkpoint that does not fit. A remedy is tried before it is suggested."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from flaxblocks.checkpoints.contents import Contents
 from flaxblocks.convert.fit import ConversionError, Fit, account
@@ -15,8 +15,15 @@ from flaxblocks.create.wrong_numbers import fitting_numbers
 from flaxblocks.models import FeatureExtractor
 from flaxblocks.models.registry import ModelEntry
 
-__all__ = ["check", "what_to_drop"]
+__all__ = ["WithoutHead", "check", "what_to_drop"]
 
+# For a checkpoint without a head: a new one is drawn, the model has none, or it must have one.
+WithoutHead = Literal["draw", "leave", "refuse"]
+WAYS_ON: Mapping[WithoutHead, str] = {
+    "draw": "`num_classes=0` returns its features, another number draws a new head",
+    "leave": "`num_classes=0` returns its features",
+    "refuse": "without a head there are no classes",
+}
 DROPS = " would leave out what is not the model's"
 # Settings that change a network's shapes, with the values of published checkpoints.
 TRIED: Mapping[str, Sequence[Any]] = {
@@ -33,7 +40,7 @@ def check(
     config: Mapping[str, Any],
     contents: Contents,
     choice: Choice | None = None,
-    draws: bool = True,
+    without_head: WithoutHead = "draw",
 ) -> None:
     """Refuse a match that does not fit.
 
@@ -43,7 +50,7 @@ def check(
         config: the caller's arguments.
         contents: the checkpoint.
         choice: which network of the checkpoint was taken.
-        draws: whether a head that the checkpoint lacks can be drawn.
+        without_head: what is done for a checkpoint without a head.
 
     Raises: ConversionError that lists every fault and, if one was found, a remedy.
     """
@@ -53,13 +60,13 @@ def check(
     headless = unsaid and found.head.kind in ("other", "absent")
     if faults.is_whole:
         if headless:
-            raise ConversionError(f"{_without_head(found)}: {_ways_on(draws)}")
+            raise ConversionError(f"{_without_head(found)}: {WAYS_ON[without_head]}")
         return
     kind = type(found.model).__name__
     another = looks_like(found.place.arrays)
-    hint = "" if another else _hint(found, asked, config, contents, choice, draws)
+    hint = "" if another else _hint(found, asked, config, contents, choice, without_head)
     if headless and hint.endswith((" would fit)", DROPS)):
-        hint += f"; then {_ways_on(draws)}"
+        hint += f"; then {WAYS_ON[without_head]}"
     account(
         faults,
         found.arrays,
@@ -85,25 +92,20 @@ def _without_head(found: Match) -> str:
     return f"the checkpoint{where} is one of {found.entry.name} without {lacking}{other}{besides}"
 
 
-def _ways_on(draws: bool) -> str:
-    """What to do without a head."""
-    return "`num_classes=0` returns its features" + ", another number draws a new head" * draws
-
-
 def _hint(
     found: Match,
     asked: ModelEntry,
     config: Mapping[str, Any],
     contents: Contents,
     choice: Choice,
-    draws: bool,
+    without_head: WithoutHead,
 ) -> str:
     """A sentence with the first remedy that works; "" if there is none."""
     form = form_of(found.model, found.faults, found.place.arrays)
     if form is not None and not form.drop:
         return f"; {form.sentence}"
     if found.head.kind == "part" and set(found.faults.missing) <= set(found.head.keys):
-        return f"; {_ways_on(draws)}"
+        return f"; {WAYS_ON[without_head]}"
     numbers = fitting_numbers(found.model, found.faults)
     if numbers:
         return f" (a model built with {numbers} would fit)"
@@ -122,7 +124,7 @@ def _hint(
     for setting, value in _settings(found, asked, config):
         if fits({setting: value}):
             return f" (a model built with {setting}={value!r} would fit)"
-    if draws and _suffices_for_maps(found):
+    if without_head == "draw" and _suffices_for_maps(found):
         return "; `features_only=True` returns its feature maps, which need no more layers"
     drop = what_to_drop(found.faults, found.place)
     if drop and fits({}, drop):

@@ -11,9 +11,11 @@ __all__ = ["mmpretrain_names", "resnet_layouts", "torchvision_names"]
 
 Pairs = Iterator[tuple[str, ...]]
 
-# torchvision's modules in `Sequential(*model.children())`, which numbers them.
-CHILDREN = {"conv1": "0", "bn1": "1", "maxpool": "3", "fc": "9"}
-CHILDREN.update({f"layer{k}": str(k + 3) for k in (1, 2, 3, 4)})
+# torchvision's modules, which `Sequential(*model.children())` numbers.
+CHILDREN = (
+    *("conv1", "bn1", "relu", "maxpool"),
+    *("layer1", "layer2", "layer3", "layer4", "avgpool", "fc"),
+)
 
 
 def torchvision_names(model: Any) -> Pairs:
@@ -54,11 +56,13 @@ def _has_deep_stem(model: Any) -> bool:
     return hasattr(model.stem, "layers")
 
 
-def _children(model: Any) -> Pairs:
-    """`nn.Sequential(*model.children())`, with or without the last of them."""
+def _children(model: Any, without: str = "") -> Pairs:
+    """`nn.Sequential(*model.children())`, with or without the last of them, or one `without`."""
+    numbers = {child: str(i) for i, child in enumerate(c for c in CHILDREN if c != without)}
     for native, foreign, *kind in torchvision_names(model):
         first, *rest = foreign.split(".")
-        yield native, ".".join([CHILDREN[first], *rest]), *kind
+        if first in numbers:
+            yield native, ".".join([numbers[first], *rest]), *kind
 
 
 def _fastai(model: Any) -> Pairs:
@@ -107,6 +111,8 @@ def _detectron2(model: Any) -> Pairs:
     yield "head", "stem.fc"
 
 
+# For small images the stem's pool is left out, or else an `nn.Identity` takes its number.
+UNPOOLED = partial(_children, without="maxpool")
 # Libraries that have the original ResNets only.
 OF_PLAIN_ONES: Mapping[str, Callable[[Any], Pairs]] = {
     "transformers": partial(transformers_layout, root="resnet"),
@@ -128,5 +134,6 @@ def resnet_layouts(model: Any) -> dict[str, Callable[[Any], Pairs]]:
         **({"mmpretrain": mmpretrain_names} if original else {}),
         **(OF_PLAIN_ONES if plain else {}),
         "children": _children,
+        **({"unpooled-children": UNPOOLED} if model.pool is None else {}),
         "fastai": _fastai,
     }

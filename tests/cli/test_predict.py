@@ -263,8 +263,12 @@ def test_weights_without_a_head_predict_nothing(
     whole = fb.read_checkpoint(checkpoint)
     body = {name: array for name, array in whole.items() if not name.startswith("classifier")}
     fb.write_checkpoint(body, "body.safetensors")
-    named = "`weights` (='body.safetensors') must have a head"
+    named = "without classifier.1.weight and classifier.1.bias: without a head there are no classes"
     refuse("predict", images[0], "--weights", "body.safetensors", *SMALL, named=named)
+    deeper = {f"classifier.{layer}.weight": np.ones((8, 8), "float32") for layer in (1, 3)}
+    fb.write_checkpoint(body | deeper, "other.safetensors")
+    named = "it has another head, classifier.1.weight, classifier.3.weight: without a head there"
+    refuse("predict", images[0], "--weights", "other.safetensors", *SMALL, named=named)
 
 
 def test_without_a_network_the_sentence_says_where_to_put_the_file(

@@ -161,6 +161,21 @@ def test_the_children_of_a_resnet(kind):
     check("resnet50", "children", whole.state_dict(), oracle, num_classes=6, **config)
 
 
+@KINDS
+@pytest.mark.parametrize("pool", ["identity", "none"])
+def test_the_children_of_a_resnet_for_small_images(kind, pool):
+    """As in implementations of SimCLR, which leave the pool out or put an identity in its place."""
+    oracle, config = resnet(kind)
+    oracle.conv1, oracle.maxpool = nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.Identity()
+    children = [child for name, child in oracle.named_children() if name != "fc"]
+    if pool == "none":
+        children.remove(oracle.maxpool)
+    layout = "unpooled-children" if pool == "none" else "children"
+    body = lively(nn.Sequential(*children, nn.Flatten()))
+    state, options = body.state_dict(), {"num_classes": 0, "stem": "3x3", **config}
+    check("resnet50", layout, state, body, size=(16, 16), **options)
+
+
 def test_the_body_of_fastais_learner():
     oracle, config = resnet("basic")
     body = nn.Sequential(nn.Sequential(*list(oracle.children())[:-2]))
