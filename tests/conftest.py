@@ -7,10 +7,10 @@ from typing import Any
 
 import jaxtyping
 
-import tests.typechecker  # noqa: F401
+from tests.typechecker import check_annotations
 
 # Before anything imports them: the hook changes how the modules are compiled.
-jaxtyping.install_import_hook(["flaxblocks.nn", "flaxblocks.blocks"], "tests.typechecker.check")
+check_annotations("flaxblocks.nn", "flaxblocks.blocks")
 
 # A GPU's memory is shared with the processes that tests start; JAX reads it when it first computes.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
