@@ -9,7 +9,7 @@ import jaxtyping
 import pytest
 from beartype.roar import BeartypeCallHintViolation
 from flax import nnx
-from jaxtyping import Array, Float, TypeCheckError
+from jaxtyping import Array, Float
 
 import flaxblocks as fb
 from flaxblocks.nn.arguments import pair
@@ -37,10 +37,23 @@ def test_what_is_returned() -> None:
 
 def test_with_shapes() -> None:
     x, kernel = jnp.ones((1, 4, 4, 3)), jnp.ones((3, 3, 3))
-    with pytest.raises(TypeCheckError, match="kernel"):
+    with pytest.raises(BeartypeCallHintViolation, match="kernel"):
         fb.nn.conv2d(x, kernel)
-    with pytest.raises(TypeCheckError):
+    with pytest.raises(BeartypeCallHintViolation):
         fb.nn.MaxPool(2)(x[0])
+
+
+def test_a_length_is_one_number_in_a_call_and_another_in_the_next() -> None:
+    def first(x: Float[Array, "N C"], y: Float[Array, "N D"], rows: int) -> Float[Array, "N C"]:
+        return x[:rows]
+
+    check, x = checked(first), jnp.ones((4, 3))
+    for n in (1, 4):
+        assert check(x[:n], x[:n, 1:], n).shape == (n, 3)
+    with pytest.raises(BeartypeCallHintViolation, match="y="):
+        check(x, x[1:], 4)
+    with pytest.raises(BeartypeCallHintViolation, match="return"):
+        check(x, x, 3)
 
 
 @pytest.mark.untyped
