@@ -74,7 +74,10 @@ def rooms(modules: set[str]) -> set[str]:
 
 def in_a_new_process(script: str) -> str:
     command = [sys.executable, "-W", "error", "-c", script]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        pytest.fail(done.stderr)
+    return done.stdout
 
 
 def each_first(scripts: Iterable[str]) -> list[list[str]]:
