@@ -111,10 +111,11 @@ def _hint(
         return f" (a model built with {numbers} would fit)"
 
     def fits(change: Mapping[str, Any], drop: Sequence[str] = ()) -> bool:
+        layout = None if "stem" in change else found.layout  # a stem may have layouts of its own
         chosen = Choice(choice.key, choice.prefix, choice.ema, (*choice.drop, *drop))
         settings = {"num_classes": found.config["num_classes"], **config, **change}
         try:
-            tried = match(asked, settings, contents, chosen, layout=found.layout)
+            tried = match(asked, settings, contents, chosen, layout=layout)
         except ValueError:
             return False
         return tried.faults.is_whole

@@ -61,7 +61,7 @@ def _children(model: Any, without: str = "") -> Pairs:
     numbers = {child: str(i) for i, child in enumerate(c for c in CHILDREN if c != without)}
     for native, foreign, *kind in torchvision_names(model):
         first, *rest = foreign.split(".")
-        if first in numbers:
+        if first != without:
             yield native, ".".join([numbers[first], *rest]), *kind
 
 

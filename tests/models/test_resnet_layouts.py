@@ -174,6 +174,8 @@ def test_the_children_of_a_resnet_for_small_images(kind, pool):
     body = lively(nn.Sequential(*children, nn.Flatten()))
     state, options = body.state_dict(), {"num_classes": 0, "stem": "3x3", **config}
     check("resnet50", layout, state, body, size=(16, 16), **options)
+    with pytest.raises(fb.ConversionError, match="built with stem='3x3' would fit"):
+        fb.create_model("resnet50", weights=state, num_classes=0, **config)
 
 
 def test_the_body_of_fastais_learner():
